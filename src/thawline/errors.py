@@ -1,0 +1,44 @@
+"""What ends with one clear message instead of a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the input: where, and what."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+
+class UsageError(Exception):
+    """The input cannot be used; carries every problem found, one message each.
+
+    The command line prints the problems, without a traceback, and ends with exit status 2.
+    """
+
+    def __init__(self, problems: Problem | Sequence[Problem]) -> None:
+        self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def usage_error(field: str, message: str) -> UsageError:
+    """A `UsageError` with a single problem."""
+    return UsageError(Problem(field, message))
+
+
+def nearest(name: str, names: Iterable[str], most: int = 3) -> str:
+    """A hint ``; nearest: a, b`` for a misspelt `name`, or an empty string where nothing is near."""
+    candidates = list(names)
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=most, cutoff=0.5)
+    contained = [low for low in by_lower if name and name.lower() in low][:most]
+    hits = list(dict.fromkeys(by_lower[low] for low in [*found, *contained]))[:most]
+    return f"; nearest: {', '.join(hits)}" if hits else ""

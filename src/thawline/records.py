@@ -1,0 +1,154 @@
+"""What a run leaves: one validated record, and the identity that finds it again. Reports read records, nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from thawline.errors import usage_error
+from thawline.files import read_json, write_json
+
+RECORD_FILE = "record.json"
+IDENTITY_LENGTH = 20
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SplitRecord(_Part):
+    """Which samples a split holds: how many, and the SHA-256 of their keys in order."""
+
+    samples: int
+    sha256: str
+    per_class: list[int]
+
+
+class GroupRecord(_Part):
+    """One layer group and how much of it trained (over all phases)."""
+
+    index: int
+    name: str
+    parameters: int
+    trained: int
+
+
+class PhaseRecord(_Part):
+    """One phase: a fixed set of trainable parameters, and the optimizer groups that moved them."""
+
+    name: str
+    epochs: int
+    trainable_parameters: int
+    trainable_tensors: int
+    optimizer_groups: list[dict[str, Any]]
+    thaw_line: dict[str, Any] = Field(default_factory=dict)
+
+
+class Selection(_Part):
+    """The checkpoint that was tested, chosen on validation."""
+
+    monitor: str
+    mode: Literal["min", "max"]
+    value: float | None
+    phase: int
+    epoch: int
+
+
+class Parameters(_Part):
+    """Counts of parameters; frozen + trainable = total. `trainable` counts what trained in any phase."""
+
+    total: int
+    trainable: int
+    frozen: int
+    head: int
+
+
+class Cost(_Part):
+    """What the run cost. Seconds are wall-clock; the peak is of the process (CPU) or of the device (GPU)."""
+
+    total_seconds: float
+    train_seconds: float
+    evaluate_seconds: float
+    peak_memory_bytes: int
+    train_samples_per_second: float | None
+
+
+class Record(_Part):
+    """Everything that is known of one finished run.
+
+    `metrics` maps a split to its metrics: ``val`` and ``test`` of the selected checkpoint, ``before/target`` and
+    ``before/source`` of the transferred copy before any tuning, further test sets under ``test/<name>``.
+    `history` has one entry per epoch. Non-finite numbers are None.
+    """
+
+    schema_version: Literal[1] = 1
+    identity: str
+    status: Literal["done"] = "done"
+    diverged: bool = False
+    task: str = "classification"
+    config: dict[str, Any]
+    overrides: list[str]
+    classes: list[str]
+    provenance: dict[str, Any]
+    splits: dict[str, SplitRecord]
+    layer_groups: list[GroupRecord]
+    parameters: Parameters
+    phases: list[PhaseRecord]
+    history: list[dict[str, Any]]
+    selection: Selection
+    metrics: dict[str, dict[str, float | None]]
+    confusion_matrix: list[list[int]] = Field(default_factory=list)
+    freeze_contract: dict[str, Any]
+    cost: Cost
+    files: dict[str, str] = Field(default_factory=dict)
+    diagnostics: dict[str, Any] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+
+
+def identity_of(decides: Mapping[str, Any]) -> str:
+    """The identity of a run: a hash of everything that decides its numbers, as hexadecimal digits."""
+    canonical = json.dumps(decides, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:IDENTITY_LENGTH]
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write the record of the run in `folder`, atomically; a run is done when this file exists."""
+    path = folder / RECORD_FILE
+    write_json(path, record.model_dump(mode="json"))
+    return path
+
+
+def read_record(folder: Path) -> Record | None:
+    """The valid record of the run in `folder`, or None where the run has none or a damaged one."""
+    try:
+        return load_record(folder)
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def load_record(folder: Path) -> Record:
+    """The record of the run in `folder`.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged, or it is not the record of this folder's run.
+    """
+    record = Record.model_validate(read_json(folder / RECORD_FILE))
+    if record.identity != folder.name:
+        raise ValueError(f"{folder / RECORD_FILE} is the record of run {record.identity}")
+    return record
+
+
+def require_record(folder: Path) -> Record:
+    """The record of the run in `folder`, or a `UsageError` that says what is wrong with it."""
+    try:
+        return load_record(folder)
+    except FileNotFoundError:
+        raise usage_error("", f"{folder / RECORD_FILE}: no such record") from None
+    except (OSError, ValueError) as error:
+        raise usage_error("", f"{folder / RECORD_FILE}: not a valid record: {error}") from None

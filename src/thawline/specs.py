@@ -1,0 +1,169 @@
+"""Typed configuration: a spec is a validated config node that knows how to build what it describes.
+
+A YAML node names its class by ``_target_``; Hydra's config groups are thus the registry. `resolve` turns a tree of
+plain containers into specs and reports *every* wrong field at once, before anything heavy is imported or built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from thawline.errors import Problem, UsageError, nearest
+
+ALLOWED_PREFIXES = ("thawline", "torch", "torchvision", "timm", "torchmetrics", "pytorch_lightning", "lightning")
+_REFUSED = ("torch.load", "torch.hub", "torch.jit", "torch.package", "torch.utils.cpp_extension")
+_extra_prefixes: list[str] = []
+
+
+def allow_targets(prefixes: Sequence[str]) -> None:
+    """Let ``_target_`` resolve under more packages. Only the command line calls this, never a config file."""
+    _extra_prefixes[:] = list(dict.fromkeys([*_extra_prefixes, *prefixes]))
+
+
+def allowed_extra_targets() -> tuple[str, ...]:
+    """The packages that the command line allowed beside the built-in ones."""
+    return tuple(_extra_prefixes)
+
+
+class Spec(BaseModel):
+    """Base of every config node of ours: immutable, and a field that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, validate_default=True)
+
+
+class Component(Spec):
+    """A class of an allowed library with keyword arguments, checked against its signature: ``_target_`` + arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+    target: str = Field(alias="_target_")
+
+    @model_validator(mode="after")
+    def _known_arguments(self) -> Component:
+        check_arguments(self.target, self.arguments)
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments that the config gives."""
+        return dict(self.model_extra or {})
+
+    def build(self, *positional: Any, **keywords: Any) -> Any:
+        """An instance of the target class."""
+        return import_class(self.target)(*positional, **{**self.arguments, **keywords})
+
+
+def import_class(target: str) -> type:
+    """The class that a ``_target_`` names.
+
+    Raises:
+        ValueError: it lies outside the allowed packages, does not exist, or is not a class.
+    """
+    prefixes = (*ALLOWED_PREFIXES, *_extra_prefixes)
+    if not any(target == prefix or target.startswith(prefix + ".") for prefix in prefixes):
+        package = target.split(".")[0]
+        raise ValueError(
+            f"{target!r} lies outside the allowed packages ({', '.join(prefixes)}); "
+            f"allow it on the command line with --allow {package}"
+        )
+    if any(target == refused or target.startswith(refused + ".") for refused in _REFUSED):
+        raise ValueError(f"{target!r} is refused: it can run code from a file")
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"cannot import {module_name!r} ({error})") from error
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        raise ValueError(f"{module_name} has no class {name!r}{nearest(name, vars(module))}")
+    return found
+
+
+def check_arguments(target: str, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError where the class `target` takes no argument of such a name."""
+    parameters = inspect.signature(import_class(target)).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in arguments:
+        if name not in parameters:
+            raise ValueError(f"{target} takes no argument {name!r}{nearest(name, parameters)}")
+
+
+def resolve(node: Any, path: str = "") -> Any:
+    """Replace every mapping whose ``_target_`` is a `Spec` by a validated instance, depth first.
+
+    Mappings whose target is a class of another library stay as they are, for the field that holds them to type.
+
+    Raises:
+        UsageError: with one problem per wrong field, over the whole tree.
+    """
+    problems: list[Problem] = []
+    resolved = _resolve(node, path, problems)
+    if problems:
+        raise UsageError(problems)
+    return resolved
+
+
+def validate(model: type[Spec], values: Mapping[str, Any], path: str = "") -> Any:
+    """An instance of `model`, or a `UsageError` that names every wrong field below `path`."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise UsageError(_problems(error, model, path)) from None
+
+
+def _resolve(node: Any, path: str, problems: list[Problem]) -> Any:
+    if isinstance(node, (list, tuple)):
+        return [_resolve(item, f"{path}[{index}]", problems) for index, item in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    before = len(problems)
+    values = {key: _resolve(item, f"{path}.{key}" if path else str(key), problems) for key, item in node.items()}
+    target = values.get("_target_")
+    if not isinstance(target, str):
+        return values
+    try:
+        found = import_class(target)
+    except ValueError as error:
+        problems.append(Problem(f"{path}._target_", str(error)))
+        return values
+    if not issubclass(found, Spec) or len(problems) > before:
+        return values
+    try:
+        return validate(found, {key: item for key, item in values.items() if key != "_target_"}, path)
+    except UsageError as error:
+        problems.extend(error.problems)
+        return values
+
+
+def _problems(error: ValidationError, model: type[BaseModel], path: str) -> list[Problem]:
+    problems = []
+    for item in error.errors():
+        field = ".".join([*([path] if path else []), *(str(part) for part in item["loc"])])
+        if item["type"] == "extra_forbidden":
+            message = f"unknown field{nearest(str(item['loc'][-1]), _fields_at(model, item['loc'][:-1]))}"
+        else:
+            message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+            if item["type"] not in ("missing", "value_error") or not isinstance(item["input"], Mapping):
+                message += f" (got {_short(item['input'])})"
+        problems.append(Problem(field, message))
+    return problems
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
