@@ -1,0 +1,171 @@
+"""Image classification as a Lightning module: one instance per phase and fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.nn import functional as F
+
+from thawline.freeze_policies import Phase
+from thawline.metrics import classification_metrics
+from thawline.network import Network
+from thawline.optimizers import Optimizer
+from thawline.randomness import counter_seed
+from thawline.schedulers import Scheduler
+from thawline.tasks.data import Batch
+from thawline.tasks.model import TransferModel
+
+Forward = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Forwards:
+    """How outputs are computed from a batch's inputs in training and in evaluation: the model, or the thawed side."""
+
+    train: Forward
+    evaluate: Forward
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised and how: everything of a classification fit that is not the model or the data."""
+
+    optimizer: Optimizer
+    scheduler: Scheduler
+    classes: int
+    top_k: int
+    seed: int
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class Predictions:
+    """What the model said of each sample of a split, in the order of evaluation."""
+
+    rows: list[torch.Tensor] = field(default_factory=list)
+    labels: list[torch.Tensor] = field(default_factory=list)
+    probabilities: list[torch.Tensor] = field(default_factory=list)
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """``index`` (N,), ``label`` (N,) and ``probabilities`` (N, C), sorted by index."""
+        rows = torch.cat(self.rows).cpu().numpy()
+        order = np.argsort(rows, kind="stable")
+        return {
+            "index": rows[order],
+            "label": torch.cat(self.labels).cpu().numpy()[order],
+            "probabilities": torch.cat(self.probabilities).cpu().float().numpy()[order],
+        }
+
+
+class Classification(pl.LightningModule):
+    """Cross-entropy over one phase's trainable parameters.
+
+    Args:
+        model: the whole model; its trainable set is the phase's.
+        forwards: how outputs come from inputs.
+        network: the parameters by layer group, for the optimizer's groups.
+        phase: the phase, and its index in the run.
+        objective: optimizer, schedule, loss and metrics.
+        input_size: (H, W) of the images.
+    """
+
+    def __init__(
+        self,
+        model: TransferModel,
+        forwards: Forwards,
+        network: Network,
+        phase: Phase,
+        phase_index: int,
+        objective: Objective,
+        input_size: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.input_size = input_size
+        self._forwards, self._network, self._phase, self._phase_index = forwards, network, phase, phase_index
+        self._objective = objective
+        self._train_sums = torch.zeros(3, dtype=torch.float64)
+        self._metrics = classification_metrics(objective.classes, objective.top_k)
+        self.predictions = Predictions()
+        self.evaluated: dict[str, float] = {}
+        self._moved: set[str] = model.changing_names()
+
+    @property
+    def strict_loading(self) -> bool:
+        """Checkpoints hold what training moves; the rest comes from the source weights."""
+        return False
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what differs from the source: a frozen tensor is not written again in every epoch."""
+        state = checkpoint["state_dict"]
+        kept = {f"model.{name}" for name in self._moved}
+        checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in kept}
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's sums."""
+        self._train_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make the step's randomness (dropout, drop path) a function of seed, phase, step and rank."""
+        torch.manual_seed(
+            counter_seed("step", self._objective.seed, self._phase_index, self.trainer.global_step, self.global_rank)
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """The mean cross-entropy of the batch; the shares of several devices add up to the mean over all."""
+        logits = self._forwards.train(*batch.inputs)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self._objective.label_smoothing)
+        with torch.no_grad():
+            correct = (logits.argmax(dim=1) == batch.labels).sum()
+            n = len(batch.labels)
+            self._train_sums += torch.stack([loss.detach().double() * n, correct.double(), correct.new_tensor(n).double()])
+        return loss * batch.share
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training loss and accuracy over all devices."""
+        sums = self.trainer.strategy.reduce(self._train_sums, reduce_op="sum")
+        loss, correct, n = sums.tolist()
+        self.log_dict({"train/loss": loss / n, "train/top1": correct / n})
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the metrics."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self.log_dict({f"val/{name}": value for name, value in self._finish().items()})
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the metrics and keep its predictions."""
+        logits = self._evaluate(batch)
+        self.predictions.rows.append(batch.rows)
+        self.predictions.labels.append(batch.labels)
+        self.predictions.probabilities.append(logits.float().softmax(dim=1))
+
+    def on_test_epoch_end(self) -> None:
+        """Keep the metrics under `evaluated`."""
+        self._finish()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer over the phase's trainable parameters, and the schedule per step."""
+        trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        objective = self._objective
+        optimizer = objective.optimizer.build(trainable, self._network, lr_multiplier=self._phase.lr_multiplier)
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: objective.scheduler.factor(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _evaluate(self, batch: Batch) -> torch.Tensor:
+        logits = self._forwards.evaluate(*batch.inputs)
+        self._metrics.update(logits.float(), batch.labels)
+        return logits
+
+    def _finish(self) -> dict[str, float]:
+        self.evaluated = {name: float(value) for name, value in self._metrics.compute().items()}
+        self._metrics.reset()
+        return self.evaluated

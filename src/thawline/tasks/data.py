@@ -1,0 +1,162 @@
+"""Batches for a fit: which samples, in which order, from which source; the same whatever the workers and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from thawline.randomness import permutation
+
+Rows = NDArray[np.int64]
+
+
+class Inputs(Protocol):
+    """Where the model's inputs come from: decoded images, or the stored values of a thaw line."""
+
+    def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
+        """The inputs of these samples in this epoch, each tensor (len(rows), ...)."""
+        ...
+
+
+class Batch(NamedTuple):
+    """A batch on one device.
+
+    Attributes:
+        inputs: tensors (B, ...), the model's or the suffix's inputs.
+        labels: (B,) int64.
+        rows: (B,) int64, the samples' indices in their data set.
+        share: this device's share in the mean over the whole batch, times the number of devices.
+    """
+
+    inputs: tuple[torch.Tensor, ...]
+    labels: torch.Tensor
+    rows: torch.Tensor
+    share: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split as a fit reads it: rows of a data set, their labels (indexed by row) and their inputs."""
+
+    rows: Rows
+    labels: Rows
+    inputs: Inputs
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process among those that share every batch."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+class ShuffledBatches(Sampler[tuple[int, Rows, float]]):
+    """The training batches of an epoch: a permutation keyed by (data seed, epoch), cut in batches, shared by the ranks.
+
+    `batch_size` is that of all devices together, so the numbers do not depend on how many there are. A last batch with
+    fewer samples than devices is left out.
+    """
+
+    def __init__(self, rows: Rows, batch_size: int, data_seed: int, shard: Shard) -> None:
+        self._rows, self._batch_size, self._data_seed, self._shard = rows, batch_size, data_seed, shard
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, Rows, float]]:
+        order = self._rows[permutation(len(self._rows), "order", self._data_seed, self._epoch)]
+        rank, world_size = self._shard.rank, self._shard.world_size
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            if len(batch) >= world_size:
+                own = batch[rank::world_size]
+                yield self._epoch, own, world_size * len(own) / len(batch)
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self._rows), self._batch_size)
+        return full + (rest >= self._shard.world_size)
+
+
+class OrderedBatches(Sampler[tuple[int, Rows, float]]):
+    """Every sample exactly once: no padding, so that metrics over several devices are those of one."""
+
+    def __init__(self, rows: Rows, batch_size: int, shard: Shard) -> None:
+        self._batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        self._batches = self._batches[shard.rank :: shard.world_size]
+
+    def __iter__(self) -> Iterator[tuple[int, Rows, float]]:
+        for batch in self._batches:
+            yield 0, batch, 1.0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
+class _Reader(Dataset[Batch]):
+    def __init__(self, part: Part) -> None:
+        self._part = part
+
+    def __getitem__(self, item: tuple[int, Rows, float]) -> Batch:
+        epoch, rows, share = item
+        labels = torch.from_numpy(self._part.labels[rows])
+        return Batch(self._part.inputs.read(epoch, rows), labels, torch.from_numpy(rows), share)
+
+
+class Batches(LightningDataModule):
+    """The loaders of a fit and of an evaluation over `parts` (train, val, test).
+
+    Args:
+        parts: the splits by name.
+        batch_size: training batch over all devices; evaluation uses at least `eval_batch_size`.
+        eval_batch_size: batch of an evaluation, per device.
+        data_seed: decides the order of the epochs.
+        workers: processes that read ahead; 0 reads in the training process.
+        first_epoch: the epoch of the run at which this fit starts, so that phases go on with the stream.
+    """
+
+    def __init__(
+        self, parts: dict[str, Part], batch_size: int, eval_batch_size: int, data_seed: int, workers: int, shard: Shard
+    ) -> None:
+        super().__init__()
+        self._parts, self._batch_size, self._eval_batch_size = parts, batch_size, eval_batch_size
+        self._data_seed, self._workers, self._shard = data_seed, workers, shard
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches of the training split."""
+        part = self._parts["train"]
+        return self._loader(part, ShuffledBatches(part.rows, self._batch_size, self._data_seed, self._shard))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation split in order."""
+        return self.loader("val")
+
+    def loader(self, name: str) -> DataLoader[Batch]:
+        """A split in order, every sample once."""
+        part = self._parts[name]
+        return self._loader(part, OrderedBatches(part.rows, self._eval_batch_size, self._shard))
+
+    def _loader(self, part: Part, sampler: Sampler[tuple[int, Rows, float]]) -> DataLoader[Batch]:
+        return DataLoader(
+            _Reader(part),
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,111 @@
+"""The model of every task: normalisation, backbone, head, and which of it is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import torch
+from torch import nn
+
+from thawline.layer_groups import LayerGroup
+from thawline.network import Network
+
+
+class TransferModel(nn.Module):
+    """uint8 images (B, 3, H, W) -> normalise -> backbone -> features (B, feature_dim) -> head -> outputs.
+
+    A frozen module, one whose subtree has parameters of which none trains, is in eval mode whatever ``train()`` says:
+    its norms keep their running statistics and its dropouts are off.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(1, -1, 1, 1) * 255.0, persistent=False)
+        self.register_buffer("pixel_scale", 1.0 / (torch.tensor(std).view(1, -1, 1, 1) * 255.0), persistent=False)
+        self._statistics_frozen = False
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Outputs of the head for uint8 images (B, 3, H, W)."""
+        outputs: torch.Tensor = self.head(self.backbone((images - self.pixel_mean) * self.pixel_scale))
+        return outputs
+
+    def set_trainable(self, names: Collection[str], *, statistics_frozen: bool = False) -> None:
+        """Make exactly the parameters `names` trainable, and all others frozen; safe to apply twice."""
+        unknown = set(names) - {name for name, _ in self.named_parameters()}
+        if unknown:
+            raise ValueError(f"not parameters of the model: {sorted(unknown)}")
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in names)
+            parameter.grad = None
+        self._statistics_frozen = statistics_frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> TransferModel:
+        """Set the mode of what trains; what is frozen stays in eval mode."""
+        super().train(mode)
+        if mode:
+            for module in _frozen_roots(self):
+                module.eval()
+            if self._statistics_frozen:
+                for module in self.backbone.modules():
+                    if is_norm(module):
+                        module.eval()
+        return self
+
+    def changing_names(self) -> set[str]:
+        """The state-dict names that training moves: trainable parameters, and buffers of modules in training mode."""
+        training = self.training
+        self.train()
+        names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        persistent = self.state_dict().keys()
+        for prefix, module in self.named_modules():
+            if module.training:
+                buffers = (f"{prefix}.{name}" if prefix else name for name, _ in module.named_buffers(recurse=False))
+                names.update(name for name in buffers if name in persistent)
+        self.train(training)
+        return names
+
+
+def network_of(model: TransferModel, groups: Sequence[LayerGroup]) -> Network:
+    """The names of the model's parameters by layer group and by kind."""
+    prefixed = tuple(
+        LayerGroup(group.index, group.name, tuple(f"backbone.{name}" for name in group.parameters)) for group in groups
+    )
+    norms: set[str] = set()
+    convolutions: set[str] = set()
+    for prefix, module in model.named_modules():
+        own = {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
+        if is_norm(module):
+            norms |= own
+        elif _is_convolution(prefix, module):
+            convolutions |= own
+    return Network(
+        groups=prefixed,
+        head=tuple(f"head.{name}" for name, _ in model.head.named_parameters()),
+        norms=frozenset(norms),
+        biases=frozenset(name for name, _ in model.named_parameters() if name.rpartition(".")[2].endswith("bias")),
+        convolutions=frozenset(convolutions),
+    )
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether this is a normalisation layer, torch's or another library's (timm derives or names its own so)."""
+    known = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+    return isinstance(module, known) or "norm" in type(module).__name__.lower()
+
+
+def _is_convolution(name: str, module: nn.Module) -> bool:
+    """Convolutions, but not timm's VGG ``pre_logits``: its fully connected layers written as convolutions."""
+    return isinstance(module, nn.modules.conv._ConvNd) and ".pre_logits." not in name
+
+
+def _frozen_roots(module: nn.Module) -> Iterator[nn.Module]:
+    """The topmost modules that have parameters of which none trains."""
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        yield module
+        return
+    for child in module.children():
+        yield from _frozen_roots(child)
