@@ -1,0 +1,25 @@
+"""Data sets: pictures with labels, divided into train, val and test, with class-balanced nested subsets.
+
+A new one is a subclass of `ImageDataset` with `check` and `collect`, and a yaml in ``conf/dataset``.
+"""
+
+from thawline.datasets.base import ImageDataset
+from thawline.datasets.digits import Digits
+from thawline.datasets.image_folder import ImageFolder
+from thawline.datasets.images import ArrayImages, FileImages
+from thawline.datasets.splits import Collection, Dataset, Images, Split, Splits
+from thawline.datasets.torchvision_sets import TorchvisionDataset
+
+__all__ = [
+    "ArrayImages",
+    "Collection",
+    "Dataset",
+    "Digits",
+    "FileImages",
+    "ImageDataset",
+    "ImageFolder",
+    "Images",
+    "Split",
+    "Splits",
+    "TorchvisionDataset",
+]

@@ -1,0 +1,240 @@
+"""What all data sets have in common: which classes, which pictures are for validation and test, how many labels."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
+
+from thawline.datasets.splits import (
+    PARTS,
+    Collection,
+    Part,
+    Selection,
+    Split,
+    Splits,
+    cut,
+    fingerprint,
+    first_of_each_class,
+)
+from thawline.errors import Problem, UsageError, nearest, usage_error
+from thawline.specs import Spec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_MOST_NAMED = 20
+_TEST_SEED = 0
+"""The test part is cut by this seed whatever the data seed, so that all runs are judged on the same pictures."""
+
+
+def _expanded(value: Any) -> Any:
+    if value is None or value in ("", "???"):
+        raise ValueError("name the folder that holds the pictures")
+    return Path(value).expanduser() if isinstance(value, (str, Path)) else value
+
+
+Folder = Annotated[Path, BeforeValidator(_expanded)]
+"""The path of a folder; ``~`` is the home folder."""
+
+
+def _class_reference(value: Any) -> Any:
+    if isinstance(value, (bool, float)):
+        raise ValueError("a class is given by its name or by its index")
+    return value
+
+
+class ImageDataset(Spec):
+    """Base of every data set: an adapter says what there is (`collect`), and this draws train, val and test from it.
+
+    Attributes:
+        n_per_class: Training pictures kept of each class; null keeps all.
+        fraction: Share of the training pictures kept, the same of each class; null keeps all.
+        val_fraction: Share of the training pictures that becomes the validation part where the set has none: cut by
+            the data seed, stratified, before the subset is drawn.
+        test_fraction: Share that becomes the test part where the set has none: cut stratified, the same pictures for
+            every data seed.
+        classes: Names or indices of the classes to keep; labels are renumbered in the set's own order. Null keeps all.
+        on_unreadable: What a picture that does not decode does: stop the run (error), or be left out and noted (skip).
+    """
+
+    n_per_class: int | None = Field(None, ge=1)
+    fraction: float | None = Field(None, gt=0, le=1)
+    val_fraction: float = Field(0.2, gt=0, lt=1)
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    classes: list[Annotated[int | str, BeforeValidator(_class_reference)]] | None = None
+    on_unreadable: Literal["error", "skip"] = "error"
+
+    @model_validator(mode="after")
+    def _one_subset(self) -> ImageDataset:
+        if self.n_per_class is not None and self.fraction is not None:
+            raise ValueError("n_per_class and fraction both choose a subset: give one of them")
+        return self
+
+    @abstractmethod
+    def check(self) -> None:
+        """Look, cheaply and without reading pictures, whether the set is there; raises UsageError."""
+
+    @abstractmethod
+    def collect(self) -> Collection:
+        """All pictures of the set with their labels and parts, nothing drawn yet; raises UsageError."""
+
+    def load(self, data_seed: int, cache_dir: Path | None = None) -> Splits:
+        """The set with its splits and subsets.
+
+        Args:
+            data_seed: Decides the validation part (where one is cut) and the subset of the training part.
+            cache_dir: A folder that may keep the digests of files between runs.
+
+        Raises:
+            UsageError: the set is not there, a picture does not decode, the parts have different classes, or a class
+                has too few pictures for what is asked.
+        """
+        self.check()
+        pool = self._pool(self.collect(), cache_dir)
+        _check_classes(pool)
+        indices = {part: np.flatnonzero(np.asarray(pool.parts) == part).astype(np.int64) for part in PARTS}
+        cut_notes = self._cut_missing(pool, indices, data_seed)
+        indices["train"] = self._subset(pool, indices["train"], data_seed)
+        names = [pool.classes[label] for label in pool.images.labels]
+        return Splits(
+            train=Split(pool.images, indices["train"]),
+            val=Split(pool.images, indices["val"]),
+            test=Split(pool.images, indices["test"]),
+            classes=pool.classes,
+            fingerprint=fingerprint(pool.keys, names, pool.digests),
+            notes=(*pool.notes, *cut_notes, *_repeated(indices, pool.digests)),
+        )
+
+    def _pool(self, collection: Collection, cache_dir: Path | None) -> _Pool:
+        images = collection.images
+        kept_classes = _chosen(self.classes, collection.classes)
+        renumbered = {label: new for new, label in enumerate(kept_classes)}
+        # The order of the keys, so that the fingerprint fixes which picture an index stands for.
+        candidates = sorted((i for i in range(len(images)) if int(images.labels[i]) in renumbered), key=images.key)
+        looks = dict(zip(candidates, images.inspect(candidates, cache_dir), strict=True))
+        bad = [index for index, look in looks.items() if look.problem]
+        if bad and self.on_unreadable == "error":
+            raise _unreadable([f"{images.locate(index)}: {looks[index].problem}" for index in bad])
+        good = [index for index, look in looks.items() if not look.problem]
+        labels = np.array([renumbered[int(images.labels[index])] for index in good], dtype=np.int64)
+        left_out = _listed([f"{images.key(index)}: {looks[index].problem}" for index in bad])
+        return _Pool(
+            images=Selection(images, np.array(good, dtype=np.int64), labels),
+            keys=[images.key(index) for index in good],
+            digests=[looks[index].digest for index in good],
+            classes=tuple(collection.classes[label] for label in kept_classes),
+            parts=[collection.parts[index] for index in good],
+            notes=[f"{len(bad)} unreadable pictures left out: {left_out}"] if bad else [],
+        )
+
+    def _cut_missing(self, pool: _Pool, indices: dict[Part, NDArray[np.int64]], data_seed: int) -> list[str]:
+        """Cut what is empty of test and val from train, in place; returns a note for each cut."""
+        notes = []
+        cuts: tuple[tuple[Part, float, int, str], ...] = (
+            ("test", self.test_fraction, _TEST_SEED, "the same for every data seed"),
+            ("val", self.val_fraction, data_seed, f"by data seed {data_seed}"),
+        )
+        for part, share, seed, how in cuts:
+            if len(indices[part]):
+                continue
+            train = indices["train"]
+            counts = np.bincount(pool.images.labels[train], minlength=len(pool.classes))
+            if counts.min() < 2:
+                name = pool.classes[int(counts.argmin())]
+                raise usage_error(
+                    "dataset", f"class {name!r} has {counts.min()} training pictures: no {part} part can be cut from it"
+                )
+            indices["train"], indices[part] = cut(pool.keys, pool.images.labels, train, share, part, seed)
+            notes.append(f"the set has no {part} part: {len(indices[part])} pictures cut from train, {how}")
+        return notes
+
+    def _subset(self, pool: _Pool, train: NDArray[np.int64], data_seed: int) -> NDArray[np.int64]:
+        if self.n_per_class is None and self.fraction is None:
+            return train
+        counts = np.bincount(pool.images.labels[train], minlength=len(pool.classes))
+        if self.n_per_class is not None and counts.min() < self.n_per_class:
+            short = pool.classes[int(counts.argmin())]
+            raise usage_error(
+                "dataset.n_per_class",
+                f"{self.n_per_class} are asked for, but class {short!r} has {counts.min()} training pictures",
+            )
+        return first_of_each_class(pool.keys, pool.images.labels, train, self.n_per_class, self.fraction, data_seed)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The N readable pictures of the chosen classes, before they are divided."""
+
+    images: Selection
+    keys: Sequence[str]
+    digests: Sequence[str]
+    classes: tuple[str, ...]
+    parts: Sequence[Part]
+    notes: Sequence[str]
+
+
+def _chosen(wanted: Sequence[int | str] | None, names: Sequence[str]) -> list[int]:
+    """The indices of the wanted classes, ascending."""
+    chosen: list[int] = []
+    problems: list[Problem] = []
+    for item in range(len(names)) if wanted is None else wanted:
+        index = names.index(item) if isinstance(item, str) and item in names else item
+        if isinstance(index, str):
+            problems.append(Problem("dataset.classes", f"the set has no class {index!r}{nearest(index, names)}"))
+        elif not 0 <= index < len(names):
+            problems.append(Problem("dataset.classes", f"there is no class {index}: the set has {len(names)}, from 0"))
+        elif index in chosen:
+            problems.append(Problem("dataset.classes", f"class {names[index]!r} is named twice"))
+        else:
+            chosen.append(index)
+    if not problems and len(chosen) < 2:
+        problems.append(Problem("dataset.classes", f"at least two classes are needed, not {len(chosen)}"))
+    if problems:
+        raise UsageError(problems)
+    return sorted(chosen)
+
+
+def _check_classes(pool: _Pool) -> None:
+    """Every part that has pictures must have all classes."""
+    present = [part for part in PARTS if part in pool.parts]
+    if "train" not in present:
+        raise usage_error("dataset", "there are no training pictures")
+    part_of = np.asarray(pool.parts)
+    problems = [
+        Problem("dataset.classes", f"classes differ between the splits: {pool.classes[label]!r} is not in {part}")
+        for part in present
+        for label in np.setdiff1d(np.arange(len(pool.classes)), pool.images.labels[part_of == part])
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def _unreadable(lines: Sequence[str]) -> UsageError:
+    problems = [Problem("dataset", f"unreadable picture {line}") for line in lines[:_MOST_NAMED]]
+    more = f"{len(lines) - _MOST_NAMED} more; " if len(lines) > _MOST_NAMED else ""
+    problems.append(Problem("dataset.on_unreadable", f"{more}set it to skip to leave such pictures out"))
+    return UsageError(problems)
+
+
+def _repeated(indices: dict[Part, NDArray[np.int64]], digests: Sequence[str]) -> list[str]:
+    """A note where validation or test pictures are, byte for byte, also in an earlier part."""
+    notes = []
+    seen = {digests[index] for index in indices["train"]}
+    for part in ("val", "test"):
+        members = [digests[index] for index in indices[part]]
+        repeated = sum(digest in seen for digest in members)
+        if repeated:
+            notes.append(f"{repeated} {part} pictures are also in an earlier part, byte for byte")
+        seen.update(members)
+    return notes
+
+
+def _listed(lines: Sequence[str]) -> str:
+    more = f" and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
+    return "; ".join(lines[:_MOST_NAMED]) + more

@@ -1,0 +1,230 @@
+"""What every data set comes down to: pictures with labels and keys, and which of them are train, val and test.
+
+Cuts and subsets rank the pictures of a class by a hash of (purpose, data seed, key). So which pictures are drawn does
+not depend on their order on disk, nor on the other classes, and a smaller subset is the beginning of a larger one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from thawline.randomness import counter_seed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+
+
+class Images(Protocol):
+    """Labelled pictures, addressed by index."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each picture, shape (N,)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Image:
+        """The picture, in RGB."""
+        ...
+
+    def key(self, index: int) -> str:
+        """The picture's name: unique in the data set and the same on every machine."""
+        ...
+
+
+class Inspection(NamedTuple):
+    """What a look at one picture found: the SHA-256 of its content, and why it cannot be used (None: it can)."""
+
+    digest: str
+    problem: str | None = None
+
+
+class Pictures(Images, Protocol):
+    """Images that can also be inspected: hashed, and checked that they decode."""
+
+    def locate(self, index: int) -> str:
+        """Where a person finds the picture, for messages."""
+        ...
+
+    def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> list[Inspection]:
+        """One inspection per index; what is known from an earlier look may be kept in `cache_dir`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a data set holds before anything is drawn from it.
+
+    Attributes:
+        images: N pictures; their labels count through `classes`.
+        classes: The class names.
+        parts: The part of each picture by the set's own division. Where no picture is in val or in test, that part is
+            cut from train.
+    """
+
+    images: Pictures
+    classes: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some pictures of `source`, renumbered: `positions` (N,) point into it, `labels` (N,) are the new classes."""
+
+    source: Images
+    positions: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def read(self, index: int) -> Image:
+        """The picture, in RGB."""
+        return self.source.read(int(self.positions[index]))
+
+    def key(self, index: int) -> str:
+        """The picture's key in the source."""
+        return self.source.key(int(self.positions[index]))
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: `indices` (n,) into `images`, ascending."""
+
+    images: Images
+    indices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each sample, shape (n,)."""
+        return self.images.labels[self.indices]
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The name of each sample, in order."""
+        return tuple(self.images.key(int(index)) for index in self.indices)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the keys in order: two splits with the same digest hold the same samples."""
+        return _sha256_of_lines(json.dumps(key) for key in self.keys)
+
+    def per_class(self, n_classes: int) -> list[int]:
+        """How many samples each class has."""
+        return [int(count) for count in np.bincount(self.labels, minlength=n_classes)]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A loaded data set. The three splits share one `Images` and have no sample in common.
+
+    Attributes:
+        train: The labelled training samples, after the choice of a subset.
+        val: The samples that select epoch, depth and learning rate.
+        test: The samples that are looked at once.
+        classes: The class names.
+        fingerprint: SHA-256 of the content of all pictures, whichever part or subset they are in.
+        notes: What a reader of the record has to know, such as pictures that were left out.
+    """
+
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> Images:
+        """The pictures that all three splits index."""
+        return self.train.images
+
+
+class Dataset(Protocol):
+    """What a run needs of a data set."""
+
+    def check(self) -> None:
+        """Look, cheaply and without reading pictures, whether the set is there; raises UsageError."""
+        ...
+
+    def load(self, data_seed: int, cache_dir: Path | None = None) -> Splits:
+        """The set with its splits and subsets drawn by `data_seed`; raises UsageError."""
+        ...
+
+
+def fingerprint(keys: Sequence[str], class_names: Sequence[str], digests: Sequence[str]) -> str:
+    """The SHA-256 of the sorted (key, class name, content digest) of all pictures."""
+    return _sha256_of_lines(sorted(json.dumps(item) for item in zip(keys, class_names, digests, strict=True)))
+
+
+def ranked(keys: Sequence[str], indices: NDArray[np.int64], purpose: str, data_seed: int) -> NDArray[np.int64]:
+    """`indices` (n,) in a random order that is a function of the purpose, the data seed and each sample's own key."""
+    # A file name that is no valid text holds surrogates, which cannot be hashed as they stand.
+    names = [keys[index].encode("utf-8", "surrogateescape").decode("latin-1") for index in indices]
+    ranks = [counter_seed(purpose, data_seed, name) for name in names]
+    return indices[np.argsort(np.array(ranks, dtype=np.int64), kind="stable")]
+
+
+def cut(
+    keys: Sequence[str], labels: NDArray[np.int64], indices: NDArray[np.int64], share: float, purpose: str, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide `indices` (n,) into a rest and a part of `share`, the same share of every class.
+
+    Every class must have two samples or more, and keeps at least one on both sides.
+    """
+    part: list[NDArray[np.int64]] = []
+    for label in np.unique(labels[indices]):
+        members = indices[labels[indices] == label]
+        count = min(max(_rounded(len(members) * share), 1), len(members) - 1)
+        part.append(ranked(keys, members, purpose, seed)[:count])
+    taken = np.sort(np.concatenate(part))
+    return np.setdiff1d(indices, taken, assume_unique=True), taken
+
+
+def first_of_each_class(
+    keys: Sequence[str],
+    labels: NDArray[np.int64],
+    indices: NDArray[np.int64],
+    n_per_class: int | None,
+    share: float | None,
+    seed: int,
+) -> NDArray[np.int64]:
+    """A class-balanced subset of `indices` (n,): `n_per_class` samples of each class, or the same share of each.
+
+    For one seed, a subset with fewer samples lies inside every subset with more, however it is asked for.
+    """
+    chosen: list[NDArray[np.int64]] = []
+    for label in np.unique(labels[indices]):
+        members = indices[labels[indices] == label]
+        count = n_per_class if n_per_class is not None else max(_rounded(len(members) * (share or 1.0)), 1)
+        chosen.append(ranked(keys, members, "subset", seed)[:count])
+    return np.sort(np.concatenate(chosen))
+
+
+def _rounded(value: float) -> int:
+    """Half a sample counts as one: Python's own rounding would send 0.5 and 2.5 down but 1.5 up."""
+    return int(value + 0.5)
+
+
+def _sha256_of_lines(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
