@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -31,9 +31,22 @@ def allowed_extra_targets() -> tuple[str, ...]:
 
 
 class Spec(BaseModel):
-    """Base of every config node of ours: immutable, and a field that it does not know is an error."""
+    """Base of every config node of ours: immutable, and a field that it does not know is an error.
+
+    `NEUTRAL` names the fields that cannot change a run's numbers (paths, devices, progress bars): they are left out of
+    the run's identity.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, validate_default=True)
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset()
+
+    def deciding(self) -> dict[str, Any]:
+        """What of this node decides a run's numbers, as plain values."""
+        values: dict[str, Any] = {"_target_": f"{type(self).__module__}.{type(self).__qualname__}"}
+        for name in type(self).model_fields.keys() - self.NEUTRAL:
+            values[name] = _plain(getattr(self, name))
+        values.update({name: _plain(value) for name, value in (self.model_extra or {}).items()})
+        return values
 
 
 class Component(Spec):
@@ -114,6 +127,16 @@ def validate(model: type[Spec], values: Mapping[str, Any], path: str = "") -> An
         return model.model_validate(dict(values))
     except ValidationError as error:
         raise UsageError(_problems(error, model, path)) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.deciding()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _resolve(node: Any, path: str, problems: list[Problem]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +71,7 @@ class Classification(pl.LightningModule):
         forwards: how outputs come from inputs.
         network: the parameters by layer group, for the optimizer's groups.
         phase: the phase, and its index in the run.
+        first_epoch: how many epochs of the run came before this phase.
         objective: optimizer, schedule, loss and metrics.
         input_size: (H, W) of the images.
     """
@@ -81,6 +83,7 @@ class Classification(pl.LightningModule):
         network: Network,
         phase: Phase,
         phase_index: int,
+        first_epoch: int,
         objective: Objective,
         input_size: tuple[int, int],
     ) -> None:
@@ -88,12 +91,15 @@ class Classification(pl.LightningModule):
         self.model = model
         self.input_size = input_size
         self._forwards, self._network, self._phase, self._phase_index = forwards, network, phase, phase_index
-        self._objective = objective
+        self._objective, self._first_epoch = objective, first_epoch
         self._train_sums = torch.zeros(3, dtype=torch.float64)
         self._metrics = classification_metrics(objective.classes, objective.top_k)
         self.predictions = Predictions()
         self.evaluated: dict[str, float] = {}
-        self._moved: set[str] = model.changing_names()
+        self.moved: set[str] = model.changing_names()
+        self.history: list[dict[str, Any]] = []
+        self._validated: dict[str, float] = {}
+        self._epoch_start = 0.0
 
     @property
     def strict_loading(self) -> bool:
@@ -103,11 +109,17 @@ class Classification(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what differs from the source: a frozen tensor is not written again in every epoch."""
         state = checkpoint["state_dict"]
-        kept = {f"model.{name}" for name in self._moved}
+        kept = {f"model.{name}" for name in self.moved}
         checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in kept}
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the interrupted fit's history."""
+        self.history = list(checkpoint["history"])
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's sums."""
+        self._epoch_start = time.perf_counter()
         self._train_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -127,10 +139,21 @@ class Classification(pl.LightningModule):
         return loss * batch.share
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's training loss and accuracy over all devices."""
+        """Log the epoch's training loss and accuracy over all devices, and add it to the history."""
         sums = self.trainer.strategy.reduce(self._train_sums, reduce_op="sum")
         loss, correct, n = sums.tolist()
-        self.log_dict({"train/loss": loss / n, "train/top1": correct / n})
+        trained = {"train/loss": loss / n, "train/top1": correct / n}
+        self.log_dict(trained)
+        self.history.append(
+            {
+                "phase": self._phase.name,
+                "epoch": self._first_epoch + self.current_epoch,
+                "lr": self.trainer.optimizers[0].param_groups[-1]["lr"],
+                **trained,
+                **self._validated,
+                "seconds": time.perf_counter() - self._epoch_start,
+            }
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the metrics."""
@@ -138,7 +161,8 @@ class Classification(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
-        self.log_dict({f"val/{name}": value for name, value in self._finish().items()})
+        self._validated = {f"val/{name}": value for name, value in self._finish().items()}
+        self.log_dict(self._validated)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the metrics and keep its predictions."""

@@ -65,13 +65,14 @@ class ShuffledBatches(Sampler[tuple[int, Rows, float]]):
     fewer samples than devices is left out.
     """
 
-    def __init__(self, rows: Rows, batch_size: int, data_seed: int, shard: Shard) -> None:
+    def __init__(self, rows: Rows, batch_size: int, data_seed: int, shard: Shard, first_epoch: int) -> None:
         self._rows, self._batch_size, self._data_seed, self._shard = rows, batch_size, data_seed, shard
-        self._epoch = 0
+        self._first_epoch = first_epoch
+        self._epoch = first_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self._epoch = epoch
+        """Called by Lightning before each epoch of a fit, with its number in the fit."""
+        self._epoch = self._first_epoch + epoch
 
     def __iter__(self) -> Iterator[tuple[int, Rows, float]]:
         order = self._rows[permutation(len(self._rows), "order", self._data_seed, self._epoch)]
@@ -125,16 +126,25 @@ class Batches(LightningDataModule):
     """
 
     def __init__(
-        self, parts: dict[str, Part], batch_size: int, eval_batch_size: int, data_seed: int, workers: int, shard: Shard
+        self,
+        parts: dict[str, Part],
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        data_seed: int,
+        workers: int = 0,
+        shard: Shard = Shard(),
+        first_epoch: int = 0,
     ) -> None:
         super().__init__()
         self._parts, self._batch_size, self._eval_batch_size = parts, batch_size, eval_batch_size
-        self._data_seed, self._workers, self._shard = data_seed, workers, shard
+        self._data_seed, self._workers, self._shard, self._first_epoch = data_seed, workers, shard, first_epoch
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of the training split."""
         part = self._parts["train"]
-        return self._loader(part, ShuffledBatches(part.rows, self._batch_size, self._data_seed, self._shard))
+        order = ShuffledBatches(part.rows, self._batch_size, self._data_seed, self._shard, self._first_epoch)
+        return self._loader(part, order)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split in order."""

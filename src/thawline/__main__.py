@@ -1,0 +1,7 @@
+"""``python -m thawline``."""
+
+import sys
+
+from thawline.cli import main
+
+sys.exit(main())

@@ -1,0 +1,101 @@
+"""The command line. Heavy imports wait until a verb needs them, so that help and errors come at once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from thawline import __version__
+from thawline.errors import UsageError, nearest, usage_error
+
+_VERBS = {
+    "train": ("train", "train one configuration, or with -m a whole grid (Hydra: --help lists the groups)"),
+    "report": ("report", "make table, figure and report of a sweep from its records"),
+    "layers": ("layers", "show the layer groups of a backbone: what k means for it"),
+    "list": ("listing", "list backbones, datasets, freeze_policies, ..., with a filter"),
+    "cache": ("cache", "list, verify or prune the store"),
+}
+_ALIASES = {"sweep": "train -m"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit status: 0 done, 1 something failed, 2 the input cannot be used."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0].startswith("-sc"):
+        return _complete(arguments)
+    arguments, traceback_wanted = _common(arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(f"thawline {__version__}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    try:
+        if verb not in _VERBS:
+            hint = f"; you may want: thawline {_ALIASES[verb]}" if verb in _ALIASES else nearest(verb, _VERBS)
+            raise usage_error("", f"there is no verb {verb!r}{hint}")
+        status: int = importlib.import_module(f"thawline.cli.{_VERBS[verb][0]}").run(rest)
+    except UsageError as error:
+        if traceback_wanted:
+            raise
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+def _common(arguments: list[str]) -> tuple[list[str], bool]:
+    """Take out what every verb understands: ``--traceback``, and ``--allow PACKAGE`` for ``_target_`` in one's own."""
+    from thawline.specs import allow_targets
+
+    rest: list[str] = []
+    traceback_wanted = False
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--traceback":
+            traceback_wanted = True
+        elif argument == "--allow" or argument.startswith("--allow="):
+            package = argument.partition("=")[2] or next(waiting, "")
+            allow_targets([package])
+        else:
+            rest.append(argument)
+    return rest, traceback_wanted
+
+
+def _help() -> str:
+    width = max(map(len, _VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, (_, text) in _VERBS.items())
+    return f"""thawline {__version__}: how many layers to unfreeze, and which transfer strategy is best, answered with evidence.
+
+usage: thawline VERB ...
+
+{verbs}
+
+  thawline train backbone=resnet18 freeze_policy=last_k freeze_policy.k=2 dataset=digits
+  thawline train -m 'freeze_policy.k=range(0,5)' seed=0,1,2
+  thawline train experiments=digits_depth/sweep
+
+options of every verb:
+  --allow PACKAGE   let _target_ name classes of your own package
+  --traceback       show the traceback of an error in the input
+  --version         print the version
+"""
+
+
+def _complete(arguments: list[str]) -> int:
+    """Shell completion: Hydra completes what follows ``thawline train``, so the verb is taken out of the line."""
+    from thawline.cli import train
+
+    line = os.environ.get("COMP_LINE")
+    if line is not None:
+        os.environ["COMP_LINE"] = line.replace(" train ", " ", 1)
+    return train.run(arguments)

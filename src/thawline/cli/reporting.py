@@ -1,0 +1,57 @@
+"""What the terminal shows when a run or a sweep is over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from thawline.cli.console import console, errors
+from thawline.records import read_record
+from thawline.runs.ledger import status_of
+
+if TYPE_CHECKING:
+    from thawline.runs.plan import Plan
+    from thawline.sweeps.sweep import Sweep
+
+
+def print_run(plan: Plan) -> None:
+    """The metrics of a finished run and where its record is."""
+    record = read_record(plan.folder)
+    if record is None:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    splits = list(record.metrics)
+    names = list(dict.fromkeys(name for values in record.metrics.values() for name in values))
+    table.add_column("metric")
+    for split in splits:
+        table.add_column(split, justify="right")
+    for name in names:
+        values = [record.metrics[split].get(name) for split in splits]
+        table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
+    console.print(table)
+    counts = record.parameters
+    console.print(
+        f"trainable {counts.trainable:,} of {counts.total:,} parameters; epoch {record.selection.epoch} chosen by "
+        f"{record.selection.monitor}; {record.cost.total_seconds:.1f} s"
+    )
+    console.print(f"record: {plan.folder / 'record.json'}")
+
+
+def report_sweep(sweep: Sweep) -> int:
+    """Print every failure, make the report, and return how many cells are not done."""
+    unfinished = 0
+    for plan in sweep.plans:
+        status = status_of(plan.folder)
+        if status.state == "done":
+            continue
+        unfinished += 1
+        where = f" (traceback: {status.traceback_file})" if status.traceback_file else ""
+        errors.print(f"[red]{status.state}[/]: {escape(' '.join(plan.overrides))}: {escape(status.error)}{where}")
+    first = sweep.plans[0].settings
+    if first.sweep.report and unfinished < len(sweep.plans):
+        from thawline.cli.report import report
+
+        report(sweep.folder)
+    return unfinished

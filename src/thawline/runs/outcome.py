@@ -1,0 +1,157 @@
+"""What a run leaves: its files and its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from thawline.files import atomic_write, sha256_of_file
+from thawline.freeze_policies import Phase
+from thawline.records import Cost, GroupRecord, Parameters, PhaseRecord, Record, Selection, SplitRecord
+from thawline.runs import provenance
+from thawline.runs.memory import peak_memory_bytes
+from thawline.runs.plan import Plan
+from thawline.tasks.classification import Classification, Predictions
+from thawline.tasks.model import TransferModel
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from thawline.backbones import Backbone
+
+BEST_FILE = "best.safetensors"
+MODEL_FILE = "model.safetensors"
+PREDICTIONS_FILE = "predictions.npz"
+
+
+@dataclass
+class Outcome:
+    """What a run's phases leave, one after the other."""
+
+    started_at: str = field(default_factory=provenance.now)
+    began: float = field(default_factory=time.perf_counter)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    phases: list[PhaseRecord] = field(default_factory=list)
+    moved: set[str] = field(default_factory=set)
+    trained: set[str] = field(default_factory=set)
+    contract: list[dict[str, Any]] = field(default_factory=list)
+    selection: Selection | None = None
+    diverged: bool = False
+    metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    confusion: list[list[int]] = field(default_factory=list)
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    samples: int = 0
+
+
+def write_files(plan: Plan, model: TransferModel, predictions: Predictions, outcome: Outcome) -> dict[str, str]:
+    """The tensors that training moved, and what was said of each test sample; returns file name -> SHA-256."""
+    state = model.state_dict()
+    best = {name: state[name].detach().cpu().contiguous() for name in sorted(outcome.moved)}
+    with atomic_write(plan.folder / BEST_FILE) as stream:
+        stream.write(save(best))
+    with atomic_write(plan.folder / PREDICTIONS_FILE) as stream:
+        np.savez_compressed(stream, **predictions.arrays())
+    return {name: sha256_of_file(plan.folder / name) for name in (BEST_FILE, PREDICTIONS_FILE)}
+
+
+def phase_record(
+    phase: Phase, model: TransferModel, trainer: Trainer, module: Classification, thaw_line: dict[str, Any]
+) -> PhaseRecord:
+    """The record of a phase that has been fitted."""
+    parameters = dict(model.named_parameters())
+    groups = [
+        {
+            "name": group["name"],
+            "tensors": len(group["params"]),
+            "parameters": sum(parameter.numel() for parameter in group["params"]),
+            "lr": group["initial_lr"],
+            "weight_decay": group["weight_decay"],
+        }
+        for group in trainer.optimizers[0].param_groups
+    ]
+    return PhaseRecord(
+        name=phase.name,
+        epochs=len(module.history),
+        trainable_parameters=sum(parameters[name].numel() for name in phase.trainable),
+        trainable_tensors=len(phase.trainable),
+        optimizer_groups=groups,
+        thaw_line=thaw_line,
+    )
+
+
+def make_record(plan: Plan, model: TransferModel, backbone: Backbone, outcome: Outcome, files: dict[str, str]) -> Record:
+    """The record of a run that is through."""
+    if outcome.selection is None:
+        raise RuntimeError("a run without a phase has nothing to record")
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    trainable = sum(sizes[name] for name in outcome.trained)
+    return Record(
+        identity=plan.identity,
+        diverged=outcome.diverged,
+        config=dict(plan.config),
+        overrides=list(plan.overrides),
+        classes=list(plan.splits.classes),
+        provenance=_provenance(plan, backbone, outcome),
+        splits=_split_records(plan),
+        layer_groups=[
+            GroupRecord(
+                index=group.index,
+                name=group.name,
+                parameters=sum(sizes[name] for name in group.parameters),
+                trained=sum(sizes[name] for name in group.parameters if name in outcome.trained),
+            )
+            for group in plan.network.groups
+        ],
+        parameters=Parameters(
+            total=sum(sizes.values()),
+            trainable=trainable,
+            frozen=sum(sizes.values()) - trainable,
+            head=sum(sizes[name] for name in plan.network.head),
+        ),
+        phases=outcome.phases,
+        history=outcome.history,
+        selection=outcome.selection,
+        metrics=outcome.metrics,
+        confusion_matrix=outcome.confusion,
+        freeze_contract={"phases": outcome.contract},
+        cost=Cost(
+            total_seconds=time.perf_counter() - outcome.began,
+            train_seconds=outcome.train_seconds,
+            evaluate_seconds=outcome.evaluate_seconds,
+            peak_memory_bytes=peak_memory_bytes(),
+            train_samples_per_second=outcome.samples / outcome.train_seconds if outcome.train_seconds else None,
+        ),
+        files=files,
+        notes=list(plan.splits.notes),
+    )
+
+
+def _provenance(plan: Plan, backbone: Backbone, outcome: Outcome) -> dict[str, Any]:
+    return {
+        **provenance.software(),
+        "hardware": provenance.hardware(),
+        "threads": torch.get_num_threads(),
+        "command": provenance.command(),
+        "started_at": outcome.started_at,
+        "finished_at": provenance.now(),
+        "data_fingerprint": plan.splits.fingerprint,
+        "weights": dataclasses.asdict(backbone.weights),
+        "source_run": plan.source.identity if plan.source else None,
+    }
+
+
+def _split_records(plan: Plan) -> dict[str, SplitRecord]:
+    classes = len(plan.splits.classes)
+    return {
+        name: SplitRecord(
+            samples=len(split.indices), sha256=split.sha256, per_class=[int(count) for count in split.per_class(classes)]
+        )
+        for name, split in (("train", plan.splits.train), ("val", plan.splits.val), ("test", plan.splits.test))
+    }

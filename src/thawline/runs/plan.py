@@ -1,0 +1,112 @@
+"""A run before it starts: everything that can be wrong is found here, and its identity is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thawline.datasets import Splits
+from thawline.errors import usage_error
+from thawline.freeze_policies import Phase
+from thawline.network import Network
+from thawline.records import RECORD_FILE, identity_of
+from thawline.runs.settings import RunSettings, parse, source_config
+from thawline.runs.workbench import Workbench
+from thawline.transforms import Transform
+
+IDENTITY_FORMAT = 1
+"""Raised when a change of the code changes the numbers of an unchanged configuration."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run, ready to start."""
+
+    identity: str
+    settings: RunSettings
+    config: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    splits: Splits
+    transform: Transform
+    network: Network
+    phases: tuple[Phase, ...]
+    source: Plan | None
+
+    @property
+    def folder(self) -> Path:
+        """Where the run leaves its files: named by its identity."""
+        return run_folder(self.settings.output_dir, self.identity)
+
+
+def run_folder(output_dir: Path, identity: str) -> Path:
+    """The folder of the run with this identity."""
+    return output_dir / "runs" / identity
+
+
+def plan_run(config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench) -> Plan:
+    """The plan of the run that a resolved configuration describes.
+
+    Raises:
+        UsageError: anything in it cannot be used: a wrong field, a missing file, k beyond the layer groups, ...
+    """
+    return _plan(parse(config), config, overrides, bench)
+
+
+def _plan(settings: RunSettings, config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench) -> Plan:
+    settings.backbone.check()
+    source = None
+    if settings.source is not None:
+        source = _plan(settings.source, source_config(config), (), bench)
+    splits = bench.splits(settings)
+    skeleton = bench.skeleton(settings)
+    transform = settings.transform.fitted(skeleton.input_size, skeleton.interpolation, skeleton.crop_pct)
+    network = bench.network(settings, splits.classes)
+    phases = _with_lengths(settings.freeze_policy.phases(network), settings.trainer.max_epochs)
+    decides = {
+        "format": IDENTITY_FORMAT,
+        "settings": {**settings.deciding(), "transform": transform.deciding()},
+        "data": splits.fingerprint,
+        "weights": weights_identity(settings, source.identity if source else None, bench),
+    }
+    return Plan(identity_of(decides), settings, config, tuple(overrides), splits, transform, network, phases, source)
+
+
+def weights_identity(settings: RunSettings, source: str | None, bench: Workbench) -> str | None:
+    """What the run starts from: a source run, a file's SHA-256, a hub tag, or None for random weights."""
+    if source is not None:
+        return f"run:{source}"
+    file = weights_file(settings)
+    if file is not None and not str(settings.backbone.weights).startswith("run:"):
+        return f"sha256:{bench.file_hash(file)}"
+    return settings.backbone.weights
+
+
+def weights_file(settings: RunSettings) -> Path | None:
+    """The local file that ``backbone.weights`` names, by its path or by the identity of a run that made it."""
+    weights = settings.backbone.weights
+    if weights is None or weights == "source":
+        return None
+    if weights.startswith("run:"):
+        folder = run_folder(settings.output_dir, weights.removeprefix("run:"))
+        if not (folder / RECORD_FILE).is_file():
+            raise usage_error("backbone.weights", f"{folder} holds no finished run")
+        return folder / "model.safetensors"
+    return settings.backbone.local_weights()
+
+
+def _with_lengths(phases: tuple[Phase, ...], max_epochs: int) -> tuple[Phase, ...]:
+    """Phases without a length share what the others leave of `max_epochs`."""
+    open_ended = [phase for phase in phases if phase.epochs is None]
+    left = max_epochs - sum(phase.epochs for phase in phases if phase.epochs is not None)
+    if open_ended and left < len(open_ended):
+        raise usage_error("trainer.max_epochs", f"{max_epochs} epochs are too few for the policy's {len(phases)} phases")
+    lengths = []
+    for phase in phases:
+        epochs = phase.epochs
+        if epochs is None:
+            epochs = left // len(open_ended) + (open_ended.index(phase) < left % len(open_ended))
+        lengths.append(dataclasses.replace(phase, epochs=epochs))
+    return tuple(lengths)

@@ -1,0 +1,157 @@
+"""The whole configuration of a run, typed: what Hydra composed, validated field by field before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from thawline.backbones import BackboneSpec
+from thawline.datasets import Dataset
+from thawline.errors import Problem, UsageError
+from thawline.freeze_policies import FreezePolicy
+from thawline.heads import Head
+from thawline.optimizers import Optimizer
+from thawline.runs.loggers import LoggerSpec
+from thawline.schedulers import Scheduler
+from thawline.specs import Spec, resolve, validate
+from thawline.transforms import Transform
+
+
+class TrainerSettings(Spec):
+    """How the fit runs. `batch_size` is that of all devices together."""
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset(
+        {"accelerator", "devices", "strategy", "workers", "progress", "checkpoint_seconds", "eval_batch_size", "threads"}
+    )
+
+    max_epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    eval_batch_size: int = Field(default=256, ge=1)
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: int = Field(default=1, ge=1)
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
+    gradient_clip: float | None = Field(default=None, gt=0.0)
+    early_stopping: int | None = Field(default=None, ge=1)
+    workers: int = Field(default=0, ge=0)
+    threads: int | None = Field(default=None, ge=1)
+    progress: bool = True
+    checkpoint_seconds: float = Field(default=30.0, ge=0.0)
+
+
+class LossSettings(Spec):
+    """Cross-entropy; `label_smoothing` mixes the labels with the uniform distribution."""
+
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class MetricSettings(Spec):
+    """`monitor` is the validation metric that chooses the epoch; `top_k` adds a top-k accuracy."""
+
+    monitor: Literal["top1", "macro_accuracy", "macro_f1", "loss"] = "top1"
+    top_k: int = Field(default=5, ge=1)
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """Whether less or more is better."""
+        return "min" if self.monitor == "loss" else "max"
+
+
+class CacheSettings(Spec):
+    """The store for decoded images and for the values at the thaw line."""
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"mode", "dir", "max_bytes"})
+
+    mode: Literal["auto", "on", "off"] = "auto"
+    dir: Path = Path("outputs/cache")
+    max_bytes: int = Field(default=10 * 2**30, ge=0)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    views: int = Field(default=0, ge=0)
+
+
+class SweepSettings(Spec):
+    """How a sweep is named and how it meets failures. `name` defaults to one made of the sweep's cells."""
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    fail_fast: bool = False
+    retries: int = Field(default=0, ge=0)
+    report: bool = True
+
+
+class RunSettings(Spec):
+    """One run. Fields hold validated specs; `source` is the whole configuration of the source run, if there is one."""
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"logger", "output_dir", "sweep", "source"})
+
+    backbone: BackboneSpec
+    freeze_policy: FreezePolicy
+    head: Head
+    dataset: Dataset
+    transform: Transform
+    optimizer: Optimizer
+    scheduler: Scheduler
+    trainer: TrainerSettings
+    loss: LossSettings
+    metrics: MetricSettings
+    cache: CacheSettings
+    sweep: SweepSettings
+    logger: LoggerSpec | None = None
+    seed: int = Field(ge=0)
+    data_seed: int = Field(ge=0)
+    output_dir: Path
+    source: RunSettings | None = None
+
+    @model_validator(mode="after")
+    def _one_origin_of_weights(self) -> RunSettings:
+        if self.source is not None and self.backbone.weights not in (None, "source"):
+            raise ValueError("backbone.weights and source are both given: the source run makes the weights")
+        if self.source is None and self.backbone.weights == "source":
+            raise ValueError("backbone.weights is 'source', but there is no source; choose one, e.g. source=digits_low")
+        return self
+
+
+def parse(config: Mapping[str, Any]) -> RunSettings:
+    """The settings that a plain (resolved) configuration describes.
+
+    Raises:
+        UsageError: with one problem per wrong field, all at once.
+    """
+    problems: list[Problem] = []
+    values = dict(config)
+    source = values.pop("source", None)
+    settings = None
+    try:
+        settings = validate(RunSettings, resolve(values))
+    except UsageError as error:
+        problems.extend(error.problems)
+    if source is not None and not problems:
+        try:
+            settings = validate(RunSettings, {**resolve(values), "source": parse(source_config(config))})
+        except UsageError as error:
+            problems.extend(Problem(f"source.{p.field}" if p.field else "", p.message) for p in error.problems)
+    if problems:
+        raise UsageError(problems)
+    assert settings is not None
+    return settings
+
+
+def source_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the source run: the run's own, with what its ``source`` node says instead.
+
+    The network is the same; it starts from ``source.weights`` (null: random).
+    """
+    source = dict(config["source"])
+    weights = source.pop("weights", None)
+    merged = {key: _merged(value, source.pop(key)) if key in source else value for key, value in config.items()}
+    merged["backbone"] = {**config["backbone"], "weights": weights}
+    return {**merged, **source, "source": None}
+
+
+def _merged(base: Any, over: Any) -> Any:
+    """`over` laid on `base`; a node that names its class replaces the whole."""
+    if isinstance(base, Mapping) and isinstance(over, Mapping) and "_target_" not in over:
+        return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
+    return over

@@ -1,0 +1,1 @@
+"""Sweeps: which runs a grid consists of, where they run, and what became of them."""

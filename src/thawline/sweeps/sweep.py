@@ -1,0 +1,89 @@
+"""A sweep: a set of runs made by one command, named by what it consists of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thawline.errors import Problem, UsageError
+from thawline.files import write_json
+from thawline.runs.plan import Plan, plan_run, run_folder
+from thawline.runs.workbench import Workbench
+
+SWEEP_FILE = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid: what the command changes, and the resolved configuration."""
+
+    overrides: tuple[str, ...]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The cells of a sweep with their plans, in the order of the grid; equal runs occur once."""
+
+    name: str
+    folder: Path
+    output_dir: Path
+    plans: tuple[Plan, ...]
+
+    def run_folders(self) -> list[Path]:
+        """The folder of each cell's run."""
+        return [run_folder(self.output_dir, plan.identity) for plan in self.plans]
+
+
+def plan_sweep(
+    cells: Sequence[Cell], axes: Mapping[str, Sequence[str]], label: str, command: str, bench: Workbench
+) -> Sweep:
+    """Plan every cell before the first one starts, and write the sweep's manifest.
+
+    Args:
+        cells: the grid.
+        axes: the swept keys and their values.
+        label: a readable start for the sweep's name where the configuration gives none.
+        command: the command that makes the sweep again.
+        bench: what the plans share.
+
+    Raises:
+        UsageError: with the problems of all cells; nothing is written.
+    """
+    plans: dict[str, Plan] = {}
+    problems: dict[str, list[str]] = {}
+    for cell in cells:
+        try:
+            plan = plan_run(cell.config, cell.overrides, bench)
+            plans.setdefault(plan.identity, plan)
+        except UsageError as error:
+            for problem in error.problems:
+                problems.setdefault(str(problem), []).append(" ".join(cell.overrides))
+    if problems:
+        raise UsageError([Problem("", f"{text}{_where(cells_of, len(cells))}") for text, cells_of in problems.items()])
+    first = next(iter(plans.values()))
+    digest = hashlib.sha256("".join(sorted(plans)).encode()).hexdigest()[:8]
+    name = first.settings.sweep.name or f"{label}-{digest}"
+    folder = first.settings.output_dir / "sweeps" / name
+    sweep = Sweep(name, folder, first.settings.output_dir, tuple(plans.values()))
+    manifest = {
+        "schema_version": 1,
+        "name": name,
+        "command": command,
+        "axes": {key: list(values) for key, values in axes.items()},
+        "cells": [{"identity": plan.identity, "overrides": list(plan.overrides)} for plan in sweep.plans],
+        "runs_folder": "../../runs",
+    }
+    write_json(folder / SWEEP_FILE, manifest)
+    return sweep
+
+
+def _where(cells: Sequence[str], total: int) -> str:
+    """Which cells have the problem, unless all have."""
+    if len(cells) == total:
+        return ""
+    more = f" and {len(cells) - 1} more cells" if len(cells) > 1 else ""
+    return f"  [{cells[0]}{more}]"
