@@ -1,9 +1,8 @@
 """Hydra finds plugins here and nowhere else; what they do is in ``thawline``.
 
-This module is imported by every Hydra program of the environment, so it imports nothing heavy.
+This module is imported by every Hydra program of the environment, so it imports nothing heavy. Hydra executes it without
+an entry in ``sys.modules``, so its annotations must not be postponed.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any

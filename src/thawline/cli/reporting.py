@@ -48,7 +48,7 @@ def report_sweep(sweep: Sweep) -> int:
             continue
         unfinished += 1
         where = f" (traceback: {status.traceback_file})" if status.traceback_file else ""
-        errors.print(f"[red]{status.state}[/]: {escape(' '.join(plan.overrides))}: {escape(status.error)}{where}")
+        errors.print(f"[red]{status.state}[/]: {escape(plan.label)}: {escape(status.error)}{where}", soft_wrap=True)
     first = sweep.plans[0].settings
     if first.sweep.report and unfinished < len(sweep.plans):
         from thawline.cli.report import report

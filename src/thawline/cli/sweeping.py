@@ -85,7 +85,8 @@ def _cell(context: HydraContext, config: DictConfig, overrides: Sequence[str], a
     from thawline.sweeps.sweep import Cell
 
     composed = context.config_loader.load_sweep_config(config, list(overrides))
-    return Cell(tuple(overrides), plain(composed))
+    swept = [override for override in overrides if override.partition("=")[0] in axes]
+    return Cell(tuple(overrides), " ".join(swept or overrides), plain(composed))
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -20,19 +19,18 @@ from thawline.records import Selection as SelectionRecord
 from thawline.runs import judging, provenance
 from thawline.runs.inputs import PhaseInputs, phase_inputs
 from thawline.runs.ledger import run_once
-from thawline.runs.outcome import MODEL_FILE, Outcome, make_record, phase_record, write_files
-from thawline.runs.plan import Plan, weights_file
+from thawline.runs.outcome import Outcome, make_record, phase_record, write_files
+from thawline.runs.plan import Plan
+from thawline.runs.weights import source_backbone, with_head
 from thawline.runs.workbench import Workbench
 from thawline.tasks.classification import Classification, Objective
 from thawline.tasks.contract import FreezeContract
 from thawline.tasks.data import Batches
-from thawline.tasks.model import TransferModel
 from thawline.tasks.selection import Selection
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
-    from thawline.backbones import Backbone
 
 LAST_FILE = "last.ckpt"
 OnEpoch = Callable[[Mapping[str, Any]], None]
@@ -82,8 +80,8 @@ class _Run:
     def __init__(self, plan: Plan, bench: Workbench, logger: Logger | None, on_epoch: OnEpoch) -> None:
         self._plan, self._bench, self._logger, self._on_epoch = plan, bench, logger, on_epoch
         self._outcome = Outcome()
-        self._backbone: Backbone = bench.backbone(plan.settings, _weights(plan))
-        self._model = self._transfer()
+        self._backbone = source_backbone(plan, bench)
+        self._model = with_head(plan, self._backbone)
 
     def to_record(self, source_record: Record | None) -> Record:
         """Judge, train, select, test, and write the record."""
@@ -98,15 +96,6 @@ class _Run:
         write_record(plan.folder, record)
         (plan.folder / LAST_FILE).unlink(missing_ok=True)
         return record
-
-    def _transfer(self) -> TransferModel:
-        """The target model: the source network with a new head."""
-        plan, backbone = self._plan, self._backbone
-        classifier = backbone.source_classifier
-        head = plan.settings.head.build(backbone.feature_dim, plan.splits.classes, classifier, plan.settings.seed)
-        model = TransferModel(backbone.module, head, backbone.mean, backbone.std)
-        model.set_trainable(())
-        return model
 
     def _fit(self, index: int, phase: Phase) -> tuple[Classification, PhaseInputs, pl.Trainer]:
         """Train one phase and leave the model at its best epoch by validation."""
@@ -176,10 +165,6 @@ class _EpochReport(Callback):
         for row in pl_module.history[self._told :]:
             self._on_epoch(row)
         self._told = len(pl_module.history)
-
-
-def _weights(plan: Plan) -> Path | None:
-    return plan.source.folder / MODEL_FILE if plan.source else weights_file(plan.settings)
 
 
 def _objective(plan: Plan) -> Objective:

@@ -15,10 +15,14 @@ from thawline.runs.workbench import Workbench
 from thawline.tasks.classification import Forwards
 from thawline.tasks.data import Part, Rows
 from thawline.tasks.model import TransferModel
+from thawline.thaw_line.decoded_images import DecodedImages, decoded
 from thawline.transforms import Transform
 
 if TYPE_CHECKING:
     from thawline.backbones import Backbone
+
+_MOST_UNUSED = 4
+"""A set is kept whole while it has at most this many times the samples that a run reads."""
 
 Decoded = Callable[[Rows], torch.Tensor]
 """Rows of a data set -> uint8 images (B, 3, H, W) at the transform's size."""
@@ -77,19 +81,32 @@ def phase_inputs(plan: Plan, model: TransferModel, backbone: Backbone, bench: Wo
 
 
 def decoded_images(plan: Plan, bench: Workbench) -> Decoded:
-    """The decoded images of the plan's data set, each decoded once."""
-    images = plan.splits.train.images
-    transform = plan.transform
+    """The decoded images of the plan's data set, each decoded once where the store or the memory takes them."""
+    transform, splits = plan.transform, plan.splits
+    indices = rows_in_use(plan)
+    fixed = {name: getattr(transform, name) for name in ("resize", "crop_pct", "interpolation")}
 
-    def make() -> Decoded:
-        kept: dict[int, torch.Tensor] = {}
+    def make() -> DecodedImages:
+        return decoded(
+            bench.store(plan.settings.cache),
+            splits.train.images,
+            fixed,
+            transform.decode,
+            transform.output_size,
+            fingerprint=splits.fingerprint,
+            indices=indices,
+        )
 
-        def read(rows: Rows) -> torch.Tensor:
-            for row in rows.tolist():
-                if row not in kept:
-                    kept[row] = transform.decode(images.read(row))
-            return torch.stack([kept[row] for row in rows.tolist()])
+    key = f"{splits.fingerprint} {fixed} {transform.output_size} {plan.settings.cache!r} {hash(indices.tobytes())}"
+    return bench.once("decoded", key, make).read
 
-        return read
 
-    return bench.once("decoded", f"{plan.splits.fingerprint} {transform!r}", make)
+def rows_in_use(plan: Plan) -> Rows:
+    """The rows that are kept for the runs of a sweep: all of the set, so that every seed and subset shares them.
+
+    Where the run reads only a small part of a large set, that part alone.
+    """
+    splits = plan.splits
+    used = np.unique(np.concatenate([splits.train.indices, splits.val.indices, splits.test.indices]))
+    total = len(splits.train.images)
+    return np.arange(total) if total <= _MOST_UNUSED * len(used) else used

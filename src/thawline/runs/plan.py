@@ -29,6 +29,7 @@ class Plan:
     settings: RunSettings
     config: Mapping[str, Any]
     overrides: tuple[str, ...]
+    label: str
     splits: Splits
     transform: Transform
     network: Network
@@ -46,20 +47,28 @@ def run_folder(output_dir: Path, identity: str) -> Path:
     return output_dir / "runs" / identity
 
 
-def plan_run(config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench) -> Plan:
+def plan_run(config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench, label: str = "") -> Plan:
     """The plan of the run that a resolved configuration describes.
+
+    Args:
+        config: the resolved configuration.
+        overrides: what the command line changed.
+        bench: what the plans of this process share.
+        label: how the run is called on the terminal; default: its overrides.
 
     Raises:
         UsageError: anything in it cannot be used: a wrong field, a missing file, k beyond the layer groups, ...
     """
-    return _plan(parse(config), config, overrides, bench)
+    return _plan(parse(config), config, overrides, bench, label or " ".join(overrides))
 
 
-def _plan(settings: RunSettings, config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench) -> Plan:
+def _plan(
+    settings: RunSettings, config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench, label: str
+) -> Plan:
     settings.backbone.check()
     source = None
     if settings.source is not None:
-        source = _plan(settings.source, source_config(config), (), bench)
+        source = _plan(settings.source, source_config(config), (), bench, f"source of {label}")
     splits = bench.splits(settings)
     skeleton = bench.skeleton(settings)
     transform = settings.transform.fitted(skeleton.input_size, skeleton.interpolation, skeleton.crop_pct)
@@ -71,7 +80,7 @@ def _plan(settings: RunSettings, config: Mapping[str, Any], overrides: Sequence[
         "data": splits.fingerprint,
         "weights": weights_identity(settings, source.identity if source else None, bench),
     }
-    return Plan(identity_of(decides), settings, config, tuple(overrides), splits, transform, network, phases, source)
+    return Plan(identity_of(decides), settings, config, tuple(overrides), label, splits, transform, network, phases, source)
 
 
 def weights_identity(settings: RunSettings, source: str | None, bench: Workbench) -> str | None:

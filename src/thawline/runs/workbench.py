@@ -11,13 +11,14 @@ import torch
 from thawline.files import sha256_of_file
 from thawline.network import Network
 from thawline.tasks.model import TransferModel, network_of
+from thawline.thaw_line.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from thawline.backbones import Backbone
     from thawline.datasets import Splits
-    from thawline.runs.settings import RunSettings
+    from thawline.runs.settings import CacheSettings, RunSettings
 
 _Made = TypeVar("_Made")
 
@@ -39,6 +40,12 @@ class Workbench:
         """The data set of these settings, drawn by their data seed."""
         key = f"{settings.dataset!r} {settings.data_seed}"
         return self.once("splits", key, lambda: settings.dataset.load(settings.data_seed, settings.cache.dir / "digests"))
+
+    def store(self, cache: CacheSettings) -> Store | None:
+        """The store for decoded images and values at the thaw line, unless it is off."""
+        if cache.mode == "off":
+            return None
+        return self.once("store", f"{cache.dir} {cache.max_bytes}", lambda: Store(cache.dir, cache.max_bytes))
 
     def skeleton(self, settings: RunSettings) -> Backbone:
         """The source network on the meta device: its shapes and names; nothing is loaded and no memory taken."""

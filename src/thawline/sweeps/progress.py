@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from thawline.runs.plan import Plan
@@ -58,7 +59,7 @@ class SweepProgress:
             if not self._live or outcome == "failed":
                 seen = self._done + self._failed + self._skipped
                 style = "[red]failed[/]" if outcome == "failed" else outcome
-                self._console.print(f"[{seen}/{self._total}] {style} {' '.join(plan.overrides)} {note}", highlight=False)
+                self._console.print(f"[{seen}/{self._total}] {style} {escape(plan.label)}  {escape(note)}", highlight=False, soft_wrap=True)
         self._progress.update(self._runs, advance=1, note=self._note())
 
     def _note(self) -> str:

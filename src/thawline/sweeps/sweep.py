@@ -18,9 +18,10 @@ SWEEP_FILE = "sweep.json"
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid: what the command changes, and the resolved configuration."""
+    """One point of the grid: what the command changes, what of it is swept, and the resolved configuration."""
 
     overrides: tuple[str, ...]
+    label: str
     config: Mapping[str, Any]
 
 
@@ -57,11 +58,11 @@ def plan_sweep(
     problems: dict[str, list[str]] = {}
     for cell in cells:
         try:
-            plan = plan_run(cell.config, cell.overrides, bench)
+            plan = plan_run(cell.config, cell.overrides, bench, cell.label)
             plans.setdefault(plan.identity, plan)
         except UsageError as error:
             for problem in error.problems:
-                problems.setdefault(str(problem), []).append(" ".join(cell.overrides))
+                problems.setdefault(str(problem), []).append(cell.label)
     if problems:
         raise UsageError([Problem("", f"{text}{_where(cells_of, len(cells))}") for text, cells_of in problems.items()])
     first = next(iter(plans.values()))

@@ -1,0 +1,73 @@
+"""The weights that a run starts from, and the whole model that it ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save
+
+from thawline.files import atomic_write
+from thawline.records import require_record
+from thawline.runs.outcome import BEST_FILE, MODEL_FILE
+from thawline.runs.plan import Plan, plan_run, weights_file
+from thawline.runs.workbench import Workbench
+from thawline.tasks.model import TransferModel
+
+if TYPE_CHECKING:
+    from thawline.backbones import Backbone
+
+
+def ensure_model(plan: Plan, bench: Workbench) -> Path:
+    """The path of ``model.safetensors`` of a finished run, written now where it is not there yet.
+
+    A run keeps only what training moved (`BEST_FILE`): in a sweep over depths, most of the network is the same source
+    in every run. The whole model has the names of the plain one, ``backbone.*`` and ``head.*``.
+    """
+    path = plan.folder / MODEL_FILE
+    if not path.exists():
+        model = build_model(plan, bench)
+        restore(model, plan.folder / BEST_FILE)
+        with atomic_write(path) as stream:
+            stream.write(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+    return path
+
+
+def build_model(plan: Plan, bench: Workbench) -> TransferModel:
+    """The plan's model before any tuning."""
+    backbone = source_backbone(plan, bench)
+    return with_head(plan, backbone)
+
+
+def source_backbone(plan: Plan, bench: Workbench) -> Backbone:
+    """A fresh copy of the network that the run starts from."""
+    return bench.backbone(plan.settings, _start_file(plan, bench))
+
+
+def with_head(plan: Plan, backbone: Backbone) -> TransferModel:
+    """The target model: the source network with a new head, nothing trainable yet."""
+    classifier = backbone.source_classifier
+    head = plan.settings.head.build(backbone.feature_dim, plan.splits.classes, classifier, plan.settings.seed)
+    model = TransferModel(backbone.module, head, backbone.mean, backbone.std)
+    model.set_trainable(())
+    return model
+
+
+def _start_file(plan: Plan, bench: Workbench) -> Path | None:
+    """The local file of the weights, if they are in one; the whole model of a finished run is put together here."""
+    if plan.source is not None:
+        return ensure_model(plan.source, bench)
+    file = weights_file(plan.settings)
+    if file is not None and str(plan.settings.backbone.weights).startswith("run:"):
+        record = require_record(file.parent)
+        return ensure_model(plan_run({**record.config, "output_dir": str(plan.settings.output_dir)}, (), bench), bench)
+    return file
+
+
+def restore(model: TransferModel, best_file: Path) -> None:
+    """Lay the tensors of `best_file` over the model's."""
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in load_file(best_file).items():
+            state[name].copy_(tensor)

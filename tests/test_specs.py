@@ -1,0 +1,58 @@
+"""The typed configuration: every problem at once, nearest names, and which classes a config may name."""
+
+from __future__ import annotations
+
+import pytest
+
+from thawline import specs
+from thawline.errors import UsageError
+from thawline.heads import MLP
+from thawline.specs import Component, resolve
+
+
+def problems(node) -> list[str]:
+    with pytest.raises(UsageError) as caught:
+        resolve(node)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_all_problems_come_at_once_with_the_nearest_name():
+    found = problems(
+        {
+            "head": {"_target_": "thawline.heads.MLP", "droput": 0.1, "dropout": 2},
+            "freeze_policy": {"_target_": "thawline.freeze_policies.LinearProb"},
+        }
+    )
+    assert found == [
+        "head.dropout: Input should be less than 1 (got 2)",
+        "head.droput: unknown field; nearest: dropout",
+        "freeze_policy._target_: thawline.freeze_policies has no class 'LinearProb'; nearest: LinearProbe",
+    ]
+
+
+def test_a_spec_is_built_with_its_values():
+    assert resolve({"head": {"_target_": "thawline.heads.MLP", "hidden": [8, 4]}}) == {"head": MLP(hidden=(8, 4))}
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "subprocess.Popen", "torch.load", "torch.hub.load", "builtins.eval", "torchx.Thing", "pickle.Unpickler"],
+)
+def test_targets_outside_the_allowed_packages_are_refused(target):
+    (message,) = problems({"head": {"_target_": target}})
+    assert message.startswith("head._target_: ")
+
+
+def test_the_command_line_may_allow_a_package(monkeypatch):
+    monkeypatch.setattr(specs, "_extra_prefixes", [])
+    (refused,) = problems({"head": {"_target_": "email.message.Message"}})
+    assert refused.endswith("allow it on the command line with --allow email")
+    specs.allow_targets(["email"])
+    assert resolve({"head": {"_target_": "email.message.Message"}}) == {"head": {"_target_": "email.message.Message"}}
+
+
+def test_a_component_checks_its_arguments():
+    node = {"_target_": "torch.nn.Linear", "in_features": 2, "out_feature": 3}
+    with pytest.raises(UsageError) as caught:
+        specs.validate(Component, node, "layer")
+    assert str(caught.value) == "layer: torch.nn.Linear takes no argument 'out_feature'; nearest: out_features, in_features"
