@@ -1,0 +1,333 @@
+"""Accuracy against depth: a line per strategy, every seed a dot, the interval a band, the choice a ring."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from thawline.reports.escaping import plain
+from thawline.reports.figure_style import COLOURS, COLUMN_INCHES, GREY, MARKERS, PAGE_INCHES, capital, drawable
+from thawline.reports.study import TEST, VALIDATION, Group, Row, Study, line_label, setting_labels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_FACETS = 9
+_MOST_NAMED_GROUPS = 16
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Where rows stand along the x axis, and how that axis reads."""
+
+    label: str
+    positions: dict[int, float]
+    ticks: tuple[tuple[float, str], ...]
+    group_names: tuple[tuple[float, str], ...]
+    logarithmic: bool
+    spacing: float
+
+
+def depth_figure(study: Study) -> tuple[Figure, str]:
+    """The figure of a study with a depth axis, and its caption."""
+    from matplotlib.figure import Figure
+
+    facets = _facets(study)
+    lines = max(len(groups) for _, groups in facets)
+    names = _line_names(study)
+    wide = len(facets) > 1 or lines > 1
+    scale = _scale(study, [group for _, groups in facets for group in groups])
+    across = min(3, len(facets))
+    down = math.ceil(len(facets) / across)
+    height = (2.6 if scale.group_names and len(facets) == 1 else 2.2) if wide else 3.2
+    figure = Figure(figsize=(PAGE_INCHES if wide else COLUMN_INCHES, height * down + 0.2), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, sharex=True).ravel().tolist()
+    for place, (title, groups) in enumerate(facets):
+        _draw_lines(axes[place], study, scale, groups, names)
+        _dress(axes[place], study, scale, title, groups, first=place % across == 0, last=place + across >= len(facets))
+        if len(facets) == 1:
+            _name_groups(axes[place], scale)
+    for unused in axes[len(facets) :]:
+        unused.set_visible(False)
+    _legend(figure, axes[0], study, names, single=not wide)
+    return figure, _depth_caption(study, facets, wide=wide)
+
+
+def _facets(study: Study) -> list[tuple[str, list[Group]]]:
+    """One panel per data set, for their scores are on different scales; otherwise one panel for all lines."""
+    if not study.axes.data_sets:
+        return [("", _best_lines(study, study.series))]
+    panels = []
+    for condition in study.conditions[:_MOST_FACETS]:
+        lines = [group for group in study.series if group.condition == condition.condition]
+        panels.append((condition.label, _best_lines(study, lines)))
+    return panels
+
+
+def _best_lines(study: Study, groups: Sequence[Group]) -> list[Group]:
+    if len(groups) <= len(COLOURS):
+        return list(groups)
+    sign = -1 if study.mode == "max" else 1
+    means = [group.chosen.summary(VALIDATION, study.metric).mean if group.chosen else None for group in groups]
+    order = sorted(range(len(groups)), key=lambda i: math.inf if (mean := means[i]) is None else sign * mean)
+    kept = sorted(order[: len(COLOURS)])
+    return [groups[index] for index in kept]
+
+
+def _line_names(study: Study) -> dict[str, str]:
+    """The lines of the figure, name to shown name, in the order of their colours."""
+    shown = [group for _, groups in _facets(study) for group in groups]
+    return {name: drawable(name) for name in dict.fromkeys(_line_name(study, group.rows[0]) for group in shown)}
+
+
+def _line_name(study: Study, row: Row) -> str:
+    # In panels of their own the conditions are titles; otherwise they are part of a line's name.
+    if study.axes.data_sets:
+        return ", ".join(setting_labels(study.axes.choices, row.choice))
+    return line_label(study.axes, row)
+
+
+def _scale(study: Study, groups: Sequence[Group]) -> _Scale:
+    rows = [row for group in groups for row in group.rows]
+    if study.axes.depth_is_layers:
+        return _layer_scale(study, rows)
+    axis = study.axes.depth or ""
+    values = list(dict.fromkeys(row.depth_value or "" for row in rows))
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(math.isfinite(value) for value in numbers):
+        numbers = [float(index) for index in range(len(values))]
+    at = dict(zip(values, numbers, strict=True))
+    logarithmic = min(numbers) > 0 and max(numbers) / min(numbers) >= 50
+    return _Scale(
+        label=drawable(axis),
+        positions={id(row): at[row.depth_value or ""] for row in rows},
+        ticks=tuple((position, drawable(value or "default", 14)) for value, position in at.items()),
+        group_names=(),
+        logarithmic=logarithmic,
+        spacing=_spacing(numbers),
+    )
+
+
+def _layer_scale(study: Study, rows: Sequence[Row]) -> _Scale:
+    totals = {len(run.groups) for row in rows for run in row.runs.values()}
+    fraction = len(totals) > 1 and (study.axes.depth or "").endswith(".depth")
+    positions = {}
+    for row in rows:
+        total = row.common(lambda run: len(run.groups))
+        if row.depth is not None and total:
+            positions[id(row)] = 100 * row.depth / total if fraction else float(row.depth)
+    placed = sorted(set(positions.values()))
+    names = {
+        "linear\nprobe": {positions[id(row)] for row in rows if row.is_probe and id(row) in positions},
+        "full fine-\ntuning": {positions[id(row)] for row in rows if row.is_full and id(row) in positions},
+    }
+    ends = {places.pop(): name for name, places in names.items() if len(places) == 1}
+    ticks = tuple((x, f"{x:g}" + (f"\n{ends[x]}" if x in ends else "")) for x in placed)
+    return _Scale(
+        label="share of the layer groups unfrozen (%)"
+        if fraction
+        else "unfrozen layer groups k, counted from the output",
+        positions=positions,
+        ticks=ticks,
+        group_names=() if fraction else _group_names(rows, positions),
+        logarithmic=False,
+        spacing=_spacing(placed),
+    )
+
+
+def _group_names(rows: Sequence[Row], positions: dict[int, float]) -> tuple[tuple[float, str], ...]:
+    """The deepest thawed group at each depth, where all lines agree on it and there is room."""
+    names: dict[float, set[str]] = {}
+    for row in rows:
+        if id(row) in positions:
+            reached = row.common(lambda run: run.reached)
+            names.setdefault(positions[id(row)], set()).add("head only" if row.depth == 0 else reached or "")
+    told = {x: next(iter(found)) for x, found in names.items() if len(found) == 1}
+    fits = len(names) <= _MOST_NAMED_GROUPS and all(0 < len(name) <= 14 for name in told.values())
+    return tuple((x, drawable(name)) for x, name in sorted(told.items())) if fits and len(told) == len(names) else ()
+
+
+def _spacing(positions: Sequence[float]) -> float:
+    ordered = sorted(set(positions))
+    return min((b - a for a, b in itertools.pairwise(ordered)), default=1.0)
+
+
+def _draw_lines(axes: Axes, study: Study, scale: _Scale, groups: Sequence[Group], names: dict[str, str]) -> None:
+    order = list(names)
+    for group in groups:
+        style = order.index(_line_name(study, group.rows[0]))
+        rows = sorted(
+            (row for row in group.rows if id(row) in scale.positions), key=lambda row: scale.positions[id(row)]
+        )
+        dodge = (style - (len(order) - 1) / 2) * 0.08 if len(order) > 1 else 0.0
+        _draw_line(axes, study, scale, rows, style, dodge=dodge, alone=len(order) == 1)
+        if group.chosen is not None and id(group.chosen) in scale.positions:
+            _draw_choice(axes, study, scale, group.chosen, style, alone=len(order) == 1)
+
+
+def _draw_line(
+    axes: Axes, study: Study, scale: _Scale, rows: Sequence[Row], style: int, *, dodge: float, alone: bool
+) -> None:
+    colour, marker = COLOURS[style], MARKERS[style]
+    x = [scale.positions[id(row)] for row in rows]
+    test = [row.summary(TEST, study.metric) for row in rows]
+    validation = [row.summary(VALIDATION, study.metric).mean for row in rows]
+    nan = math.nan
+    low = [summary.interval[0] if summary.interval else nan for summary in test]
+    high = [summary.interval[1] if summary.interval else nan for summary in test]
+    axes.fill_between(x, low, high, color=colour, alpha=0.16 if alone else 0.1, linewidth=0, zorder=1)
+    means = [nan if mean is None else mean for mean in validation]
+    axes.plot(x, means, color=colour, alpha=0.55, linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
+    for row, position in zip(rows, x, strict=True):
+        _draw_seeds(axes, study, scale, row, position + dodge * scale.spacing, colour, alone=alone)
+    centre = [nan if summary.mean is None else summary.mean for summary in test]
+    axes.plot(x, centre, color=colour, linewidth=1.3, marker=marker, markersize=3.2, markeredgewidth=0, zorder=4)
+
+
+def _draw_seeds(
+    axes: Axes, study: Study, scale: _Scale, row: Row, position: float, colour: str, *, alone: bool
+) -> None:
+    for split, filled in ((VALIDATION, False), (TEST, True)) if alone else ((TEST, True),):
+        scores = list(row.scores(split, study.metric).values())
+        places = _jittered(len(scores), position, scale)
+        finite = [(x, y) for x, y in zip(places, scores, strict=True) if math.isfinite(y)]
+        if finite:
+            face = colour if filled else "white"
+            xs, ys = zip(*finite, strict=True)
+            look: dict[str, Any] = (
+                {"s": 9, "alpha": 0.6, "linewidths": 0} if filled else {"s": 7, "alpha": 0.45, "linewidths": 0.6}
+            )
+            axes.scatter(xs, ys, facecolors=face, edgecolors=colour, zorder=3, **look)
+        lost = [x for x, y in zip(places, scores, strict=True) if not math.isfinite(y)]
+        if filled and lost:
+            floor = axes.get_xaxis_transform()
+            axes.plot(lost, [0.03] * len(lost), "x", color=colour, markersize=4, transform=floor, zorder=5)
+
+
+def _jittered(n: int, position: float, scale: _Scale) -> list[float]:
+    # The same place for the same seed at every depth, so that a seed can be followed.
+    step = 0.0 if scale.logarithmic or n < 2 else min(0.09, 0.2 / (n - 1)) * scale.spacing
+    return [position + (index - (n - 1) / 2) * step for index in range(n)]
+
+
+def _draw_choice(axes: Axes, study: Study, scale: _Scale, row: Row, style: int, *, alone: bool) -> None:
+    mean = row.summary(TEST, study.metric).mean
+    x = scale.positions[id(row)]
+    if alone:
+        axes.axvline(x, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=0)
+        place: dict[str, Any] = {
+            "xycoords": axes.get_xaxis_transform(),
+            "textcoords": "offset points",
+            "xytext": (3, 3),
+        }
+        told = f"k = {row.depth}" if study.axes.depth_is_layers else drawable(row.depth_value or "default", 14)
+        axes.annotate(told, (x, 0), color=GREY, fontsize=7.5, **place)
+    if mean is not None:
+        size = 9 if alone else 7.5
+        axes.plot(
+            [x],
+            [mean],
+            "o",
+            markersize=size,
+            markerfacecolor="none",
+            color=COLOURS[style],
+            markeredgewidth=1.1,
+            zorder=6,
+        )
+
+
+def _dress(
+    axes: Axes, study: Study, scale: _Scale, title: str, groups: Sequence[Group], *, first: bool, last: bool
+) -> None:
+    if scale.logarithmic:
+        axes.set_xscale("log")
+    else:
+        edge = 0.45 * scale.spacing
+        placed = list(scale.positions.values()) or [0.0]
+        axes.set_xlim(min(placed) - edge, max(placed) + edge)
+    if len(scale.ticks) <= 14:
+        axes.set_xticks([x for x, _ in scale.ticks], [text for _, text in scale.ticks])
+    axes.grid(axis="y")
+    _bound(axes, study, groups)
+    if title:
+        axes.set_title(drawable(title), loc="left")
+    if first:
+        axes.set_ylabel(drawable(study.metric_label))
+    if last:
+        axes.set_xlabel(scale.label)
+        axes.tick_params(labelbottom=True)
+
+
+def _bound(axes: Axes, study: Study, groups: Sequence[Group]) -> None:
+    """Let the runs set the y axis: a t interval over two seeds is so wide that it would press all else flat."""
+    rows = [row for group in groups for row in group.rows]
+    scores = [y for row in rows for split in (VALIDATION, TEST) for y in row.scores(split, study.metric).values()]
+    finite = [y for y in scores if math.isfinite(y)]
+    if not finite:
+        return
+    low, high = axes.get_ylim()
+    span = max(max(finite) - min(finite), 0.01 * max(abs(max(finite)), 1e-9))
+    axes.set_ylim(max(low, min(finite) - 0.5 * span), min(high, max(finite) + 0.5 * span))
+
+
+def _name_groups(axes: Axes, scale: _Scale) -> None:
+    if not scale.group_names:
+        return
+    above = axes.secondary_xaxis("top")
+    above.set_xticks([x for x, _ in scale.group_names], [name for _, name in scale.group_names])
+    above.tick_params(length=0, pad=1, labelsize=6.5, labelcolor=GREY, rotation=40)
+    for label in above.get_xticklabels():
+        label.set(ha="left", rotation_mode="anchor")
+    above.spines["top"].set_visible(False)
+    above.set_xlabel("deepest layer group thawed", fontsize=6.5, color=GREY, labelpad=2)
+
+
+def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, single: bool) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    base = COLOURS[0] if len(names) < 2 else GREY
+    entries: list[Any] = []
+    if len(names) > 1:
+        for style, name in enumerate(names.values()):
+            entries.append(Line2D([], [], color=COLOURS[style], marker=MARKERS[style], markersize=3.5, label=name))
+    entries.append(Line2D([], [], color=base, linewidth=1.3, marker="o", markersize=3.2, label="test, mean"))
+    entries.append(Patch(facecolor=base, alpha=0.2, linewidth=0, label="test, 95 % interval"))
+    entries.append(
+        Line2D([], [], color=base, alpha=0.6, linestyle="none", marker="o", markersize=3, label="test, each seed")
+    )
+    dashed: dict[str, Any] = {"alpha": 0.55, "linewidth": 0.9, "linestyle": (0, (4, 2))}
+    entries.append(Line2D([], [], color=base, label="validation, mean", **dashed))
+    if single:
+        hollow: dict[str, Any] = {"markerfacecolor": "white", "markersize": 2.8, "markeredgewidth": 0.6, "alpha": 0.6}
+        entries.append(
+            Line2D([], [], color=base, linestyle="none", marker="o", label="validation, each seed", **hollow)
+        )
+    ring: dict[str, Any] = {"markerfacecolor": "none", "markersize": 7, "markeredgewidth": 1.1}
+    entries.append(Line2D([], [], color=base, linestyle="none", marker="o", label="chosen on validation", **ring))
+    if any(row.summary(TEST, study.metric).diverged for row in study.rows):
+        entries.append(Line2D([], [], color=base, linestyle="none", marker="x", markersize=4, label="diverged"))
+    if single:
+        figure.legend(handles=entries, loc="outside lower center", ncols=2, columnspacing=1.2)
+    else:
+        figure.legend(handles=entries, loc="outside right center")
+
+
+def _depth_caption(study: Study, facets: Sequence[tuple[str, list[Group]]], *, wide: bool) -> str:
+    along = "the number of unfrozen layer groups" if study.axes.depth_is_layers else plain(study.axes.depth or "", 60)
+    text = (
+        f"{capital(study.metric_label)} against {along}. Solid: test mean over the seeds with its 95 % t interval, "
+        f"every seed as a dot. Dashed: validation mean{'' if wide else ', its seeds as open dots'}. Ring: chosen on "
+        "validation."
+    )
+    drawn = sum(len(groups) for _, groups in facets)
+    if drawn < len(study.series):
+        text += f" Of {len(study.series)} lines the {drawn} best by validation are drawn; all are in the tables."
+    return text

@@ -1,0 +1,114 @@
+"""A report before it has a format: sections of text and tables, escaped by whoever writes them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from thawline.reports.escaping import EN_DASH, MINUS
+
+Align = Literal["left", "right"]
+DASH = EN_DASH
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading and the side that its entries stand on."""
+
+    heading: str
+    align: Align = "right"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table; a strong one is what was chosen."""
+
+    entries: tuple[str, ...]
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text, with what it shows (`caption`) and how it is to be read (`note`)."""
+
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    caption: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        widths = {len(line.entries) for line in self.lines} | {len(self.columns)}
+        if len(widths) != 1:
+            raise ValueError(f"lines of {sorted(widths)} entries in one table")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report. A folded one is open to who asks: long, and not needed to understand the result."""
+
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    code: str = ""
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report: the answer first, then what it rests on."""
+
+    title: str
+    answer: tuple[str, ...]
+    warnings: tuple[str, ...]
+    figure_caption: str
+    sections: tuple[Section, ...] = field(default=())
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with a fixed number of digits after the point, a true minus sign, and a dash where there is none."""
+    if value is None or value != value:
+        return DASH
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", MINUS)
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference: as `number`, with a plus where it is positive."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and float(f"{value:.{digits}f}") > 0 else text
+
+
+def interval(bounds: tuple[float, float] | None, digits: int = 3, *, with_sign: bool = False) -> str:
+    """An interval in brackets, or a dash."""
+    if bounds is None:
+        return DASH
+    write = signed if with_sign else number
+    return f"[{write(bounds[0], digits)}, {write(bounds[1], digits)}]"
+
+
+def p_value(p: float) -> str:
+    """A p value with as many digits as matter."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands set off, or a dash."""
+    return DASH if value is None else f"{round(value):,}"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds, with a digit after the point where they are few."""
+    return DASH if value is None else (f"{value:.1f}" if value < 100 else f"{value:,.0f}")
+
+
+def mebibytes(value: float | None) -> str:
+    """Bytes as MiB."""
+    return DASH if value is None else f"{value / 2**20:,.0f}"
+
+
+def columns(*headings: str, left: Sequence[int] = (0,)) -> tuple[Column, ...]:
+    """Columns of numbers, but for those whose places are in `left`."""
+    return tuple(Column(heading, "left" if place in left else "right") for place, heading in enumerate(headings))

@@ -1,0 +1,57 @@
+"""How the figures look: sizes of a paper's columns, colours for all eyes, and names drawn as mere text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thawline.reports.escaping import plain
+
+COLUMN_INCHES = 3.4
+PAGE_INCHES = 7.0
+# Okabe and Ito's colours, told apart by colour-blind readers too; the yellow is too light for lines on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#555555"
+LONGEST_LABEL = 28
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "axes.titlesize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.minor.size": 0,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "legend.borderaxespad": 0.2,
+    "legend.labelspacing": 0.35,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    # Type 42 keeps the fonts as outlines that editors and publishers accept; a name with $ is no formula.
+    "pdf.fonttype": 42,
+    "text.parse_math": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "thawline",
+}
+
+
+def capital(text: str) -> str:
+    """`text` with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def drawable(text: str, most: int = LONGEST_LABEL) -> str:
+    """A label that the font can draw: a character that it lacks becomes a question mark."""
+    from matplotlib.font_manager import findfont, get_font
+
+    font = get_font(findfont("DejaVu Sans"))
+    return "".join(c if font.get_char_index(ord(c)) else "?" for c in plain(text, most))

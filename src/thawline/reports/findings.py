@@ -1,0 +1,209 @@
+"""What the study shows: comparisons with the chosen row, sample by sample too, and ranks over several data sets."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from thawline.files import read_json
+from thawline.records import RECORD_FILE
+from thawline.reports import statistics
+from thawline.reports.loading import PREDICTIONS_FILE, Run
+from thawline.reports.statistics import Friedman, Interval, McNemar, PairedTest
+from thawline.reports.study import TEST, Group, Key, Row, Study, setting_labels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# The samples of a test set in order, and which of them the model gets right; both of shape (N,).
+_Right = tuple["NDArray[np.int64]", "NDArray[np.bool_]"]
+
+# Predictions are read from disk for this many seeds of a comparison at most.
+_MOST_SEEDS_READ = 20
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The chosen row against another on the test set, paired by seed.
+
+    `difference` is chosen - other in the metric's own direction; `improvement` the probability that a run of the
+    chosen row is the better one. None where the two have no replicate in common.
+    """
+
+    other: Row
+    n: int
+    unpaired: int
+    difference: float | None
+    interval: Interval | None
+    bootstrap: Interval | None
+    improvement: float | None
+    sign_flip: PairedTest
+    wilcoxon: PairedTest
+    holm: float | None
+
+
+@dataclass(frozen=True)
+class SampleComparison:
+    """McNemar's test of one seed's two models on the same test samples."""
+
+    other: Row
+    replicate: Key
+    result: McNemar
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Strategies ranked over several data sets by their mean test score on each; `left_out` miss a data set."""
+
+    labels: tuple[str, ...]
+    friedman: Friedman
+    p_values: NDArray[np.float64]
+    cliques: tuple[tuple[int, ...], ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClassRecall:
+    """One class of the test set over all seeds of a row: its samples, the share found, and what it is taken for."""
+
+    name: str
+    samples: int
+    recall: float | None
+    confused_with: str
+    confused_share: float
+
+
+def comparisons(study: Study, group: Group) -> list[Comparison]:
+    """The chosen row of `group` against each other row that has runs, Holm-corrected over all of them."""
+    if group.chosen is None:
+        return []
+    chosen = group.chosen
+    found = [compare(study, chosen, other) for other in group.rows if other is not chosen and other.runs]
+    tested = [index for index, item in enumerate(found) if item.n > 1]
+    adjusted = dict(zip(tested, statistics.holm([found[index].sign_flip.p for index in tested]), strict=True))
+    return [replace(item, holm=adjusted.get(index)) for index, item in enumerate(found)]
+
+
+def compare(study: Study, chosen: Row, other: Row) -> Comparison:
+    """The row `chosen` against `other` on the test set, not yet corrected for other comparisons."""
+    pairs = statistics.paired(chosen.scores(TEST, study.metric), other.scores(TEST, study.metric))
+    differences = pairs.differences
+    sign = 1.0 if study.mode == "max" else -1.0
+    return Comparison(
+        other=other,
+        n=len(pairs.keys),
+        unpaired=len(pairs.only_x) + len(pairs.only_y),
+        difference=float(differences.mean()) if differences.size else None,
+        interval=statistics.t_interval(differences),
+        bootstrap=statistics.paired_bootstrap(pairs.x, pairs.y),
+        improvement=statistics.probability_of_improvement(sign * pairs.x, sign * pairs.y) if differences.size else None,
+        sign_flip=statistics.sign_flip(differences),
+        wilcoxon=statistics.wilcoxon(differences),
+        holm=None,
+    )
+
+
+def sample_comparisons(study: Study, chosen: Row, others: Sequence[Row]) -> list[SampleComparison]:
+    """McNemar's test for each seed of `chosen` and of each of `others` whose runs keep their predictions."""
+    right: dict[str, _Right | None] = {}
+    found = []
+    for other in others:
+        for replicate in [key for key in chosen.runs if key in other.runs][:_MOST_SEEDS_READ]:
+            first = _right(chosen.runs[replicate], right)
+            second = _right(other.runs[replicate], right)
+            if first is not None and second is not None and np.array_equal(first[0], second[0]):
+                found.append(SampleComparison(other, replicate, statistics.mcnemar(first[1], second[1])))
+    return found
+
+
+def ranking(study: Study) -> Ranking | None:
+    """Strategies ranked over the data sets, or None where the sweep has fewer than two of these or three of those."""
+    if not study.axes.data_sets or len(study.conditions) < 2:
+        return None
+    means: dict[tuple[Key, str | None], list[float]] = {}
+    names: dict[tuple[Key, str | None], str] = {}
+    for row in study.rows:
+        strategy = (row.choice, row.depth_value)
+        mean = row.summary(TEST, study.metric).mean
+        names[strategy] = _strategy_label(study, row)
+        means.setdefault(strategy, []).append(math.nan if mean is None else mean)
+    whole = {
+        strategy: values
+        for strategy, values in means.items()
+        if len(values) == len(study.conditions) and all(math.isfinite(value) for value in values)
+    }
+    if len(whole) < 3:
+        return None
+    scores = np.array(list(whole.values())).T
+    ranked = statistics.friedman(scores, study.mode)
+    p_values = statistics.wilcoxon_holm(scores)
+    return Ranking(
+        labels=tuple(names[strategy] for strategy in whole),
+        friedman=ranked,
+        p_values=p_values,
+        cliques=tuple(statistics.cliques(ranked.mean_ranks, p_values)),
+        left_out=tuple(names[strategy] for strategy in means if strategy not in whole),
+    )
+
+
+def class_recalls(row: Row) -> list[ClassRecall]:
+    """Recall by class on the test set, lowest first, summed over the row's runs; empty where no confusion is kept.
+
+    The confusion matrix of a record has shape (true classes, predicted classes).
+    """
+    total: NDArray[np.int64] | None = None
+    names: list[str] = []
+    for run in row.runs.values():
+        # The records of the chosen row are read again: keeping every run's matrix would cost memory by classes^2.
+        record = read_json(run.folder / RECORD_FILE)
+        matrix = np.array(record["confusion_matrix"], dtype=np.int64)
+        if matrix.size == 0 or (names and names != record["classes"]):
+            return []
+        names = record["classes"]
+        total = matrix if total is None else total + matrix
+    if total is None or total.shape != (len(names), len(names)):
+        return []
+    recalls = [_class_recall(total[index], index, names) for index in range(len(names))]
+    return sorted(recalls, key=lambda item: math.inf if item.recall is None else item.recall)
+
+
+def _class_recall(counts: NDArray[np.int64], index: int, names: Sequence[str]) -> ClassRecall:
+    samples = int(counts.sum())
+    wrong = counts.copy()
+    wrong[index] = 0
+    if not samples:
+        return ClassRecall(names[index], 0, None, "", 0.0)
+    other = int(wrong.argmax())
+    taken_for = names[other] if wrong[other] else ""
+    return ClassRecall(names[index], samples, int(counts[index]) / samples, taken_for, int(wrong[other]) / samples)
+
+
+def _strategy_label(study: Study, row: Row) -> str:
+    parts = setting_labels(study.axes.choices, row.choice)
+    if study.axes.depth:
+        parts += setting_labels([study.axes.depth], [row.depth_value or ""])
+    return ", ".join(parts)
+
+
+def _right(run: Run, read: dict[str, _Right | None]) -> _Right | None:
+    if run.identity not in read:
+        read[run.identity] = _read_right(run.folder / PREDICTIONS_FILE)
+    return read[run.identity]
+
+
+def _read_right(path: Path) -> _Right | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            index, label, probabilities = stored["index"], stored["label"], stored["probabilities"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None  # a run need not keep its predictions, and a damaged file is none
+    if probabilities.ndim != 2 or not len(index) == len(label) == len(probabilities):
+        return None
+    order = np.argsort(index)
+    return index[order], (probabilities.argmax(axis=1) == label)[order]

@@ -1,0 +1,276 @@
+"""From a sweep's folder to its runs: what is done, what is missing, and nothing that a report does not need."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from thawline.errors import nearest, usage_error
+from thawline.files import read_json
+from thawline.records import RECORD_FILE, Record, load_record
+
+SWEEP_FILE = "sweep.json"
+PREDICTIONS_FILE = "predictions.npz"
+
+
+class _CellFile(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    identity: str
+    overrides: list[str]
+
+
+class _SweepFile(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    schema_version: Literal[1]
+    name: str
+    command: str = ""
+    axes: dict[str, list[str]]
+    cells: list[_CellFile]
+    runs_folder: str = "../../runs"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report needs of one record.
+
+    Metrics that the record holds as null are NaN here; a metric that it lacks is absent. `policy` is the class of the
+    freeze policy, `depth` is the number of
+    layer groups that trained, `reached` the deepest of them (None for a run that trains the head alone).
+    """
+
+    identity: str
+    folder: Path
+    overrides: tuple[str, ...]
+    metrics: Mapping[str, Mapping[str, float]]
+    diverged: bool
+    monitor: str
+    mode: Literal["min", "max"]
+    policy: str
+    depth: int
+    groups: tuple[str, ...]
+    reached: str | None
+    trainable: int
+    total: int
+    head: int
+    epochs: int
+    total_seconds: float
+    train_seconds: float
+    evaluate_seconds: float
+    peak_memory_bytes: int
+    provenance: tuple[tuple[str, str], ...]
+    splits: tuple[tuple[str, int, str], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Trainable parameters as a share of all, 0 to 1."""
+        return self.trainable / self.total if self.total else math.nan
+
+    def value(self, split: str, metric: str) -> float:
+        """A metric of a split; NaN where the record has none, or where the number is not finite."""
+        return self.metrics.get(split, {}).get(metric, math.nan)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid: its place on each axis, and its run, or why there is none."""
+
+    identity: str
+    overrides: tuple[str, ...]
+    values: Mapping[str, str]
+    run: Run | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A set of cells: `axes` maps each override key to its values in their order."""
+
+    name: str
+    command: str
+    folder: Path
+    axes: Mapping[str, tuple[str, ...]]
+    cells: tuple[Cell, ...]
+    runs: tuple[Run, ...] = field(repr=False)
+
+
+def find_sweep(name: str, outputs: Path) -> Path:
+    """The folder that a user means by `name`: a path, or the name of a sweep under ``outputs/sweeps``.
+
+    Raises:
+        UsageError: there is no such sweep; the message has the nearest names.
+    """
+    sweeps = outputs / "sweeps"
+    for candidate in (Path(name), sweeps / name):
+        if _is_sweep(candidate):
+            return candidate
+    if Path(name).is_dir():
+        raise usage_error("sweep", f"{_quoted(name)} holds neither {SWEEP_FILE} nor a folder with {RECORD_FILE}")
+    known = sorted(path.parent.name for path in sweeps.glob(f"*/{SWEEP_FILE}")) if sweeps.is_dir() else []
+    there = f"{len(known)} sweeps under {sweeps}" if known else f"no sweep under {sweeps}"
+    raise usage_error("sweep", f"no sweep {_quoted(name)}{nearest(name, known)} ({there})")
+
+
+def load_sweep(folder: Path) -> Sweep:
+    """The sweep in `folder`: one with a ``sweep.json``, or a plain folder of runs.
+
+    Raises:
+        UsageError: the folder holds neither, or a damaged ``sweep.json``.
+    """
+    if (folder / SWEEP_FILE).is_file():
+        return _from_file(folder)
+    if _holds_runs(folder):
+        return _from_runs(folder)
+    raise usage_error("sweep", f"{folder} holds neither {SWEEP_FILE} nor a folder with {RECORD_FILE}")
+
+
+def override_values(overrides: Sequence[str]) -> dict[str, str]:
+    """Key and value of each ``key=value`` override, without Hydra's ``+`` and ``++``; the last of a key counts."""
+    pairs = (override.partition("=") for override in overrides)
+    return {key.lstrip("+"): value for key, equals, value in pairs if equals}
+
+
+def _from_file(folder: Path) -> Sweep:
+    path = folder / SWEEP_FILE
+    try:
+        described = _SweepFile.model_validate(read_json(path))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
+        raise usage_error("", f"{path}: not a valid sweep: {wrong}") from None
+    except (OSError, ValueError) as error:
+        raise usage_error("", f"{path}: not a valid sweep: {error}") from None
+    axes = {key.lstrip("+"): tuple(values) for key, values in described.axes.items()}
+    runs_folder = Path(os.path.normpath(folder.absolute() / described.runs_folder))
+    # Cells that resolve to the same config share a run; it is read once.
+    read: dict[str, tuple[Run | None, str]] = {}
+    cells = []
+    for cell in described.cells:
+        if cell.identity not in read:
+            read[cell.identity] = _read_run(runs_folder, cell.identity)
+        values = override_values(cell.overrides)
+        run, problem = read[cell.identity]
+        place = {axis: values.get(axis, "") for axis in axes}
+        cells.append(Cell(cell.identity, tuple(cell.overrides), place, run, problem))
+    runs = tuple(run for run, _ in read.values() if run is not None)
+    return Sweep(described.name, described.command, folder, axes, tuple(cells), runs)
+
+
+def _from_runs(folder: Path) -> Sweep:
+    folder = folder.absolute()
+    names = sorted(path.parent.name for path in folder.glob(f"*/{RECORD_FILE}"))
+    read = {name: _read_run(folder, name) for name in names}
+    overrides = {name: override_values(run.overrides) for name, (run, _) in read.items() if run is not None}
+    seen: dict[str, dict[str, None]] = {}
+    for values in overrides.values():
+        for key, value in values.items():
+            seen.setdefault(key, {})[value] = None
+    # An override that only some runs have separates them from the rest just as two values would.
+    varied = {
+        key: tuple(values)
+        for key, values in seen.items()
+        if len(values) > 1 or any(key not in run for run in overrides.values())
+    }
+    axes = {key: tuple(sorted(values, key=natural)) for key, values in varied.items()}
+    cells = tuple(
+        Cell(
+            name,
+            run.overrides if run is not None else (),
+            {axis: overrides.get(name, {}).get(axis, "") for axis in axes},
+            run,
+            problem,
+        )
+        for name, (run, problem) in read.items()
+    )
+    runs = tuple(run for run, _ in read.values() if run is not None)
+    return Sweep(folder.name, "", folder, axes, cells, runs)
+
+
+def natural(text: str) -> tuple[int, float, str]:
+    """A sort key that puts numbers first, by value, then text."""
+    try:
+        return (0, float(text), text)
+    except ValueError:
+        return (1, 0.0, text)
+
+
+def _read_run(runs_folder: Path, identity: str) -> tuple[Run | None, str]:
+    if identity in ("", ".", "..") or Path(identity).name != identity or "\x00" in identity or len(identity) > 255:
+        return None, "not the identity of a run"
+    folder = runs_folder / identity
+    try:
+        return _run(load_record(folder), folder), ""
+    except FileNotFoundError:
+        return None, "missing"
+    except ValidationError as error:
+        first = error.errors()[0]
+        return None, f"damaged record: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (OSError, ValueError) as error:
+        return None, f"damaged record: {error}"
+
+
+def _run(record: Record, folder: Path) -> Run:
+    groups = sorted(record.layer_groups, key=lambda group: group.index)
+    trained = [group for group in groups if group.trained > 0]
+    return Run(
+        identity=record.identity,
+        folder=folder,
+        overrides=tuple(record.overrides),
+        metrics={
+            split: {name: math.nan if value is None else value for name, value in values.items()}
+            for split, values in record.metrics.items()
+        },
+        diverged=record.diverged,
+        monitor=record.selection.monitor,
+        mode=record.selection.mode,
+        policy=_policy(record.config),
+        depth=len(trained),
+        groups=tuple(group.name for group in groups),
+        reached=trained[0].name if trained else None,
+        trainable=record.parameters.trainable,
+        total=record.parameters.total,
+        head=record.parameters.head,
+        epochs=sum(phase.epochs for phase in record.phases),
+        total_seconds=record.cost.total_seconds,
+        train_seconds=record.cost.train_seconds,
+        evaluate_seconds=record.cost.evaluate_seconds,
+        peak_memory_bytes=record.cost.peak_memory_bytes,
+        provenance=tuple(_flat("", record.provenance)),
+        splits=tuple((name, split.samples, split.sha256) for name, split in record.splits.items()),
+        notes=tuple(record.notes),
+    )
+
+
+def _policy(config: Mapping[str, Any]) -> str:
+    node = config.get("freeze_policy")
+    target = node.get("_target_") if isinstance(node, Mapping) else None
+    return str(target or "").rpartition(".")[2]
+
+
+def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        return [pair for key, item in value.items() for pair in _flat(f"{prefix}.{key}" if prefix else str(key), item)]
+    if isinstance(value, list):
+        return [(prefix, ", ".join(str(item) for item in value))]
+    return [(prefix, "" if value is None else str(value))]
+
+
+def _is_sweep(folder: Path) -> bool:
+    try:
+        return (folder / SWEEP_FILE).is_file() or _holds_runs(folder)
+    except (OSError, ValueError):
+        return False  # a name that no file system takes is the name of no sweep
+
+
+def _holds_runs(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.glob(f"*/{RECORD_FILE}"))
+
+
+def _quoted(name: str) -> str:
+    shown = repr(name)
+    return shown if len(shown) <= 80 else shown[:77] + "...'"

@@ -1,0 +1,93 @@
+"""The report of a sweep, from its folder to the files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from thawline.files import atomic_write
+from thawline.reports.escaping import plain
+from thawline.reports.figures import draw
+from thawline.reports.loading import load_sweep
+from thawline.reports.rendering import csv_text, html_report, latex_table, markdown_report, markdown_table
+from thawline.reports.sections import make_document
+from thawline.reports.study import Study, make_study
+from thawline.reports.tables import result_table, run_rows, table_rows
+from thawline.reports.wording import answer
+
+REPORT_FOLDER = "report"
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where the report's files are, and the study that they show."""
+
+    folder: Path
+    runs_csv: Path
+    table_csv: Path
+    table_md: Path
+    table_tex: Path
+    figure_png: Path
+    figure_pdf: Path
+    markdown: Path
+    html: Path
+    study: Study
+
+    @property
+    def answer(self) -> tuple[str, ...]:
+        """The result in plain words, one paragraph per condition."""
+        return answer(self.study)
+
+
+def make_report(
+    sweep_folder: Path, output: Path | None = None, metric: str | None = None, axis: str | None = None
+) -> ReportFiles:
+    """Make the report of a sweep from its records alone.
+
+    Everything is made before anything is written, and each file is written whole: an error leaves an earlier report as
+    it was.
+
+    Args:
+        sweep_folder: a folder with a ``sweep.json``, or a folder of runs.
+        output: where the files go; by default ``report`` inside the sweep's folder.
+        metric: what the runs are judged by; by default what they selected their checkpoint by.
+        axis: the axis of the figure; by default the one that counts layer groups.
+
+    Raises:
+        UsageError: there is nothing to report, or no such metric or axis.
+    """
+    study = make_study(load_sweep(sweep_folder), metric, axis)
+    folder = output if output is not None else sweep_folder / REPORT_FOLDER
+    files = ReportFiles(
+        folder=folder,
+        runs_csv=folder / "runs.csv",
+        table_csv=folder / "table.csv",
+        table_md=folder / "table.md",
+        table_tex=folder / "table.tex",
+        figure_png=folder / "figure.png",
+        figure_pdf=folder / "figure.pdf",
+        markdown=folder / "report.md",
+        html=folder / "report.html",
+        study=study,
+    )
+    for path, content in _contents(study, files).items():
+        with atomic_write(path) as stream:
+            stream.write(content if isinstance(content, bytes) else content.encode("utf-8", errors="replace"))
+    return files
+
+
+def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
+    drawing = draw(study)
+    document = make_document(study, drawing.caption)
+    table = result_table(study)
+    return {
+        files.runs_csv: csv_text(run_rows(study)),
+        files.table_csv: csv_text(table_rows(study)),
+        files.table_md: markdown_table(table),
+        files.table_tex: latex_table(table, f"sweep {plain(study.sweep.name, 80)}"),
+        files.figure_png: drawing.png,
+        files.figure_pdf: drawing.pdf,
+        files.markdown: markdown_report(document),
+        files.html: html_report(document, drawing.svg),
+    }

@@ -1,0 +1,117 @@
+"""A report in each of its formats: Markdown, LaTeX, CSV and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+
+from thawline.reports.document import Column, Document, Section, Table
+from thawline.reports.escaping import code_fence, csv_field, latex, markdown, plain
+
+# The longest name that a table shows whole; the CSV files always do.
+_LONGEST_ENTRY = 60
+
+
+def shown(text: str) -> str:
+    """A table entry on one line and not longer than a table can take."""
+    return plain(text, _LONGEST_ENTRY)
+
+
+def markdown_table(table: Table) -> str:
+    """The table in GitHub's Markdown, caption before and note behind."""
+    parts = []
+    if table.caption:
+        parts.append(f"**{markdown(table.caption)}**")
+    rows = [[markdown(shown(column.heading)) for column in table.columns]]
+    rows.append(["---:" if column.align == "right" else ":---" for column in table.columns])
+    for line in table.lines:
+        entries = [markdown(shown(entry)) for entry in line.entries]
+        rows.append([f"**{entry}**" if line.strong and entry else entry for entry in entries])
+    parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    if table.note:
+        parts.append(markdown(table.note))
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_report(document: Document) -> str:
+    """The report in Markdown; the figure is the file ``figure.png`` beside it."""
+    parts = [f"# {markdown(plain(document.title, 120))}", *(markdown(text) for text in document.answer)]
+    parts.extend(f"> **Note.** {markdown(text)}" for text in document.warnings)
+    parts.append(f"![{markdown(document.figure_caption)}](figure.png)")
+    parts.append(f"*{markdown(document.figure_caption)}*")
+    for section in document.sections:
+        parts.extend(_markdown_section(section))
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _markdown_section(section: Section) -> Iterable[str]:
+    yield f"## {markdown(section.title)}"
+    for paragraph in section.paragraphs:
+        yield markdown(paragraph)
+    for table in section.tables:
+        yield markdown_table(table)
+    if section.code:
+        fence = code_fence(section.code)
+        yield f"{fence}sh\n{section.code}\n{fence}"
+
+
+def latex_table(table: Table, comment: str) -> str:
+    r"""The table as a LaTeX ``tabular`` with booktabs rules, to be \input into a paper's table."""
+    sides = "".join("r" if column.align == "right" else "l" for column in table.columns)
+    lines = [
+        f"% {plain(comment)}",
+        r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}",
+        rf"\begin{{tabular}}{{@{{}}{sides}@{{}}}}",
+        r"\toprule",
+        " & ".join(latex(shown(column.heading)) for column in table.columns) + r" \\",
+        r"\midrule",
+    ]
+    for line in table.lines:
+        entries = [latex(shown(entry)) for entry in line.entries]
+        if line.strong:
+            entries = [rf"\textbf{{{entry}}}" if entry else entry for entry in entries]
+        lines.append(" & ".join(entries) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as CSV with a heading, numbers in full precision, missing ones empty, text safe in a spreadsheet."""
+    # The fullest row knows the order of the columns; a shorter one (a missing run) lacks some of them.
+    headings = list(dict.fromkeys(key for row in sorted(rows, key=len, reverse=True) for key in row))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([csv_field(heading) for heading in headings])
+    for row in rows:
+        writer.writerow([csv_field(_csv_value(row.get(heading))) for heading in headings])
+    return stream.getvalue()
+
+
+def html_report(document: Document, figure_svg: bytes) -> str:
+    """The report as one HTML page that loads nothing: style inside, figure as data, no script."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("thawline.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plain"] = plain
+    environment.filters["shown"] = shown
+    environment.filters["side"] = _side
+    figure = base64.b64encode(figure_svg).decode("ascii")
+    return environment.get_template("report.html").render(document=document, figure=figure) + "\n"
+
+
+def _side(column: Column) -> str:
+    return "n" if column.align == "right" else "t"
+
+
+def _csv_value(value: object) -> object:
+    if value is None or value != value:
+        return ""
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else value

@@ -1,0 +1,277 @@
+"""The report's sections: the results, their evidence, what they cost, and how each number is made again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from thawline.reports import statistics
+from thawline.reports.document import (
+    DASH,
+    Document,
+    Line,
+    Section,
+    Table,
+    columns,
+    count,
+    mebibytes,
+    number,
+    seconds,
+)
+from thawline.reports.escaping import EN_DASH, plain
+from thawline.reports.evidence import by_sample, choice, compared, over_data_sets
+from thawline.reports.findings import class_recalls
+from thawline.reports.study import TEST, VALIDATION, Study
+from thawline.reports.tables import LONGEST_NAME, mean_sd, place_told, rebuild_command, result_table, runs_told, short
+from thawline.reports.wording import answer, warnings
+
+# A page is for reading; the CSV files hold everything, and where a list is cut the page says so.
+_MOST_ROWS = 300
+_MOST_COMMANDS = 200
+_MOST_MISSING = 20
+_MOST_CLASSES = 20
+_MOST_VALUES = 4
+_MOST_CONDITIONS = 12
+_LONGEST_COMMAND = 2_000
+
+
+def make_document(study: Study, figure_caption: str) -> Document:
+    """The whole report of a study."""
+    sections = (
+        _results(study),
+        *choice(study),
+        *compared(study),
+        *by_sample(study),
+        *over_data_sets(study),
+        *_further_tests(study),
+        _cost(study),
+        *_before(study),
+        *_classes(study),
+        _every_run(study),
+        *_missing(study),
+        _rebuild(study),
+        *_provenance(study),
+        _method(study),
+    )
+    return Document(f"Sweep {plain(study.sweep.name, 80)}", answer(study), warnings(study), figure_caption, sections)
+
+
+def _results(study: Study) -> Section:
+    constant = ", ".join(f"{short(axis)}={short(value)}" for axis, value in study.axes.constant.items())
+    told = (f"The same in every run: {constant}.",) if constant else ()
+    return Section("Results", told, (result_table(study, _MOST_ROWS),))
+
+
+def _further_tests(study: Study) -> Iterable[Section]:
+    names = study.further_tests
+    if not names:
+        return
+    headings = ("setting", TEST, *(name.removeprefix(f"{TEST}/") for name in names))
+    lines = [
+        Line(
+            (
+                short(row.label),
+                *(mean_sd(row.summary(split, study.metric)) for split in (TEST, *names)),
+            ),
+            strong=study.is_chosen(row),
+        )
+        for row in study.rows[:_MOST_ROWS]
+    ]
+    told = f"{_capital(study.metric_label)} of the same checkpoints on further test sets; nothing was chosen on them."
+    yield Section("Further test sets", (told,), (Table(columns(*headings), tuple(lines)),))
+
+
+def _cost(study: Study) -> Section:
+    lines = [
+        Line(
+            (
+                short(row.label),
+                count(row.mean_of(lambda run: run.trainable)),
+                _span(row.runs[key].epochs for key in row.runs),
+                seconds(row.mean_of(lambda run: run.total_seconds)),
+                seconds(row.mean_of(lambda run: run.train_seconds)),
+                seconds(row.mean_of(lambda run: run.evaluate_seconds)),
+                mebibytes(row.mean_of(lambda run: run.peak_memory_bytes)),
+                runs_told(row),
+            ),
+            strong=study.is_chosen(row),
+        )
+        for row in study.rows[:_MOST_ROWS]
+    ]
+    runs = study.sweep.runs
+    total = sum(run.total_seconds for run in runs)
+    epochs = _span(run.epochs for run in runs)
+    given = _span(len(row.runs) for row in study.rows)
+    told = (
+        f"All {len(runs)} runs took {seconds(total)} s together, one after the other. The budget of every row: {given} "
+        f"runs of {epochs} epochs."
+    )
+    headings = ("setting", "trainable", "epochs", "seconds", "training s", "evaluation s", "peak MiB", "runs")
+    note = (
+        "Means over the runs. Seconds are wall-clock, memory is the peak of the process (CPU) or of the device (GPU)."
+    )
+    return Section("Cost", (told,), (Table(columns(*headings), tuple(lines), note=note),))
+
+
+def _before(study: Study) -> Iterable[Section]:
+    splits = sorted({split for run in study.sweep.runs for split in run.metrics if split.startswith("before/")})
+    if not splits:
+        return
+    lines = []
+    for group in (study.series or study.conditions)[:_MOST_ROWS]:
+        runs = [run for row in group.rows for run in row.runs.values()]
+        values = [
+            [run.metrics[s][study.metric] for run in runs if study.metric in run.metrics.get(s, {})] for s in splits
+        ]
+        told = [mean_sd(statistics.summary(sample)) for sample in values]
+        lines.append(Line((short(group.label) or "all runs", *told, str(len(runs)))))
+    headings = ("line" if study.series else "condition", *(split.removeprefix("before/") for split in splits), "runs")
+    text = f"{_capital(study.metric_label)} of the transferred copy before any tuning, over all runs."
+    yield Section("Before tuning", (text,), (Table(columns(*headings), tuple(lines)),))
+
+
+def _classes(study: Study) -> Iterable[Section]:
+    for group in study.conditions[:_MOST_CONDITIONS]:
+        recalls = class_recalls(group.chosen) if group.chosen else []
+        if group.chosen is None or not recalls:
+            continue
+        lines = [
+            Line(
+                (
+                    short(item.name),
+                    count(item.samples),
+                    number(item.recall),
+                    f"{short(item.confused_with)} ({100 * item.confused_share:.1f} %)" if item.confused_with else DASH,
+                )
+            )
+            for item in recalls[:_MOST_CLASSES]
+        ]
+        told = f"{short(group.chosen.label)} on the test set, summed over its {len(group.chosen.runs)} runs."
+        if len(recalls) > _MOST_CLASSES:
+            told += f" The {_MOST_CLASSES} classes with the lowest recall of {len(recalls)}."
+        table = Table(columns("class", "samples", "recall", "most often taken for", left=(0, 3)), tuple(lines))
+        where = f" on {short(group.label)}" if group.label else ""
+        yield Section(f"By class{where}", (told,), (table,))
+
+
+def _every_run(study: Study) -> Section:
+    lines = []
+    for row in study.rows[:_MOST_ROWS]:
+        validation, test = row.scores(VALIDATION, study.metric), row.scores(TEST, study.metric)
+        summary = row.summary(TEST, study.metric)
+        finite = [value for value in test.values() if value == value]
+        middle = number(statistics.interquartile_mean(finite)) if finite else DASH
+        lines.append(
+            Line(
+                (
+                    short(row.label),
+                    _listed(validation.values()),
+                    _listed(test.values()),
+                    number(summary.mean),
+                    number(summary.sd),
+                    middle,
+                    str(summary.n),
+                ),
+                strong=study.is_chosen(row),
+            )
+        )
+    seeds = ", ".join(axis.rpartition(".")[2] for axis in study.axes.replicates) or "one run"
+    note = f"In the order of the sweep ({seeds}). IQM is the interquartile mean; below four runs it is the mean."
+    headings = ("setting", "validation, each run", "test, each run", "test mean", "sd", "IQM", "n")
+    table = Table(columns(*headings, left=(0, 1, 2)), tuple(lines), note=note)
+    return Section("Every run", (), (table,), folded=True)
+
+
+def _missing(study: Study) -> Iterable[Section]:
+    missing = [cell for cell in study.sweep.cells if cell.run is None]
+    if not missing:
+        return
+    lines = [
+        Line((plain(cell.identity, LONGEST_NAME), place_told(cell.values) or DASH, plain(cell.problem, 120)))
+        for cell in missing[:_MOST_MISSING]
+    ]
+    told = ["The command of the sweep, given again, runs only what is missing."]
+    if len(missing) > _MOST_MISSING:
+        told.append(f"The first {_MOST_MISSING} of {len(missing)}; all of them are in runs.csv.")
+    table = Table(columns("identity", "cell", "problem", left=(0, 1, 2)), tuple(lines))
+    yield Section("Not done", tuple(told), (table,), code=_cut(plain(study.sweep.command)))
+
+
+def _rebuild(study: Study) -> Section:
+    told = ["Each run is named by its identity, a hash of all that decides its numbers. This makes one again:"]
+    commands = []
+    for cell in [cell for cell in study.sweep.cells if cell.run is not None][:_MOST_COMMANDS]:
+        overrides = cell.run.overrides if cell.run else ()
+        commands.append(f"{_cut(rebuild_command(overrides))}  # {plain(cell.identity, LONGEST_NAME)}")
+    done = len(study.sweep.cells) - study.missing
+    if done > _MOST_COMMANDS:
+        told.append(f"The first {_MOST_COMMANDS} of {done}; all of them are in runs.csv.")
+    sweep = ["# the whole sweep", _cut(plain(study.sweep.command)), ""] if study.sweep.command else []
+    return Section("How to make each number again", tuple(told), code="\n".join([*sweep, *commands]), folded=True)
+
+
+def _provenance(study: Study) -> Iterable[Section]:
+    values: dict[str, dict[str, int]] = {}
+    for run in study.sweep.runs:
+        splits = [(f"{name} split", f"{samples} samples, sha256 {sha256}") for name, samples, sha256 in run.splits]
+        for key, value in (*run.provenance, *splits):
+            tally = values.setdefault(key, {})
+            tally[value] = tally.get(value, 0) + 1
+    if not values:
+        return
+    runs = len(study.sweep.runs)
+    same = [(key, next(iter(tally))) for key, tally in values.items() if list(tally.values()) == [runs]]
+    differing = [(key, tally) for key, tally in values.items() if list(tally.values()) != [runs]]
+    tables = [_key_values("the same in every run", [(key, value or DASH) for key, value in same])]
+    if differing:
+        tables.append(_key_values("not the same in every run", [(key, _tally(tally)) for key, tally in differing]))
+    told: dict[str, int] = {}
+    for run in study.sweep.runs:
+        for note in run.notes:
+            told[note] = told.get(note, 0) + 1
+    notes = tuple(f"In {n} of {runs} runs: {plain(note, 300)}" for note, n in list(told.items())[:_MOST_MISSING])
+    yield Section("Where the numbers come from", notes, tuple(table for table in tables if table.lines), folded=True)
+
+
+def _method(study: Study) -> Section:
+    best = "largest" if study.mode == "max" else "smallest"
+    rows = (
+        "Rows are the cells of the sweep that differ in their seeds alone. k is the number of layer groups that train, "
+        f"counted from the output; k = 0 trains the head alone. A row is chosen by the {best} mean "
+        f"{study.metric_label} on validation; the test set is opened once per run, after its checkpoint is selected on "
+        "validation."
+    )
+    numbers = (
+        "Standard deviations have n - 1 in the denominator. Intervals of a mean are t intervals. Rows share their "
+        "seeds, so differences are paired. A missing number is a dash, never zero."
+    )
+    return Section("How this is computed", (rows, numbers), folded=True)
+
+
+def _listed(values: Iterable[float]) -> str:
+    told = [number(value) if value == value else "diverged" for value in values]
+    return " ".join(told[:10]) + (f" … ({len(told)})" if len(told) > 10 else "") if told else DASH
+
+
+def _span(values: Iterable[int]) -> str:
+    seen = sorted(set(values))
+    if not seen:
+        return DASH
+    return str(seen[0]) if len(seen) == 1 else f"{seen[0]}{EN_DASH}{seen[-1]}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _cut(command: str) -> str:
+    return command if len(command) <= _LONGEST_COMMAND else "# too long to show here: see runs.csv"
+
+
+def _key_values(caption: str, pairs: Sequence[tuple[str, str]]) -> Table:
+    lines = tuple(Line((short(key), plain(value, 160))) for key, value in pairs)
+    return Table(columns("what", "value", left=(0, 1)), lines, caption=_capital(caption))
+
+
+def _tally(tally: Mapping[str, int]) -> str:
+    told = [f"{plain(value, 60) or DASH} ({n})" for value, n in list(tally.items())[:_MOST_VALUES]]
+    return ", ".join(told) if len(tally) <= _MOST_VALUES else f"{len(tally)} values, among them {', '.join(told[:2])}"

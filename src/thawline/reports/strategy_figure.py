@@ -1,0 +1,136 @@
+"""Strategies side by side: every seed a dot, the interval a bar, the best on validation first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from thawline.reports.figure_style import COLOURS, COLUMN_INCHES, PAGE_INCHES, capital, drawable
+from thawline.reports.study import TEST, VALIDATION, Group, Row, Study, setting_labels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_STRATEGIES = 30
+_MOST_CONDITIONS = 4
+
+
+def strategy_figure(study: Study) -> tuple[Figure, str]:
+    """The figure of a study without a depth axis, and its caption."""
+    from matplotlib.figure import Figure
+
+    facets = study.conditions[:_MOST_CONDITIONS]
+    order = _strategies(study)
+    places = {strategy: len(order) - 1 - index for index, strategy in enumerate(order)}
+    labels = {
+        row.choice: drawable(", ".join(setting_labels(study.axes.choices, row.choice)) or "all") for row in study.rows
+    }
+    wide = len(facets) > 1 or max(len(labels[strategy]) for strategy in order) > 22
+    size = (PAGE_INCHES if wide else COLUMN_INCHES, 0.21 * len(order) + 0.85)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(facets), squeeze=False, sharey=True)[0].tolist()
+    for panel, group in zip(panels, facets, strict=True):
+        _draw_strategies(panel, study, group, places)
+        panel.set_xlabel(drawable(study.metric_label))
+        if group.label:
+            panel.set_title(drawable(group.label), loc="left")
+    panels[0].set_yticks([places[strategy] for strategy in order], [labels[strategy] for strategy in order])
+    _embolden(panels[0], study, facets, places)
+    _strategy_legend(figure, study)
+    return figure, _strategy_caption(study, len(order), len(facets))
+
+
+def _strategies(study: Study) -> list[tuple[str, ...]]:
+    """The choices, best first by validation: by their mean place over the conditions."""
+    ranks: dict[tuple[str, ...], list[int]] = {}
+    for group in study.conditions:
+        # Without a depth axis the rows of a condition stand in the order of their validation means.
+        for index, row in enumerate(group.rows):
+            ranks.setdefault(row.choice, []).append(index)
+    order = sorted(ranks, key=lambda choice: sum(ranks[choice]) / len(ranks[choice]))
+    return order[:_MOST_STRATEGIES]
+
+
+def _draw_strategies(axes: Axes, study: Study, group: Group, places: dict[tuple[str, ...], int]) -> None:
+    colour = COLOURS[0]
+    for row in group.rows:
+        if row.choice not in places:
+            continue
+        y = places[row.choice]
+        scores = list(row.scores(TEST, study.metric).values())
+        step = min(0.12, 0.4 / max(1, len(scores)))
+        heights = [y + (index - (len(scores) - 1) / 2) * step for index in range(len(scores))]
+        finite = [(x, h) for x, h in zip(scores, heights, strict=True) if math.isfinite(x)]
+        if finite:
+            xs, hs = zip(*finite, strict=True)
+            axes.scatter(xs, hs, s=8, facecolors=colour, alpha=0.5, linewidths=0, zorder=3)
+        lost = [h for x, h in zip(scores, heights, strict=True) if not math.isfinite(x)]
+        if lost:
+            floor = axes.get_yaxis_transform()
+            axes.plot([0.02] * len(lost), lost, "x", color=colour, markersize=4, transform=floor, zorder=5)
+        _draw_strategy_means(axes, study, row, y, chosen=group.chosen is row)
+    axes.set_ylim(-0.6, len(places) - 0.4)
+    axes.grid(axis="both")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _draw_strategy_means(axes: Axes, study: Study, row: Row, y: int, *, chosen: bool) -> None:
+    colour = COLOURS[0]
+    test, validation = row.summary(TEST, study.metric), row.summary(VALIDATION, study.metric).mean
+    if validation is not None:
+        axes.plot([validation], [y], "D", markersize=3.4, markerfacecolor="white", color=COLOURS[4], zorder=2)
+    if test.interval is not None:
+        axes.plot(test.interval, [y, y], color=colour, linewidth=1.1, solid_capstyle="butt", alpha=0.8, zorder=3)
+    if test.mean is not None:
+        axes.plot([test.mean], [y], "o", markersize=4.2, color=colour, markeredgewidth=0, zorder=4)
+        if chosen:
+            axes.plot([test.mean], [y], "o", markersize=9, markerfacecolor="none", color=colour, zorder=5)
+
+
+def _embolden(axes: Axes, study: Study, facets: Sequence[Group], places: dict[tuple[str, ...], int]) -> None:
+    chosen = {places[group.chosen.choice] for group in facets if group.chosen and group.chosen.choice in places}
+    for place, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True):
+        if round(place) in chosen:
+            label.set_fontweight("bold")
+
+
+def _strategy_legend(figure: Figure, study: Study) -> None:
+    from matplotlib.lines import Line2D
+
+    colour, other = COLOURS[0], COLOURS[4]
+    ring: dict[str, Any] = {"markerfacecolor": "none", "markersize": 8}
+    entries = [
+        Line2D([], [], color=colour, linewidth=1.1, marker="o", markersize=4.2, label="test, mean, 95 % interval"),
+        Line2D([], [], color=colour, alpha=0.5, linestyle="none", marker="o", markersize=2.8, label="test, each seed"),
+        Line2D(
+            [],
+            [],
+            color=other,
+            linestyle="none",
+            marker="D",
+            markersize=3.4,
+            markerfacecolor="white",
+            label="validation",
+        ),
+        Line2D([], [], color=colour, linestyle="none", marker="o", label="chosen on validation", **ring),
+    ]
+    if any(row.summary(TEST, study.metric).diverged for row in study.rows):
+        entries.append(Line2D([], [], color=colour, linestyle="none", marker="x", markersize=4, label="diverged"))
+    figure.legend(handles=entries, loc="outside lower center", ncols=2, columnspacing=1.2)
+
+
+def _strategy_caption(study: Study, strategies: int, facets: int) -> str:
+    text = (
+        f"{capital(study.metric_label)} of each strategy, best on validation first. Filled: test mean over the seeds "
+        "with its 95 % t interval, every seed as a small dot. Diamond: validation mean. Ring and bold: chosen "
+        "on validation."
+    )
+    every = len({row.choice for row in study.rows})
+    if strategies < every:
+        text += f" The {strategies} best of {every} strategies are drawn; all are in the tables."
+    if facets < len(study.conditions):
+        text += f" The first {facets} of {len(study.conditions)} conditions are drawn."
+    return text

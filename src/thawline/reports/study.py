@@ -1,0 +1,365 @@
+"""The sweep as a study: cells grouped into rows by everything but their seeds, and the choice made on validation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+from thawline.errors import nearest, usage_error
+from thawline.reports import statistics
+from thawline.reports.loading import Cell, Run, Sweep
+from thawline.reports.statistics import Choice, Mode, Summary
+
+VALIDATION = "val"
+TEST = "test"
+_REPLICATES = ("seed", "data_seed")
+_DEPTHS = ("k", "depth")
+_LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "perplexity")
+_LABELS = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "macro_accuracy": "macro accuracy",
+    "macro_f1": "macro F1",
+    "calibration_error": "calibration error",
+    "miou": "mean IoU",
+    "map": "mAP",
+}
+
+Key = tuple[str, ...]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The axes of a sweep by what they mean; only those with more than one value, `constant` holds the others.
+
+    `replicates` (seeds) repeat a cell; `conditions` (the data set and how much of it) are what it is tried on and are
+    never chosen; `depth` is the axis of the figure; `choices` are the strategies and settings that are compared.
+    """
+
+    replicates: tuple[str, ...]
+    conditions: tuple[str, ...]
+    depth: str | None
+    choices: tuple[str, ...]
+    constant: Mapping[str, str]
+
+    @property
+    def depth_is_layers(self) -> bool:
+        """Whether the depth axis counts layer groups (and not what the user named with ``--axis``)."""
+        return self.depth is not None and _is_depth(self.depth)
+
+    @property
+    def data_sets(self) -> bool:
+        """Whether the conditions are different data sets, whose scores are on different scales."""
+        return "dataset" in self.conditions
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cells that differ in their seeds alone; `runs` maps a replicate (the values of its seeds) to its run.
+
+    `repeated` counts cells that resolve to a run which the row has already: the same number twice is no replicate.
+    """
+
+    condition: Key
+    choice: Key
+    depth_value: str | None
+    label: str
+    cells: tuple[Cell, ...]
+    runs: Mapping[Key, Run]
+    repeated: int
+
+    @property
+    def missing(self) -> int:
+        """Cells without a valid record."""
+        return sum(cell.run is None for cell in self.cells)
+
+    @property
+    def diverged(self) -> int:
+        """Runs that diverged, as their records say."""
+        return sum(run.diverged for run in self.runs.values())
+
+    @cached_property
+    def depth(self) -> int | None:
+        """Layer groups that trained; None where there is no run, or where the runs differ."""
+        return self.common(lambda run: run.depth)
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the head alone trains."""
+        return bool(self.runs) and all(run.depth == 0 and run.trainable == run.head for run in self.runs.values())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether everything trains."""
+        return bool(self.runs) and all(run.trainable == run.total for run in self.runs.values())
+
+    def common(self, of: Callable[[Run], T]) -> T | None:
+        """What `of` gives for every run, or None where the runs differ or there is none."""
+        values = {of(run) for run in self.runs.values()}
+        return values.pop() if len(values) == 1 else None
+
+    def scores(self, split: str, metric: str) -> dict[Key, float]:
+        """The metric of a split by replicate, NaN where it is not finite; runs that lack it are not in it."""
+        return {
+            key: run.metrics[split][metric]
+            for key, run in self.runs.items()
+            if split in run.metrics and metric in run.metrics[split]
+        }
+
+    def summary(self, split: str, metric: str) -> Summary:
+        """The summary of a metric over the runs."""
+        return statistics.summary(list(self.scores(split, metric).values()))
+
+    def mean_of(self, of: Callable[[Run], float]) -> float | None:
+        """The mean of a cost over the runs; None where there is no run."""
+        values = [of(run) for run in self.runs.values()]
+        return sum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows among which something is chosen: all of one condition, or those of one line of the figure.
+
+    `chosen` is the row with the best validation mean among `candidates`, the rows that have most of the seeds: a row
+    that misses runs, or in which one diverged, is not compared with whole ones. Ties go to the fewest trained weights.
+    """
+
+    condition: Key
+    label: str
+    rows: tuple[Row, ...]
+    candidates: tuple[Row, ...]
+    chosen: Row | None
+    per_replicate: Choice
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows in the order of the report, the metric they are judged by, and what was chosen on validation.
+
+    `conditions` has one group per condition, `series` one per line of the figure (None but for a depth axis).
+    """
+
+    sweep: Sweep
+    axes: Axes
+    metric: str
+    mode: Mode
+    rows: tuple[Row, ...]
+    conditions: tuple[Group, ...]
+    series: tuple[Group, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def metric_label(self) -> str:
+        """The metric in words."""
+        return metric_label(self.metric)
+
+    @property
+    def missing(self) -> int:
+        """Cells without a valid record."""
+        return sum(cell.run is None for cell in self.sweep.cells)
+
+    @cached_property
+    def further_tests(self) -> tuple[str, ...]:
+        """The splits ``test/<name>`` that any run has, in order."""
+        found = {split: None for run in self.sweep.runs for split in run.metrics if split.startswith(f"{TEST}/")}
+        return tuple(found)
+
+    def is_chosen(self, row: Row) -> bool:
+        """Whether `row` is the best of its condition by validation."""
+        return any(group.chosen is row for group in self.conditions)
+
+    def is_chosen_in_series(self, row: Row) -> bool:
+        """Whether `row` is the best of its line of the figure by validation."""
+        return any(group.chosen is row for group in self.series)
+
+    def probe_of(self, row: Row) -> Row | None:
+        """The linear probe to compare `row` with: of its own line of the figure, or the best of its condition."""
+        return self._reference(row, [other for other in self.rows if other.is_probe], "LinearProbe")
+
+    def full_of(self, row: Row) -> Row | None:
+        """The full fine-tuning to compare `row` with, found as the probe is."""
+        return self._reference(row, [other for other in self.rows if other.is_full], "FullFineTuning")
+
+    def _reference(self, row: Row, rows: Sequence[Row], policy: str) -> Row | None:
+        others = [other for other in rows if other.condition == row.condition and other is not row]
+        if self.axes.depth:
+            others = [other for other in others if other.choice == row.choice]
+        # Strategies that add something to full fine-tuning train everything too; the plain one is the reference.
+        plain = [other for other in others if other.common(lambda run: run.policy) == policy]
+        return _best(plain or others, self.metric, self.mode)[0]
+
+
+def metric_label(metric: str) -> str:
+    """A metric in words, or its own name."""
+    return _LABELS.get(metric, metric)
+
+
+def make_study(sweep: Sweep, metric: str | None = None, axis: str | None = None) -> Study:
+    """Group the cells of a sweep into rows and choose among them on validation.
+
+    Args:
+        sweep: the sweep.
+        metric: what the runs are judged by; by default what they selected their checkpoint by.
+        axis: the axis of the figure; by default the one that counts layer groups, if there is one.
+
+    Raises:
+        UsageError: no run is done, or the sweep has no such metric or axis.
+    """
+    if not sweep.runs:
+        raise usage_error("sweep", f"{sweep.folder}: no finished run yet, so there is nothing to report")
+    notes: list[str] = []
+    name, mode = _metric(sweep.runs, metric, notes)
+    axes = _axes(sweep, axis)
+    rows = _ordered(_rows(sweep, axes), axes, name, mode)
+    groups = [
+        _group(members, name, mode, ", ".join(setting_labels(axes.conditions, members[0].condition)))
+        for members in _by(rows, lambda row: row.condition).values()
+    ]
+    series = [
+        _group(members, name, mode, line_label(axes, members[0]))
+        for members in _by(rows, lambda row: (row.condition, row.choice)).values()
+        if axes.depth
+    ]
+    return Study(sweep, axes, name, mode, tuple(rows), tuple(groups), tuple(series), tuple(notes))
+
+
+def _metric(runs: Sequence[Run], wanted: str | None, notes: list[str]) -> tuple[str, Mode]:
+    monitors = Counter((run.monitor.removeprefix(f"{VALIDATION}/"), run.mode) for run in runs)
+    (monitor, monitor_mode), _ = monitors.most_common(1)[0]
+    if len(monitors) > 1:
+        names = ", ".join(sorted(name for name, _ in monitors))
+        notes.append(f"The runs did not all select their checkpoint by the same metric: {names}.")
+    known = {name: None for run in runs for split in (TEST, VALIDATION) for name in run.metrics.get(split, {})}
+    metric = wanted or monitor
+    if metric not in known:
+        raise usage_error(
+            "metric", f"no run has a metric {metric!r}{nearest(metric, known)} (there are: {_few(known)})"
+        )
+    if metric == monitor:
+        return metric, monitor_mode
+    notes.append(f"The runs selected their checkpoint by {monitor}; this report compares them by {metric}.")
+    lower = any(word in metric.lower() for word in _LOWER_IS_BETTER)
+    return metric, "min" if lower else "max"
+
+
+def _axes(sweep: Sweep, wanted: str | None) -> Axes:
+    varied = {axis: values for axis, values in sweep.axes.items() if len(set(values)) > 1}
+    constant = {axis: values[0] for axis, values in sweep.axes.items() if axis not in varied and values}
+    replicates = tuple(axis for axis in varied if axis.rpartition(".")[2] in _REPLICATES)
+    open_axes = [axis for axis in varied if axis not in replicates]
+    if wanted is not None and wanted not in open_axes:
+        raise usage_error(
+            "axis", f"the sweep has no axis {wanted!r}{nearest(wanted, open_axes)} (there are: {_few(open_axes)})"
+        )
+    depth = wanted or next((axis for axis in open_axes if _is_depth(axis)), None)
+    conditions = tuple(axis for axis in open_axes if axis.partition(".")[0] == "dataset" and axis != depth)
+    choices = tuple(axis for axis in open_axes if axis != depth and axis not in conditions)
+    return Axes(replicates, conditions, depth, choices, constant)
+
+
+def _is_depth(axis: str) -> bool:
+    return axis.partition(".")[0] == "freeze_policy" and axis.rpartition(".")[2] in _DEPTHS
+
+
+def _rows(sweep: Sweep, axes: Axes) -> list[Row]:
+    def place(cell: Cell) -> tuple[Key, Key, str | None]:
+        condition = tuple(cell.values[axis] for axis in axes.conditions)
+        choice = tuple(cell.values[axis] for axis in axes.choices)
+        return condition, choice, cell.values[axes.depth] if axes.depth else None
+
+    return [_row(cells, axes, *place(cells[0])) for cells in _by(sweep.cells, place).values()]
+
+
+def _row(cells: Sequence[Cell], axes: Axes, condition: Key, choice: Key, depth_value: str | None) -> Row:
+    runs: dict[Key, Run] = {}
+    read: set[str] = set()
+    repeated = 0
+    for cell in cells:
+        if cell.run is None:
+            continue
+        if cell.identity in read:
+            repeated += 1
+            continue
+        read.add(cell.identity)
+        replicate = tuple(cell.values[axis] for axis in axes.replicates)
+        # A folder of runs may hold some that no override tells apart; each is a run all the same.
+        runs[(*replicate, cell.identity) if replicate in runs else replicate] = cell.run
+    parts = [*setting_labels(axes.conditions, condition), *setting_labels(axes.choices, choice)]
+    depths = {run.depth for run in runs.values()}
+    if axes.depth and axes.depth_is_layers:
+        parts.append(f"k = {depths.pop() if len(depths) == 1 else depth_value}")
+    elif axes.depth:
+        parts.extend(setting_labels([axes.depth], [depth_value or ""]))
+    return Row(condition, choice, depth_value, ", ".join(parts) or "all runs", tuple(cells), runs, repeated)
+
+
+def setting_labels(axes: Sequence[str], values: Sequence[str]) -> list[str]:
+    """A short word for each axis and value: ``resnet18`` for a config group, ``lr=0.1`` for a field of one."""
+    return [
+        f"{axis.rpartition('.')[2]}={value or 'default'}" if "." in axis else (value or f"default {axis}")
+        for axis, value in zip(axes, values, strict=True)
+    ]
+
+
+def line_label(axes: Axes, row: Row) -> str:
+    """A row's line in the figure: its condition and its choices."""
+    parts = [*setting_labels(axes.conditions, row.condition), *setting_labels(axes.choices, row.choice)]
+    return ", ".join(parts)
+
+
+def _ordered(rows: Sequence[Row], axes: Axes, metric: str, mode: Mode) -> list[Row]:
+    by_condition = _by(rows, lambda row: row.condition)
+    if not axes.depth:
+        return [row for members in by_condition.values() for row in sorted(members, key=_rank(metric, mode))]
+    values = {value: index for index, value in enumerate(dict.fromkeys(row.depth_value for row in rows))}
+
+    def along(row: Row) -> tuple[int, int]:
+        known = row.depth if axes.depth_is_layers and row.depth is not None else values[row.depth_value]
+        return known, values[row.depth_value]
+
+    lines = _by(rows, lambda row: (row.condition, row.choice)).values()
+    return [row for members in lines for row in sorted(members, key=along)]
+
+
+def _rank(metric: str, mode: Mode) -> Callable[[Row], tuple[bool, float, float]]:
+    def key(row: Row) -> tuple[bool, float, float]:
+        mean = row.summary(VALIDATION, metric).mean
+        weights = row.mean_of(lambda run: run.trainable) or 0.0
+        return mean is None, 0.0 if mean is None else (-mean if mode == "max" else mean), weights
+
+    return key
+
+
+def _best(rows: Sequence[Row], metric: str, mode: Mode) -> tuple[Row | None, tuple[Row, ...]]:
+    finite = {index: row.summary(VALIDATION, metric).n for index, row in enumerate(rows)}
+    most = max(finite.values(), default=0)
+    candidates = tuple(row for index, row in enumerate(rows) if finite[index] == most and most > 0)
+    return min(candidates, key=_rank(metric, mode), default=None), candidates
+
+
+def _group(rows: Sequence[Row], metric: str, mode: Mode, label: str) -> Group:
+    chosen, candidates = _best(rows, metric, mode)
+    # Of rows that tie on validation the first is taken, so the cheaper ones stand first.
+    cheapest_first = tuple(sorted(candidates, key=lambda row: row.mean_of(lambda run: run.trainable) or 0.0))
+    per_replicate = statistics.choose_per_replicate(
+        [row.scores(VALIDATION, metric) for row in cheapest_first],
+        [row.scores(TEST, metric) for row in cheapest_first],
+        mode,
+    )
+    return Group(rows[0].condition, label, tuple(rows), cheapest_first, chosen, per_replicate)
+
+
+def _by(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Hashable, list[T]]:
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:12]) + (", ..." if len(listed) > 12 else "") if listed else "none"

@@ -1,0 +1,204 @@
+"""The sweep's table, for reading and for computing on, and the rows of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from thawline.reports.document import DASH, Line, Table, columns, count, interval, number, seconds
+from thawline.reports.escaping import command_line, plain
+from thawline.reports.loading import Cell
+from thawline.reports.statistics import Summary
+from thawline.reports.study import TEST, VALIDATION, Row, Study
+
+CHOSEN = "★"
+CHOSEN_IN_LINE = "○"
+HEAD_ONLY = "head only"
+# More test sets than these get a table of their own.
+MOST_EXTRA_COLUMNS = 3
+LONGEST_NAME = 40
+
+
+def short(text: str | None) -> str:
+    """A name within a sentence or a table: on one line, and not longer than it can take."""
+    return plain(text or "", LONGEST_NAME)
+
+
+def shown_axes(study: Study) -> dict[str, str]:
+    """The axes that tell the rows of a table apart, with their headings: short where that is clear."""
+    axes = [*study.axes.conditions, *study.axes.choices]
+    if study.axes.depth and not study.axes.depth_is_layers:
+        axes.append(study.axes.depth)
+    ends = [axis.rpartition(".")[2] for axis in axes]
+    return {axis: end if ends.count(end) == 1 else axis for axis, end in zip(axes, ends, strict=True)}
+
+
+def axis_values(study: Study, row: Row) -> dict[str, str]:
+    """The row's value on each axis but the seeds."""
+    axes = [*study.axes.conditions, *study.axes.choices, *([study.axes.depth] if study.axes.depth else [])]
+    values = [*row.condition, *row.choice, *([row.depth_value or ""] if study.axes.depth else [])]
+    return dict(zip(axes, values, strict=True))
+
+
+def mean_sd(summary: Summary) -> str:
+    """Mean and standard deviation as a table shows them, marked where it is a mean over the finite runs only."""
+    if summary.mean is None:
+        return f"{DASH} (none of {summary.count} finite)" if summary.count else DASH
+    text = number(summary.mean) + (f" ± {number(summary.sd)}" if summary.sd is not None else "")
+    return f"{text} (finite {summary.n} of {summary.count})" if summary.diverged else text
+
+
+def runs_told(row: Row) -> str:
+    """How many runs a row has, of how many cells, and how many diverged."""
+    cells = len(row.cells) - row.repeated
+    text = str(len(row.runs)) if len(row.runs) == cells else f"{len(row.runs)} of {cells}"
+    return f"{text}, {row.diverged} diverged" if row.diverged else text
+
+
+def deepest(row: Row) -> str:
+    """The deepest layer group that trained."""
+    if row.depth == 0:
+        return HEAD_ONLY
+    return short(row.common(lambda run: run.reached)) or DASH
+
+
+def share(row: Row) -> str:
+    """Trainable parameters in per cent of all, with the digits that a small share needs."""
+    value = row.mean_of(lambda run: run.share)
+    if value is None:
+        return DASH
+    return number(100 * value, 1 if value >= 0.01 else 3)
+
+
+def mark(study: Study, row: Row) -> str:
+    """The mark of what validation chose."""
+    if study.is_chosen(row):
+        return CHOSEN
+    return CHOSEN_IN_LINE if study.is_chosen_in_series(row) else ""
+
+
+def result_table(study: Study, most: int | None = None) -> Table:
+    """The table of the sweep: a line per row, what trained, and validation and test as mean and standard deviation."""
+    axes = shown_axes(study)
+    extra = study.further_tests if len(study.further_tests) <= MOST_EXTRA_COLUMNS else ()
+    headings = ["", *axes.values(), "k", "deepest trained", "trainable", "share %"]
+    headings += [f"val {study.metric}", f"test {study.metric}", "95 % interval"]
+    headings += [*(f"{split} {study.metric}" for split in extra), "runs", "seconds"]
+    lines = []
+    for row in study.rows[:most]:
+        place = axis_values(study, row)
+        test = row.summary(TEST, study.metric)
+        entries = [
+            mark(study, row),
+            *(short(place[axis]) or "default" for axis in axes),
+            DASH if row.depth is None else str(row.depth),
+            deepest(row),
+            count(row.mean_of(lambda run: run.trainable)),
+            share(row),
+            mean_sd(row.summary(VALIDATION, study.metric)),
+            mean_sd(test),
+            interval(test.interval),
+            *(mean_sd(row.summary(split, study.metric)) for split in extra),
+            runs_told(row),
+            seconds(row.mean_of(lambda run: run.total_seconds)),
+        ]
+        lines.append(Line(tuple(entries), strong=study.is_chosen(row)))
+    left = (*range(len(axes) + 1), len(axes) + 2)
+    return Table(columns(*headings, left=left), tuple(lines), note=_how_to_read(study, most))
+
+
+def _how_to_read(study: Study, most: int | None) -> str:
+    told = f"{CHOSEN} best validation mean" + (" of its condition" if len(study.conditions) > 1 else "")
+    if len(study.series) > len(study.conditions):
+        told += f"; {CHOSEN_IN_LINE} best of its line of the figure"
+    told += ". Mean ± standard deviation over the runs; the interval is the 95 % t interval of the test mean."
+    if most is not None and len(study.rows) > most:
+        told += f" The first {most} of {len(study.rows)} rows; all of them are in table.csv."
+    return told
+
+
+def table_rows(study: Study) -> list[dict[str, object]]:
+    """The rows of ``table.csv``: numbers in full precision, None where there is none."""
+    splits = (VALIDATION, TEST, *study.further_tests)
+    return [_table_row(study, row, splits) for row in study.rows]
+
+
+def _table_row(study: Study, row: Row, splits: tuple[str, ...]) -> dict[str, object]:
+    values: dict[str, object] = {
+        **axis_values(study, row),
+        "k": row.depth,
+        "layer_groups": row.common(lambda run: len(run.groups)),
+        "deepest_trained": HEAD_ONLY if row.depth == 0 else row.common(lambda run: run.reached),
+        "trainable_parameters": _whole(row.mean_of(lambda run: run.trainable)),
+        "total_parameters": _whole(row.mean_of(lambda run: run.total)),
+        "trainable_share": row.mean_of(lambda run: run.share),
+    }
+    for split in splits:
+        summary = row.summary(split, study.metric)
+        low, high = summary.interval or (None, None)
+        name = f"{split}_{study.metric}"
+        values |= {f"{name}_mean": summary.mean, f"{name}_sd": summary.sd}
+        values |= {f"{name}_low": low, f"{name}_high": high, f"{name}_n": summary.n}
+    return values | {
+        "cells": len(row.cells),
+        "runs": len(row.runs),
+        "missing": row.missing,
+        "diverged": row.diverged,
+        "total_seconds_mean": row.mean_of(lambda run: run.total_seconds),
+        "train_seconds_mean": row.mean_of(lambda run: run.train_seconds),
+        "peak_memory_bytes_mean": row.mean_of(lambda run: run.peak_memory_bytes),
+        "chosen": study.is_chosen(row),
+        "chosen_in_line": study.is_chosen_in_series(row),
+    }
+
+
+def run_rows(study: Study) -> list[dict[str, object]]:
+    """The rows of ``runs.csv``: one for each cell of the sweep, also for one that has no record."""
+    names = [
+        (split, metric)
+        for split in _in_order({split for run in study.sweep.runs for split in run.metrics})
+        for metric in sorted({metric for run in study.sweep.runs for metric in run.metrics.get(split, {})})
+    ]
+    return [_run_row(cell, names) for cell in study.sweep.cells]
+
+
+def _run_row(cell: Cell, metrics: Sequence[tuple[str, str]]) -> dict[str, object]:
+    run = cell.run
+    end = {"identity": cell.identity, "command": rebuild_command(run.overrides if run else cell.overrides)}
+    if run is None:
+        return {**cell.values, "status": cell.problem, **end}
+    return {
+        **cell.values,
+        "status": "done",
+        "diverged": run.diverged,
+        "k": run.depth,
+        "layer_groups": len(run.groups),
+        "deepest_trained": run.reached or HEAD_ONLY,
+        "trainable_parameters": run.trainable,
+        "total_parameters": run.total,
+        "trainable_share": run.share,
+        "epochs": run.epochs,
+        **{f"{split}_{metric}": run.value(split, metric) for split, metric in metrics},
+        "total_seconds": run.total_seconds,
+        "train_seconds": run.train_seconds,
+        "peak_memory_bytes": run.peak_memory_bytes,
+        **end,
+    }
+
+
+def rebuild_command(overrides: tuple[str, ...]) -> str:
+    """The command that makes a run again."""
+    return command_line(["thawline", "train", *overrides])
+
+
+def _in_order(splits: set[str]) -> list[str]:
+    first = {VALIDATION: 0, TEST: 1}
+    return sorted(splits, key=lambda split: (first.get(split, 2), split))
+
+
+def _whole(value: float | None) -> int | float | None:
+    return int(value) if value is not None and value == int(value) else value
+
+
+def place_told(values: Mapping[str, str]) -> str:
+    """A cell by its values on all axes: ``k=3, seed=0``."""
+    return ", ".join(f"{axis.rpartition('.')[2]}={short(value) or 'default'}" for axis, value in values.items())

@@ -1,0 +1,178 @@
+"""The result in plain words, and what must be known before believing it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from thawline.reports import statistics
+from thawline.reports.document import DASH, interval, number, signed
+from thawline.reports.findings import compare
+from thawline.reports.study import TEST, VALIDATION, Group, Row, Study, setting_labels
+from thawline.reports.tables import short
+
+_MOST_CONDITIONS = 6
+_MOST_NAMED = 8
+
+
+def answer(study: Study) -> tuple[str, ...]:
+    """The result in plain words, one paragraph per condition (data set, number of labels)."""
+    told = [_answer(study, group) for group in study.conditions[:_MOST_CONDITIONS]]
+    left = len(study.conditions) - len(told)
+    if left:
+        told.append(f"The choice for each of the {left} other conditions is marked in the table.")
+    return tuple(told)
+
+
+def _answer(study: Study, group: Group) -> str:
+    where = f"On {short(group.label)}: " if group.label else ""
+    if group.chosen is None:
+        return f"{where}no run has a finite validation {study.metric_label} yet, so nothing can be chosen."
+    chosen = group.chosen
+    references = _references(study, group, chosen)
+    name = _named(study, chosen)
+    if study.axes.depth_is_layers and not where:
+        name = name[0].upper() + name[1:]
+    parts = [f"{where}{name} was chosen on validation"]
+    if not study.axes.depth and len(group.candidates) > 1:
+        parts.append(f" among {len(group.candidates)} strategies")
+    parts.append(f"; test {study.metric_label} {_result(study, chosen)}")
+    if references:
+        against = [f"{number(other.summary(TEST, study.metric).mean)} for {name}" for other, name in references]
+        parts.append(f", against {' and '.join(against)}")
+    evidence = _evidence(study, group, chosen, [other for other, _ in references])
+    return " ".join(filter(None, ["".join(parts) + ".", evidence]))
+
+
+def _result(study: Study, row: Row) -> str:
+    summary = row.summary(TEST, study.metric)
+    if summary.mean is None:
+        return DASH
+    spread = f" ± {number(summary.sd)} (mean ± sd, n = {summary.n}" if summary.sd is not None else f" (n = {summary.n}"
+    lost = f"; {summary.diverged} of {summary.count} runs not finite" if summary.diverged else ""
+    return f"{number(summary.mean)}{spread}{lost})"
+
+
+def _named(study: Study, row: Row) -> str:
+    if not study.axes.depth_is_layers:
+        parts = setting_labels(study.axes.choices, row.choice)
+        if study.axes.depth:
+            parts += setting_labels([study.axes.depth], [row.depth_value or ""])
+        return ", ".join(short(part) for part in parts) or "the one setting"
+    own = ", ".join(short(part) for part in setting_labels(study.axes.choices, row.choice))
+    within = f" with {own}" if own else ""
+    total = row.common(lambda run: len(run.groups))
+    of = f" of {total} layer groups" if total is not None else " layer groups"
+    if row.is_probe:
+        return f"the linear probe (k = 0{of}){within}"
+    if row.is_full:
+        return f"full fine-tuning (k = {row.depth}{of}){within}"
+    reached = row.common(lambda run: run.reached)
+    start = f" (from {short(reached)} on)" if reached else ""
+    return f"unfreezing k = {DASH if row.depth is None else row.depth}{of}{start}{within}"
+
+
+def _references(study: Study, group: Group, chosen: Row) -> list[tuple[Row, str]]:
+    probe, full = study.probe_of(chosen), study.full_of(chosen)
+    if study.axes.depth_is_layers:
+        named = [(probe, "the linear probe"), (full, "full fine-tuning")]
+    else:
+        named = [(row, _named(study, row)) for row in (probe, full) if row is not None]
+    found = [(row, name) for row, name in named if row is not None]
+    if found:
+        return found
+    next_best = _runner_up(study, group, chosen)
+    return [] if next_best is None else [(next_best, f"{_named(study, next_best)}, the next by validation")]
+
+
+def _runner_up(study: Study, group: Group, chosen: Row) -> Row | None:
+    means = [(row.summary(VALIDATION, study.metric).mean, row) for row in group.candidates if row is not chosen]
+    sign = -1 if study.mode == "max" else 1
+    known = [(sign * mean, index, row) for index, (mean, row) in enumerate(means) if mean is not None]
+    return min(known, default=(0.0, 0, None), key=lambda item: item[:2])[2]
+
+
+def _evidence(study: Study, group: Group, chosen: Row, references: Sequence[Row]) -> str:
+    others = [row for row in group.rows if row is not chosen and row.runs]
+    if not others:
+        return ""
+    pairs = max(len(compare_keys(study, chosen, other)) for other in others)
+    if pairs < 2:
+        return "One run of each says nothing about chance: repeat the sweep with more seeds."
+    found = [compare(study, chosen, other) for other in references]
+    told = [f"{signed(c.difference)} {interval(c.interval, with_sign=True)}" for c in found if c.interval is not None]
+    words = statistics.smallest_p_in_words(pairs, len(others))
+    if not told:
+        return f"{words[0].upper()}{words[1:]}."
+    differ = "these differences are" if len(told) > 1 else "this difference is"
+    return f"Paired by seed {differ} {' and '.join(told)} (95 % t intervals); {words}."
+
+
+def compare_keys(study: Study, chosen: Row, other: Row) -> tuple[object, ...]:
+    """The replicates on which two rows can be compared."""
+    return statistics.paired(chosen.scores(TEST, study.metric), other.scores(TEST, study.metric)).keys
+
+
+def warnings(study: Study) -> tuple[str, ...]:
+    """What a reader must know before believing the numbers."""
+    return (*study.notes, *_incomplete(study), *_diverged(study), *_unequal(study), *_repeated(study))
+
+
+def _incomplete(study: Study) -> list[str]:
+    if not study.missing:
+        return []
+    kinds = Counter(
+        "missing" if cell.problem == "missing" else "damaged" for cell in study.sweep.cells if cell.run is None
+    )
+    total = len(study.sweep.cells)
+    listed = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    told = (
+        f"The sweep is not complete: {study.missing} of {total} cells have no valid record ({listed}). "
+        f"Everything here is made of the other {total - study.missing}."
+    )
+    return [told]
+
+
+def _diverged(study: Study) -> list[str]:
+    rows = [row for row in study.rows if row.diverged or row.summary(TEST, study.metric).diverged]
+    if not rows:
+        return []
+    named = [
+        f"{short(row.label)}: {max(row.diverged, row.summary(TEST, study.metric).diverged)} of {len(row.runs)}"
+        for row in rows[:_MOST_NAMED]
+    ]
+    more = f"; and {len(rows) - _MOST_NAMED} rows more" if len(rows) > _MOST_NAMED else ""
+    told = (
+        f"Runs diverged ({'; '.join(named)}{more}). They are shown and counted; where a metric is not finite, the mean "
+        "is over the finite runs and says so."
+    )
+    return [told]
+
+
+def _unequal(study: Study) -> list[str]:
+    told = []
+    for group in study.conditions:
+        apart = len(group.rows) - len(group.candidates)
+        if apart and group.candidates:
+            where = f"On {short(group.label)}, " if group.label else ""
+            rows = "row has" if apart == 1 else "rows have"
+            text = (
+                f"{where}{apart} {rows} fewer finite runs than the others: the choice is among the "
+                f"{len(group.candidates)} with most, and comparisons are on the common seeds."
+            )
+            told.append(text[0].upper() + text[1:])
+    return told[:_MOST_CONDITIONS]
+
+
+def _repeated(study: Study) -> list[str]:
+    told = []
+    repeated = sum(row.repeated for row in study.rows)
+    if repeated:
+        told.append(
+            f"{repeated} cells resolve to a run that their row already has (a seed that changes nothing): "
+            "each run counts once."
+        )
+    alike = sum(len(key) > len(study.axes.replicates) for row in study.rows for key in row.runs)
+    if alike:
+        told.append(f"{alike} runs share all overrides with another run and yet are other runs: each counts.")
+    return told
