@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
         return int(arguments.verb(store, arguments))
     except StoreRefusedError as refusal:
         raise usage_error("--dir", refusal.reason) from None
-    except OSError as error:
+    except PermissionError as error:
         raise usage_error("--dir", f"{error.filename or store.folder}: {error.strerror or error}") from None
 
 

@@ -355,7 +355,10 @@ class _StoredArray:
         self._spec = spec
         self._checksums = checksums
         self._bytes = samples * spec.row_bytes
-        self._descriptor = os.open(path, os.O_RDONLY)
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise DamagedEntryError(f"{path.name}: {error.strerror}") from error
         weakref.finalize(self, os.close, self._descriptor)
         found = self._check_size()
         expected = _chunks(samples, spec)
@@ -400,7 +403,7 @@ class _StoredArray:
         """Read the rows into `out`, consecutive ones at once."""
         row_bytes = self._spec.row_bytes
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
-        for start, stop, first in zip(starts, [*starts[1:], len(rows)], rows[starts].tolist(), strict=True):
+        for start, stop, first in zip(starts, [*starts, len(rows)][1:], rows[starts].tolist(), strict=True):
             self._read_at(first * row_bytes, out[start * row_bytes : stop * row_bytes])
 
     def _read_at(self, offset: int, out: memoryview) -> None:
