@@ -14,7 +14,7 @@ from thawline.datasets.base import Folder, ImageDataset
 from thawline.datasets.images import FileImages
 from thawline.datasets.pictures import EXTENSIONS
 from thawline.datasets.splits import Collection, Part
-from thawline.errors import Problem, UsageError, nearest, usage_error
+from thawline.errors import Problem, UsageError, usage_error
 
 SPLITS_FILE = "splits.csv"
 _COLUMNS = ("path", "label", "split")
@@ -187,7 +187,7 @@ def _entry(root: Path, row: dict[str, str]) -> _Entry | str:
         return f"{row['path']!r} leaves the folder"
     part = _PART_NAMES.get(split.lower())
     if part is None:
-        return f"unknown split {split!r}: it must be train, val or test{nearest(split, _PART_NAMES)}"
+        return f"unknown split {split!r}: it must be train, val or test"
     if not _is_file(root / path):
         return f"no such file: {row['path']!r}"
     return _Entry(path.as_posix(), label, part)

@@ -15,7 +15,7 @@ EXTENSIONS = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"]
 )
 # A closed list, because Pillow would hand a PostScript file to an external program.
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 89_478_485
 """Pillow's own limit (a quarter of a GiB in RGB), which it only warns of; here more is refused."""
 
@@ -68,8 +68,9 @@ def check(content: bytes) -> str | None:
 def _opened(content: bytes) -> Image:
     from PIL import Image, UnidentifiedImageError
 
+    Image.init()
     try:
-        picture = Image.open(io.BytesIO(content), formats=_FORMATS)
+        picture = Image.open(io.BytesIO(content), formats=[name for name in _FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
         reason = "the file is empty" if not content else "not a picture in a supported format"
         raise UnreadablePictureError(reason) from None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -156,6 +156,7 @@ class Splits:
         return self.train.images
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """What a run needs of a data set."""
 
