@@ -848,7 +848,10 @@ def test_unknown_sets_and_arguments_are_refused_with_the_nearest_names():
 
 @pytest.mark.parametrize(
     ("name", "sizes", "per_class"),
-    [("flowers5", [450, 150, 300], [90, 30, 60]), ("sign_digits", [1442, 308, 309], None)],
+    [
+        ("flowers5", [450, 150, 300], [90, 30, 60]),
+        pytest.param("sign_digits", [1442, 308, 309], None, marks=pytest.mark.slow),
+    ],
 )
 def test_real_pictures_with_a_table(tmp_path, name, sizes, per_class):
     root = unpacked(name, tmp_path)
@@ -867,6 +870,7 @@ def test_real_pictures_with_a_table(tmp_path, name, sizes, per_class):
     assert ImageFolder(root=root).load(9).train.sha256 == splits.train.sha256
 
 
+@pytest.mark.slow
 def test_real_pictures_in_folders(tmp_path):
     root = unpacked("cifar10_jpg_subset", tmp_path)
     by_table = ImageFolder(root=root).load(0)
