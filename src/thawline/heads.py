@@ -103,7 +103,9 @@ class SourceRows(Spec):
         if source is None:
             raise usage_error("head", "these source weights have no linear classifier whose rows could be kept")
         if source.weight.shape[1] != feature_dim:
-            raise usage_error("head", f"the source classifier reads {source.weight.shape[1]} features, not {feature_dim}")
+            raise usage_error(
+                "head", f"the source classifier reads {source.weight.shape[1]} features, not {feature_dim}"
+            )
         with seeded("head", seed):
             linear = nn.Linear(feature_dim, len(classes))
         with torch.no_grad():
@@ -118,7 +120,9 @@ class SourceRows(Spec):
                 if name not in classes:
                     raise usage_error(f"head.rows.{name}", f"the target has no such class{nearest(name, classes)}")
             listed = {name: rows if isinstance(rows, list) else [rows] for name, rows in self.rows.items()}
-            return {classes.index(name): [self._row(name, row, source) for row in rows] for name, rows in listed.items()}
+            return {
+                classes.index(name): [self._row(name, row, source) for row in rows] for name, rows in listed.items()
+            }
         by_name = {name: index for index, name in enumerate(source.classes)}
         matched = {target: [by_name[name]] for target, name in enumerate(classes) if name in by_name}
         if matched:

@@ -18,7 +18,7 @@ def classification_metrics(classes: int, top_k: int) -> MetricCollection:
 
     Classes that do not occur in a split count as zero in the macro averages, as torchmetrics defines them.
     """
-    metrics: dict[str, Metric] = {
+    metrics: dict[str, Metric | MetricCollection] = {
         "loss": CrossEntropy(),
         "top1": MulticlassAccuracy(classes, average="micro", validate_args=False),
         "macro_accuracy": MulticlassAccuracy(classes, average="macro", validate_args=False),

@@ -55,7 +55,9 @@ class Network:
             if group.name == key:
                 return group
         names = [group.name for group in self.groups]
-        raise usage_error(field, f"there is no layer group {key!r}{nearest(key, names) or '; groups: ' + ', '.join(names)}")
+        raise usage_error(
+            field, f"there is no layer group {key!r}{nearest(key, names) or '; groups: ' + ', '.join(names)}"
+        )
 
 
 def names_of(groups: Iterable[LayerGroup]) -> frozenset[str]:

@@ -39,7 +39,9 @@ class Optimizer(Component):
         check_arguments(self.target, {"lr": self.lr, "weight_decay": self.weight_decay})
         return self
 
-    def build(self, parameters: Mapping[str, nn.Parameter], network: Network, *, lr_multiplier: float = 1.0) -> TorchOptimizer:
+    def build(
+        self, parameters: Mapping[str, nn.Parameter], network: Network, *, lr_multiplier: float = 1.0
+    ) -> TorchOptimizer:
         """The optimizer over the trainable `parameters` (by full name), each in exactly one group."""
         groups = self.parameter_groups(parameters, network, lr_multiplier)
         for group in groups:

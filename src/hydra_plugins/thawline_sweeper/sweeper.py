@@ -1,7 +1,7 @@
 """Hydra finds plugins here and nowhere else; what they do is in ``thawline``.
 
-This module is imported by every Hydra program of the environment, so it imports nothing heavy. Hydra executes it without
-an entry in ``sys.modules``, so its annotations must not be postponed.
+This module is imported by every Hydra program of the environment, so it imports nothing heavy. Hydra executes it
+without an entry in ``sys.modules``, so its annotations must not be postponed.
 """
 
 from dataclasses import dataclass, field
@@ -40,6 +40,5 @@ class ThawlineSweeper(Sweeper):
         """Run the grid of `arguments` laid over the experiment's own."""
         from thawline.cli.sweeping import sweep
 
-        assert self.hydra_context is not None
         grid = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
         return sweep(self.hydra_context, self.task_function, self.config, grid)

@@ -74,7 +74,8 @@ def _common(arguments: list[str]) -> tuple[list[str], bool]:
 def _help() -> str:
     width = max(map(len, _VERBS))
     verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, (_, text) in _VERBS.items())
-    return f"""thawline {__version__}: how many layers to unfreeze, and which transfer strategy is best, answered with evidence.
+    return f"""thawline {__version__}: how many layers to unfreeze, and which transfer strategy is best,
+answered with evidence.
 
 usage: thawline VERB ...
 

@@ -6,7 +6,7 @@ import csv
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -51,6 +51,8 @@ class ImageFolder(ImageDataset):
     Attributes:
         root: The folder.
     """
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"root"})
 
     root: Folder
 

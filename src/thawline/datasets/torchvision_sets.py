@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -120,6 +120,8 @@ class TorchvisionDataset(ImageDataset):
         download: Fetch it where it is not there.
         arguments: DTD: ``partition`` 1 to 10; FGVCAircraft: ``annotation_level`` variant, family or manufacturer.
     """
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"root", "download"})
 
     name: str
     root: Folder = Path("data")

@@ -14,7 +14,9 @@ from thawline.network import Network, names_of
 from thawline.specs import Spec
 
 
-def _one_phase(network: Network, backbone: frozenset[str], statistics: Literal["follow", "frozen"] = "follow") -> tuple[Phase, ...]:
+def _one_phase(
+    network: Network, backbone: frozenset[str], statistics: Literal["follow", "frozen"] = "follow"
+) -> tuple[Phase, ...]:
     trainable = backbone | frozenset(network.head)
     if not trainable:
         raise usage_error("freeze_policy", "nothing would train: the policy and the head have no parameters")
@@ -125,7 +127,9 @@ class ConvolutionsFrozen(Spec):
 
 @final
 class NormOnly(Spec):
-    """The affine parameters of normalisation layers train (Frankle et al. 2021, "Training BatchNorm and Only BatchNorm").
+    """The affine parameters of normalisation layers train.
+
+    Source: Frankle et al. 2021, "Training BatchNorm and Only BatchNorm".
 
     `running_statistics`: ``follow`` - batch norms also update their running statistics and normalise by batch in
     training; ``frozen`` - they keep the source statistics.
@@ -155,7 +159,7 @@ class BiasOnly(Spec):
 
 @final
 class Pattern(Spec):
-    """Parameters whose name matches any of the regular expressions train (``re.search`` on ``backbone.layer4.0...``)."""
+    """Parameters whose name matches a regular expression train (``re.search`` on ``backbone.layer4.0...``)."""
 
     patterns: tuple[str, ...] = Field(min_length=1)
 

@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -16,14 +16,14 @@ from thawline.freeze_policies import Phase
 from thawline.metrics import confusion_matrix
 from thawline.records import Record, write_record
 from thawline.records import Selection as SelectionRecord
-from thawline.runs import judging, provenance
+from thawline.runs import distributed, judging
 from thawline.runs.inputs import PhaseInputs, phase_inputs
 from thawline.runs.ledger import run_once
 from thawline.runs.outcome import Outcome, make_record, phase_record, write_files
 from thawline.runs.plan import Plan
 from thawline.runs.weights import source_backbone, with_head
 from thawline.runs.workbench import Workbench
-from thawline.tasks.classification import Classification, Objective
+from thawline.tasks.classification import Classification, Objective, Predictions
 from thawline.tasks.contract import FreezeContract
 from thawline.tasks.data import Batches
 from thawline.tasks.selection import Selection
@@ -50,13 +50,17 @@ def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoc
     source_record = None
     if plan.source is not None:
         source_record = run_once(plan.source, lambda source: execute(source, bench, group=group, on_epoch=on_epoch))
-    spec = plan.settings.logger
+    if distributed.wanted(plan):
+        return distributed.execute_on_all(plan, group)
+    spec = plan.settings.logger if distributed.is_first() else None
     logger = spec.open(plan.folder, plan.identity, group, plan.config) if spec is not None else None
     summary: dict[str, Any] = {}
     failed = True
     try:
         record = _Run(plan, bench, logger, on_epoch).to_record(source_record)
-        summary = {f"{split}/{name}": value for split, values in record.metrics.items() for name, value in values.items()}
+        summary = {
+            f"{split}/{name}": value for split, values in record.metrics.items() for name, value in values.items()
+        }
         summary |= {"parameters/trainable": record.parameters.trainable, "parameters/total": record.parameters.total}
         failed = False
     finally:
@@ -90,11 +94,12 @@ class _Run:
             outcome.metrics |= judging.before_tuning(plan, self._model, self._backbone, self._bench, source_record)
         for index, phase in enumerate(plan.phases):
             module, inputs, trainer = self._fit(index, phase)
-        self._test(module, inputs, trainer)
-        files = write_files(plan, self._model, module.predictions, outcome)
+        predictions = self._test(module, inputs, trainer)
+        files = write_files(plan, self._model, predictions, outcome) if distributed.is_first() else {}
         record = make_record(plan, self._model, self._backbone, outcome, files)
-        write_record(plan.folder, record)
-        (plan.folder / LAST_FILE).unlink(missing_ok=True)
+        if distributed.is_first():
+            write_record(plan.folder, record)
+            (plan.folder / LAST_FILE).unlink(missing_ok=True)
         return record
 
     def _fit(self, index: int, phase: Phase) -> tuple[Classification, PhaseInputs, pl.Trainer]:
@@ -104,7 +109,14 @@ class _Run:
         inputs = phase_inputs(plan, self._model, self._backbone, self._bench, phase)
         first_epoch = len(outcome.history)
         module = Classification(
-            self._model, inputs.forwards, plan.network, phase, index, first_epoch, _objective(plan), plan.transform.output_size
+            self._model,
+            inputs.forwards,
+            plan.network,
+            phase,
+            index,
+            first_epoch,
+            _objective(plan),
+            plan.transform.output_size,
         )
         contract = FreezeContract(self._model)
         last = plan.folder / LAST_FILE
@@ -130,7 +142,7 @@ class _Run:
         )
         return module, inputs, trainer
 
-    def _test(self, module: Classification, inputs: PhaseInputs, trainer: pl.Trainer) -> None:
+    def _test(self, module: Classification, inputs: PhaseInputs, trainer: pl.Trainer) -> Predictions:
         """The selected epoch's metrics on validation, as they were when it was chosen, and on test, opened now."""
         plan, outcome = self._plan, self._outcome
         chosen = outcome.history[outcome.selection.epoch] if outcome.selection else {}
@@ -141,9 +153,9 @@ class _Run:
         trainer.test(module, dataloaders=_batches(plan, inputs, 0).loader("test"), verbose=False)
         outcome.evaluate_seconds = time.perf_counter() - began
         outcome.metrics["test"] = dict(module.evaluated)
-        predicted = torch.cat(module.predictions.probabilities).argmax(dim=1)
-        labels = torch.cat(module.predictions.labels)
-        outcome.confusion = confusion_matrix(labels.cpu(), predicted.cpu(), len(plan.splits.classes))
+        predictions = Predictions.joined(distributed.gathered(module.predictions))
+        outcome.confusion = confusion_matrix(predictions.labels, predictions.predicted, len(plan.splits.classes))
+        return predictions
 
 
 class _EpochReport(Callback):
@@ -162,9 +174,10 @@ class _EpochReport(Callback):
         self._tell(pl_module)
 
     def _tell(self, pl_module: pl.LightningModule) -> None:
-        for row in pl_module.history[self._told :]:
+        history = cast("Classification", pl_module).history
+        for row in history[self._told :]:
             self._on_epoch(row)
-        self._told = len(pl_module.history)
+        self._told = len(history)
 
 
 def _objective(plan: Plan) -> Objective:
@@ -189,7 +202,7 @@ def _trainer(plan: Plan, epochs: int, logger: Logger | None, callbacks: list[Cal
         max_epochs=epochs,
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy=settings.strategy,
+        strategy=settings.strategy if settings.devices > 1 else "auto",
         precision=settings.precision,
         gradient_clip_val=settings.gradient_clip,
         logger=logger or False,
@@ -211,5 +224,6 @@ def _batches(plan: Plan, inputs: PhaseInputs, first_epoch: int) -> Batches:
         eval_batch_size=trainer.eval_batch_size,
         data_seed=plan.settings.data_seed,
         workers=trainer.workers,
+        shard=distributed.shard(),
         first_epoch=first_epoch,
     )

@@ -1,4 +1,4 @@
-"""What a phase reads, and how outputs come from it: images through the whole model, or the thaw line's stored values."""
+"""What a phase reads and how outputs come from it: images and the whole model, or the thaw line's stored values."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ class AugmentedInputs:
         """The views of these samples in this epoch."""
         images = self.decoded(rows)
         views = [
-            self.transform.augment(image, self.data_seed, epoch, int(row)) for image, row in zip(images, rows, strict=True)
+            self.transform.augment(image, self.data_seed, epoch, int(row))
+            for image, row in zip(images, rows, strict=True)
         ]
         return (torch.stack(views),)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,7 +36,7 @@ def before_tuning(
     splits = plan.splits
     key = f"{source.identity} {splits.fingerprint}"
     features = {
-        name: bench.once("features", f"{key} {split.sha256}", lambda split=split: _features(plan, model, bench, split))
+        name: bench.once("features", f"{key} {split.sha256}", functools.partial(_features, plan, model, bench, split))
         for name, split in (("train", splits.train), ("val", splits.val))
     }
     labels = {"train": _labels(splits.train), "val": _labels(splits.val)}
@@ -47,7 +48,9 @@ def before_tuning(
         head.weight.copy_(classifier.weight)
         head.bias.copy_(torch.zeros(len(classifier.weight)) if classifier.bias is None else classifier.bias)
     source_val = source.splits.val
-    source_features = bench.once("features", f"{source.identity} val", lambda: _features(source, model, bench, source_val))
+    source_features = bench.once(
+        "features", f"{source.identity} val", lambda: _features(source, model, bench, source_val)
+    )
     return {"before/target": target, "before/source": _metrics(head, source_features, _labels(source_val), source)}
 
 

@@ -21,7 +21,7 @@ State = Literal["pending", "running", "interrupted", "failed", "done"]
 STATE_FILE = "state.json"
 
 
-class RunFailed(Exception):  # noqa: N818 - the state's name
+class RunFailed(Exception):
     """A run ended with an error; its traceback is in a file."""
 
     def __init__(self, identity: str, error: str, traceback_file: Path) -> None:

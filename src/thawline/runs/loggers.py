@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, final, runtime_checkable
 
 from thawline.specs import Spec
 
 if TYPE_CHECKING:
-    from pytorch_lightning.loggers import Logger
+    from pytorch_lightning.loggers import Logger, WandbLogger
 
 
 @runtime_checkable
@@ -67,7 +67,7 @@ class WandB(Spec):
 
     def close(self, logger: Logger, summary: Mapping[str, Any], *, failed: bool) -> None:
         """Write the summary and end the W&B run, with exit code 1 where the job failed."""
-        run: Any = logger.experiment
+        run: Any = cast("WandbLogger", logger).experiment
         for key, value in summary.items():
             run.summary[key] = value
         run.finish(exit_code=1 if failed else 0)

@@ -22,7 +22,6 @@ from thawline.tasks.model import TransferModel
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
-
     from thawline.backbones import Backbone
 
 BEST_FILE = "best.safetensors"
@@ -57,7 +56,7 @@ def write_files(plan: Plan, model: TransferModel, predictions: Predictions, outc
     with atomic_write(plan.folder / BEST_FILE) as stream:
         stream.write(save(best))
     with atomic_write(plan.folder / PREDICTIONS_FILE) as stream:
-        np.savez_compressed(stream, **predictions.arrays())
+        np.savez_compressed(stream, allow_pickle=False, **predictions.arrays())
     return {name: sha256_of_file(plan.folder / name) for name in (BEST_FILE, PREDICTIONS_FILE)}
 
 
@@ -86,7 +85,9 @@ def phase_record(
     )
 
 
-def make_record(plan: Plan, model: TransferModel, backbone: Backbone, outcome: Outcome, files: dict[str, str]) -> Record:
+def make_record(
+    plan: Plan, model: TransferModel, backbone: Backbone, outcome: Outcome, files: dict[str, str]
+) -> Record:
     """The record of a run that is through."""
     if outcome.selection is None:
         raise RuntimeError("a run without a phase has nothing to record")
@@ -151,7 +152,9 @@ def _split_records(plan: Plan) -> dict[str, SplitRecord]:
     classes = len(plan.splits.classes)
     return {
         name: SplitRecord(
-            samples=len(split.indices), sha256=split.sha256, per_class=[int(count) for count in split.per_class(classes)]
+            samples=len(split.indices),
+            sha256=split.sha256,
+            per_class=[int(count) for count in split.per_class(classes)],
         )
         for name, split in (("train", plan.splits.train), ("val", plan.splits.val), ("test", plan.splits.test))
     }

@@ -80,7 +80,9 @@ def _plan(
         "data": splits.fingerprint,
         "weights": weights_identity(settings, source.identity if source else None, bench),
     }
-    return Plan(identity_of(decides), settings, config, tuple(overrides), label, splits, transform, network, phases, source)
+    return Plan(
+        identity_of(decides), settings, config, tuple(overrides), label, splits, transform, network, phases, source
+    )
 
 
 def weights_identity(settings: RunSettings, source: str | None, bench: Workbench) -> str | None:
@@ -111,7 +113,9 @@ def _with_lengths(phases: tuple[Phase, ...], max_epochs: int) -> tuple[Phase, ..
     open_ended = [phase for phase in phases if phase.epochs is None]
     left = max_epochs - sum(phase.epochs for phase in phases if phase.epochs is not None)
     if open_ended and left < len(open_ended):
-        raise usage_error("trainer.max_epochs", f"{max_epochs} epochs are too few for the policy's {len(phases)} phases")
+        raise usage_error(
+            "trainer.max_epochs", f"{max_epochs} epochs are too few for the policy's {len(phases)} phases"
+        )
     lengths = []
     for phase in phases:
         epochs = phase.epochs

@@ -78,8 +78,8 @@ def _commit() -> dict[str, str | None]:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(  # noqa: S603 - fixed program and arguments
-            ["git", "-C", str(folder), *arguments],  # noqa: S607 - whichever git the user has
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
             capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):

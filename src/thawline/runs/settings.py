@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-
 from thawline.backbones import BackboneSpec
+
 from thawline.datasets import Dataset
 from thawline.errors import Problem, UsageError
 from thawline.freeze_policies import FreezePolicy
@@ -24,7 +24,16 @@ class TrainerSettings(Spec):
     """How the fit runs. `batch_size` is that of all devices together."""
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
-        {"accelerator", "devices", "strategy", "workers", "progress", "checkpoint_seconds", "eval_batch_size", "threads"}
+        {
+            "accelerator",
+            "devices",
+            "strategy",
+            "workers",
+            "progress",
+            "checkpoint_seconds",
+            "eval_batch_size",
+            "threads",
+        }
     )
 
     max_epochs: int = Field(default=10, ge=1)
@@ -121,20 +130,21 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
     """
     problems: list[Problem] = []
     values = dict(config)
-    source = values.pop("source", None)
-    settings = None
-    try:
-        settings = validate(RunSettings, resolve(values))
-    except UsageError as error:
-        problems.extend(error.problems)
-    if source is not None and not problems:
+    source = None
+    if values.pop("source", None) is not None:
         try:
-            settings = validate(RunSettings, {**resolve(values), "source": parse(source_config(config))})
+            source = parse(source_config(config))
         except UsageError as error:
-            problems.extend(Problem(f"source.{p.field}" if p.field else "", p.message) for p in error.problems)
+            problems.extend(Problem(f"source.{p.field}", p.message) for p in error.problems)
+    try:
+        settings: RunSettings = validate(RunSettings, {**resolve(values), "source": source})
+    except UsageError as error:
+        known = {str(problem) for problem in error.problems}
+        raise UsageError(
+            [*error.problems, *(p for p in problems if str(p).removeprefix("source.") not in known)]
+        ) from None
     if problems:
         raise UsageError(problems)
-    assert settings is not None
     return settings
 
 

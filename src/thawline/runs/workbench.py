@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from thawline.backbones import Backbone
+
     from thawline.datasets import Splits
     from thawline.runs.settings import CacheSettings, RunSettings
 
@@ -39,7 +40,9 @@ class Workbench:
     def splits(self, settings: RunSettings) -> Splits:
         """The data set of these settings, drawn by their data seed."""
         key = f"{settings.dataset!r} {settings.data_seed}"
-        return self.once("splits", key, lambda: settings.dataset.load(settings.data_seed, settings.cache.dir / "digests"))
+        return self.once(
+            "splits", key, lambda: settings.dataset.load(settings.data_seed, settings.cache.dir / "digests")
+        )
 
     def store(self, cache: CacheSettings) -> Store | None:
         """The store for decoded images and values at the thaw line, unless it is off."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch.nn import functional as F
 
 from thawline.freeze_policies import Phase
@@ -44,22 +45,33 @@ class Objective:
     label_smoothing: float = 0.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Predictions:
-    """What the model said of each sample of a split, in the order of evaluation."""
+    """What the model said of each sample: rows (N,), labels (N,) and probabilities (N, C), on the CPU."""
 
-    rows: list[torch.Tensor] = field(default_factory=list)
-    labels: list[torch.Tensor] = field(default_factory=list)
-    probabilities: list[torch.Tensor] = field(default_factory=list)
+    rows: torch.Tensor
+    labels: torch.Tensor
+    probabilities: torch.Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """The predictions of several batches or processes, in the order of the samples' rows."""
+        rows = torch.cat([part.rows for part in parts])
+        order = rows.argsort(stable=True)
+        labels = torch.cat([part.labels for part in parts])[order]
+        return cls(rows[order], labels, torch.cat([part.probabilities for part in parts])[order])
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """The most probable class of each sample, (N,)."""
+        return self.probabilities.argmax(dim=1)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """``index`` (N,), ``label`` (N,) and ``probabilities`` (N, C), sorted by index."""
-        rows = torch.cat(self.rows).cpu().numpy()
-        order = np.argsort(rows, kind="stable")
+        """``index`` (N,), ``label`` (N,) and ``probabilities`` (N, C) for a file."""
         return {
-            "index": rows[order],
-            "label": torch.cat(self.labels).cpu().numpy()[order],
-            "probabilities": torch.cat(self.probabilities).cpu().float().numpy()[order],
+            "index": self.rows.numpy(),
+            "label": self.labels.numpy(),
+            "probabilities": self.probabilities.numpy(),
         }
 
 
@@ -88,23 +100,20 @@ class Classification(pl.LightningModule):
         input_size: tuple[int, int],
     ) -> None:
         super().__init__()
+        # Checkpoints hold what training moves; the rest comes from the source weights.
+        self.strict_loading = False
         self.model = model
         self.input_size = input_size
         self._forwards, self._network, self._phase, self._phase_index = forwards, network, phase, phase_index
         self._objective, self._first_epoch = objective, first_epoch
         self._train_sums = torch.zeros(3, dtype=torch.float64)
         self._metrics = classification_metrics(objective.classes, objective.top_k)
-        self.predictions = Predictions()
+        self._tested: list[Predictions] = []
         self.evaluated: dict[str, float] = {}
         self.moved: set[str] = model.changing_names()
         self.history: list[dict[str, Any]] = []
         self._validated: dict[str, float] = {}
         self._epoch_start = 0.0
-
-    @property
-    def strict_loading(self) -> bool:
-        """Checkpoints hold what training moves; the rest comes from the source weights."""
-        return False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what differs from the source: a frozen tensor is not written again in every epoch."""
@@ -135,7 +144,9 @@ class Classification(pl.LightningModule):
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == batch.labels).sum()
             n = len(batch.labels)
-            self._train_sums += torch.stack([loss.detach().double() * n, correct.double(), correct.new_tensor(n).double()])
+            self._train_sums += torch.stack(
+                [loss.detach().double() * n, correct.double(), correct.new_tensor(n).double()]
+            )
         return loss * batch.share
 
     def on_train_epoch_end(self) -> None:
@@ -167,15 +178,19 @@ class Classification(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the metrics and keep its predictions."""
         logits = self._evaluate(batch)
-        self.predictions.rows.append(batch.rows)
-        self.predictions.labels.append(batch.labels)
-        self.predictions.probabilities.append(logits.float().softmax(dim=1))
+        probabilities = logits.float().softmax(dim=1)
+        self._tested.append(Predictions(batch.rows.cpu(), batch.labels.cpu(), probabilities.cpu()))
+
+    @property
+    def predictions(self) -> Predictions:
+        """The predictions of the last test, of this process's share."""
+        return Predictions.joined(self._tested)
 
     def on_test_epoch_end(self) -> None:
         """Keep the metrics under `evaluated`."""
         self._finish()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over the phase's trainable parameters, and the schedule per step."""
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         objective = self._objective

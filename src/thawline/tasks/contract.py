@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pytorch_lightning import Callback
@@ -12,6 +12,8 @@ from thawline.tasks.model import TransferModel
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
+
+    from thawline.tasks.classification import Classification
 
 
 class FreezeContractBreach(RuntimeError):
@@ -81,9 +83,7 @@ class FreezeContract(Callback):
         """At the end: nothing frozen moved."""
         self._check_unmoved("at the end of the fit")
 
-    def _check_groups(
-        self, trainer: Trainer, parameters: dict[str, torch.nn.Parameter], trainable: set[str]
-    ) -> None:
+    def _check_groups(self, trainer: Trainer, parameters: dict[str, torch.nn.Parameter], trainable: set[str]) -> None:
         held = [id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]]
         names = {id(parameter): name for name, parameter in parameters.items()}
         strange = [names.get(key, "an unknown tensor") for key in held if names.get(key) not in trainable]
@@ -103,7 +103,8 @@ class FreezeContract(Callback):
     def _unused(self, pl_module: LightningModule) -> set[str]:
         """Parameters that get no gradient even when all of them train: the forward pass does not read them."""
         module = copy.deepcopy(self._model).requires_grad_(True)
-        image = torch.zeros((2, 3, *pl_module.input_size), dtype=torch.uint8, device=pl_module.device)
+        height, width = cast("Classification", pl_module).input_size
+        image = torch.zeros((2, 3, height, width), dtype=torch.uint8, device=pl_module.device)
         module.eval()
         module(image).float().sum().backward()
         return {name for name, parameter in module.named_parameters() if parameter.grad is None}

@@ -26,6 +26,9 @@ class TransferModel(nn.Module):
         self.register_buffer("pixel_scale", 1.0 / (torch.tensor(std).view(1, -1, 1, 1) * 255.0), persistent=False)
         self._statistics_frozen = False
 
+    pixel_mean: torch.Tensor
+    pixel_scale: torch.Tensor
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Outputs of the head for uint8 images (B, 3, H, W)."""
         outputs: torch.Tensor = self.head(self.backbone((images - self.pixel_mean) * self.pixel_scale))

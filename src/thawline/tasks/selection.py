@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from pytorch_lightning.callbacks import Checkpoint
@@ -15,6 +15,8 @@ from thawline.tasks.model import TransferModel
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
+
+    from thawline.tasks.classification import Classification
 
 
 class MonitoredMetric(Protocol):
@@ -72,14 +74,15 @@ class Selection(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the epoch, after the module has logged it, and write the state when it is time."""
-        row = pl_module.history[-1]
+        module = cast("Classification", pl_module)
+        row = module.history[-1]
         value = row.get(f"val/{self._monitor}", math.nan)
         if not math.isfinite(row["train/loss"]):
             self.diverged = True
             trainer.should_stop = True
         if self._better(value):
             state = self._model.state_dict()
-            self.best = {name: state[name].detach().clone() for name in pl_module.moved}
+            self.best = {name: state[name].detach().clone() for name in module.moved}
             self.best_epoch, self.best_value = trainer.current_epoch, value
         if time.monotonic() - self._written >= self._seconds:
             save_checkpoint(trainer, self._last)

@@ -1,0 +1,124 @@
+"""One run on several devices of this machine: one process a device, the run's whole course in each.
+
+The processes are those of ``torchrun``: started from outside, told their rank by the environment. So a multirun, a
+launcher's job or a phase change need no special care, and a process that dies takes only its run with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thawline.files import write_json
+from thawline.records import Record, load_record
+from thawline.runs.plan import Plan
+from thawline.specs import allowed_extra_targets
+from thawline.tasks.data import Shard
+
+JOB_FILE = "job.json"
+_POLL_SECONDS = 0.05
+
+
+class RankFailed(RuntimeError):
+    """One of a run's processes ended with an error."""
+
+
+@dataclass(frozen=True)
+class _Rank:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def shard() -> Shard:
+    """This process's rank among those of its run."""
+    return Shard(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def is_first() -> bool:
+    """Whether this process is the one of its run that writes."""
+    return shard().rank == 0
+
+
+def wanted(plan: Plan) -> bool:
+    """Whether the run asks for several processes and this is not one of them."""
+    return plan.settings.trainer.devices > 1 and "RANK" not in os.environ
+
+
+def execute_on_all(plan: Plan, group: str | None) -> Record:
+    """Run `plan` in one process a device and return the record that the first one wrote.
+
+    Raises:
+        RankFailed: one of them failed; the others have been ended.
+    """
+    job = {"config": dict(plan.config), "overrides": list(plan.overrides), "group": group}
+    write_json(plan.folder / JOB_FILE, {**job, "allow": list(allowed_extra_targets())})
+    world_size = plan.settings.trainer.devices
+    port = _free_port()
+    ranks = [_start(plan, rank, world_size, port) for rank in range(world_size)]
+    try:
+        _wait(ranks)
+    finally:
+        for rank in ranks:
+            if rank.process.poll() is None:
+                rank.process.kill()
+            rank.process.wait()
+        (plan.folder / JOB_FILE).unlink(missing_ok=True)
+    return load_record(plan.folder)
+
+
+def _start(plan: Plan, rank: int, world_size: int, port: int) -> _Rank:
+    environment = {
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": plan.identity,
+    }
+    log = plan.folder / f"rank-{rank}.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "thawline.runs.rank", str(plan.folder / JOB_FILE)],
+            env=environment, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    return _Rank(process, log)
+
+
+def _wait(ranks: list[_Rank]) -> None:
+    while True:
+        codes = [rank.process.poll() for rank in ranks]
+        for index, code in enumerate(codes):
+            if code not in (None, 0):
+                tail = ranks[index].log.read_text(errors="backslashreplace").strip().splitlines()
+                last = tail[-1] if tail else "no output"
+                raise RankFailed(f"rank {index} ended with status {code}: {last} (log: {ranks[index].log})")
+        if all(code == 0 for code in codes):
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def gathered(value: Any) -> list[Any]:
+    """The value of every process of the run, in the order of ranks."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

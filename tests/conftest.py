@@ -1,0 +1,93 @@
+"""Tests go through the command line's own entry point, in an empty folder, with tiny real models and real digits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from thawline.cli import main
+from thawline.records import Record, load_record
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TINY = (
+    "backbone=test_resnet",
+    "dataset=digits",
+    "dataset.n_per_class=4",
+    "transform.size=32",
+    "transform.resize=squash",
+    "trainer.max_epochs=2",
+    "trainer.batch_size=16",
+    "trainer.accelerator=cpu",
+    "trainer.progress=false",
+    "logger=none",
+)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test in its own empty folder, without a network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("THAWLINE_CACHE", raising=False)
+    monkeypatch.setattr("sys.argv", ["thawline"])
+    yield
+    os.environ.pop("THAWLINE_SHIPPED", None)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did: exit status, what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def thawline(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run the command line in this process."""
+
+    def run(*arguments: str) -> Result:
+        capsys.readouterr()
+        status = main(list(arguments))
+        captured = capsys.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def train(thawline: Callable[..., Result]) -> Callable[..., Record]:
+    """Train one tiny configuration and return its record."""
+
+    def run(*overrides: str) -> Record:
+        before = set(records())
+        result = thawline("train", *TINY, *overrides)
+        assert result.status == 0, result.err
+        (new,) = [folder for folder in set(records()) - before if not _is_source(folder)]
+        return load_record(new)
+
+    return run
+
+
+def records(output_dir: str = "outputs") -> list[Path]:
+    """The folders of all finished runs."""
+    return sorted(path.parent for path in Path(output_dir).glob("runs/*/record.json"))
+
+
+def _is_source(folder: Path) -> bool:
+    return (folder / "model.safetensors").exists()
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The real images and weights beside the checkout."""
+    folder = Path(os.environ.get("THAWLINE_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images and weights at {folder}")
+    return folder

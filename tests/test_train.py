@@ -1,0 +1,156 @@
+"""One run through the command line: what it trains, what it leaves, and that it can be made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import TINY, records
+from thawline.runs.plan import plan_run
+from thawline.runs.weights import build_model
+from thawline.runs.workbench import Workbench
+
+FOREVER = {"loss", "top1", "top5", "macro_accuracy", "macro_f1", "calibration_error"}
+
+
+def numbers(record) -> dict:
+    """All of a record that must not differ between two runs of the same thing."""
+    history = [{key: value for key, value in row.items() if key != "seconds"} for row in record.history]
+    return {
+        "metrics": record.metrics,
+        "history": history,
+        "selection": record.selection,
+        "files": record.files,
+        "confusion": record.confusion_matrix,
+        "splits": record.splits,
+    }
+
+
+def folder_of(record) -> Path:
+    return Path("outputs/runs") / record.identity
+
+
+def test_a_run_leaves_a_whole_record(train):
+    record = train("freeze_policy.k=2", "seed=3")
+    assert record.status == "done"
+    assert set(record.metrics) == {"val", "test"}
+    assert set(record.metrics["test"]) == FOREVER
+    assert [row["epoch"] for row in record.history] == [0, 1]
+    assert record.metrics["val"]["top1"] == record.history[record.selection.epoch]["val/top1"]
+    assert record.selection.value == max(row["val/top1"] for row in record.history)
+    assert record.parameters.frozen + record.parameters.trainable == record.parameters.total
+    trained = [group.trained == group.parameters for group in record.layer_groups]
+    assert trained == [False] * (len(trained) - 2) + [True] * 2
+    assert record.splits["train"].samples == 40
+    assert record.splits["train"].per_class == [4] * 10
+    assert np.array(record.confusion_matrix).sum() == record.splits["test"].samples
+    assert record.config["seed"] == 3
+    assert "freeze_policy.k=2" in record.overrides
+    assert record.provenance["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert len(record.provenance["data_fingerprint"]) == 64
+
+
+def test_predictions_reproduce_the_test_metrics(train):
+    record = train()
+    stored = np.load(folder_of(record) / "predictions.npz")
+    assert stored["probabilities"].shape == (record.splits["test"].samples, 10)
+    assert np.all(np.diff(stored["index"]) > 0)
+    top1 = (stored["probabilities"].argmax(axis=1) == stored["label"]).mean()
+    assert top1 == pytest.approx(record.metrics["test"]["top1"], abs=1e-6)
+    likelihood = stored["probabilities"][np.arange(len(stored["label"])), stored["label"]]
+    assert -np.log(likelihood).mean() == pytest.approx(record.metrics["test"]["loss"], rel=1e-5)
+
+
+def test_the_same_seed_twice_gives_the_same_numbers(train):
+    first = train("freeze_policy=full", "head.dropout=0.3")
+    torch.manual_seed(99)
+    shutil.rmtree("outputs")
+    second = train("freeze_policy=full", "head.dropout=0.3")
+    assert first.identity == second.identity
+    assert numbers(first) == numbers(second)
+
+
+@pytest.mark.parametrize(("policy", "k"), [("linear_probe", "0"), ("full", "all")])
+def test_the_ends_of_last_k_are_the_probe_and_full_fine_tuning(train, policy, k):
+    one, other = train(f"freeze_policy={policy}"), train("freeze_policy=last_k", f"freeze_policy.k={k}")
+    assert one.identity != other.identity
+    assert numbers(one) == numbers(other)
+
+
+def test_what_is_frozen_is_bit_equal_afterwards(train):
+    record = train("freeze_policy.k=1", "optimizer=adamw", "optimizer.weight_decay=0.5")
+    plan = plan_run(record.config, (), Workbench())
+    start = build_model(plan, Workbench()).state_dict()
+    moved = load_file(folder_of(record) / "best.safetensors")
+    allowed = set(plan.network.top(1)) | set(plan.network.head)
+    parameters = {name for name in moved if "running" not in name and "num_batches" not in name}
+    assert parameters == allowed
+    statistics = {name.rpartition(".")[0] for name in set(moved) - parameters}
+    assert all(any(name.startswith(f"{module}.") for name in allowed) for module in statistics)
+    assert all(not torch.equal(moved[name], start[name]) for name in parameters)
+    (contract,) = record.freeze_contract["phases"]
+    assert contract["checks"] == 2
+    assert contract["frozen_parameters"] + contract["trainable_parameters"] == record.parameters.total
+
+
+def test_the_linear_probe_moves_the_head_alone(train):
+    record = train("freeze_policy=linear_probe")
+    assert set(load_file(folder_of(record) / "best.safetensors")) == {"head.weight", "head.bias"}
+
+
+def test_a_finished_run_is_not_run_again(train, thawline):
+    record = train()
+    file = folder_of(record) / "record.json"
+    before = (file.stat().st_ino, file.read_bytes())
+    assert thawline("train", *TINY).status == 0
+    assert (file.stat().st_ino, file.read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "optimizer.lr=0.02",
+        "freeze_policy.k=2",
+        "dataset.n_per_class=5",
+        "head.dropout=0.1",
+        "trainer.max_epochs=3",
+    ],
+)
+def test_what_decides_the_numbers_decides_the_identity(train, override):
+    assert train().identity != train(override).identity
+
+
+def test_what_does_not_decide_the_numbers_leaves_the_identity(train, thawline):
+    record = train()
+    same = ("trainer.workers=2", "trainer.eval_batch_size=7", "cache.mode=off", "logger=csv", "sweep.retries=3")
+    assert thawline("train", *TINY, *same).status == 0
+    assert records() == [folder_of(record)]
+
+
+def test_the_source_stage_trains_judges_and_transfers(train):
+    source = (
+        "source=digits_low",
+        "source.trainer.max_epochs=4",
+        "source.dataset.n_per_class=40",
+        "dataset=digits_high",
+    )
+    record = train(*source, "dataset.n_per_class=4")
+    (source_folder,) = [folder for folder in records() if folder.name != record.identity]
+    source_record = json.loads((source_folder / "record.json").read_text())
+    assert record.provenance["source_run"] == source_folder.name
+    assert source_record["classes"] == ["0", "1", "2", "3", "4"]
+    assert record.classes == ["5", "6", "7", "8", "9"]
+    before = record.metrics["before/source"]
+    assert before["top1"] == pytest.approx(source_record["metrics"]["val"]["top1"])
+    assert before["loss"] == pytest.approx(source_record["metrics"]["val"]["loss"], rel=1e-4)
+    assert set(record.metrics["before/target"]) == FOREVER - {"top5"} | {"nearest_mean_top1"}
+    stamp = (source_folder / "record.json").stat().st_mtime_ns
+    train(*source, "dataset.n_per_class=4", "freeze_policy.k=2")
+    assert (source_folder / "record.json").stat().st_mtime_ns == stamp
