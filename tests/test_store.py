@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import logging
 import multiprocessing
@@ -25,6 +26,7 @@ import pytest
 import torch
 
 from thawline.thaw_line import entries
+from thawline.thaw_line.file_locks import try_lock, wait_for_lock
 from thawline.thaw_line.store import (
     ArraySpec,
     DamagedEntryError,
@@ -373,7 +375,8 @@ def test_opening_is_a_use(tmp_path):
     store.build(b, produce_b, 50).close()
     used_at(store, a, 1000)
     used_at(store, b, 2000)
-    store.open(a).close()
+    with store.open(a):
+        assert [status.identity for status in store.entries()] == [a.identity, b.identity]
     store.build(c, produce_c, 50).close()
     assert names(tmp_path) == sorted([a.identity, c.identity])
 
@@ -659,6 +662,46 @@ def test_a_worker_that_ends_does_not_take_its_parents_hold(store):
     assert [status.state for status in store.entries()] == ["in use"]
     entry.close()
     assert [status.identity for status in store.prune(0)] == [spec.identity]
+
+
+def test_a_worker_that_lives_on_does_not_hold_what_its_parent_closed(store):
+    spec, produce = small("a")
+    entry = store.build(spec, produce, 4)
+    go = FORK.Event()
+    worker = FORK.Process(target=go.wait)
+    worker.start()
+    entry.close()
+    assert [status.identity for status in store.prune(0)] == [spec.identity]
+    go.set()
+    worker.join()
+
+
+def after_the_next_lock(monkeypatch, happens):
+    """Let something happen to a file between the moment when its lock is waited for and the moment when it is held."""
+    flock = fcntl.flock
+
+    def late(descriptor, kind):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        happens()
+        flock(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+
+
+def test_the_lock_of_a_file_that_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    path.touch()
+    after_the_next_lock(monkeypatch, path.unlink)
+    with wait_for_lock(path):
+        assert try_lock(path) is None
+    assert try_lock(path) is not None
+
+
+def test_an_entry_that_is_evicted_while_it_is_opened_is_not_there(store, monkeypatch):
+    spec, produce = small("a")
+    store.build(spec, produce, 4).close()
+    after_the_next_lock(monkeypatch, lambda: store.prune(0))
+    assert store.open(spec) is None
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
