@@ -15,7 +15,8 @@ FLOORS = (
     ("tasks",),
     ("runs",),
     ("reports", "sweeps"),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
@@ -33,7 +34,9 @@ def imports_of(file: Path) -> set[str]:
 
 
 def test_every_module_has_a_floor():
-    names = {path.stem for path in SOURCE.glob("*.py")} | {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
+    names = {path.stem for path in SOURCE.glob("*.py")} | {
+        path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()
+    }
     assert names - {"__init__"} == set(FLOOR_OF) - ({"regularizers"} - names)
 
 
@@ -45,7 +48,9 @@ def test_imports_point_down_only():
             if own == "__init__":
                 wrong.append(f"thawline/__init__.py imports {name}")
             elif FLOOR_OF[name] > FLOOR_OF[own] or (FLOOR_OF[name] == FLOOR_OF[own] and FLOOR_OF[own] > 0):
-                wrong.append(f"{file.relative_to(SOURCE)} (floor {FLOOR_OF[own]}) imports {name} (floor {FLOOR_OF[name]})")
+                wrong.append(
+                    f"{file.relative_to(SOURCE)} (floor {FLOOR_OF[own]}) imports {name} (floor {FLOOR_OF[name]})"
+                )
     assert wrong == []
 
 

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, final, runtime_checkable
 
 from pydantic import Field
 
 from thawline.errors import nearest, usage_error
+from thawline.network import SourceClassifier
 from thawline.randomness import seeded
 from thawline.specs import Spec
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
-
-
-@dataclass(frozen=True)
-class SourceClassifier:
-    """The linear classifier that the source model was trained with: weight (C, D), bias (C,) and class names."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    classes: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from thawline.errors import nearest, usage_error
 from thawline.layer_groups import LayerGroup
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -63,3 +67,12 @@ class Network:
 def names_of(groups: Iterable[LayerGroup]) -> frozenset[str]:
     """The names of all parameters of these groups."""
     return frozenset(name for group in groups for name in group.parameters)
+
+
+@dataclass(frozen=True)
+class SourceClassifier:
+    """The linear classifier that the source model was trained with: weight (C, D), bias (C,) and class names."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    classes: tuple[str, ...] = ()
