@@ -1,4 +1,4 @@
-"""Valid records without training: the helper of every test that reads records (``from make_records import ...``)."""
+"""Valid records without training, for every test that reads records: ``from tests.make_records import record``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def record(
     splits = {"train": 500, "val": 100, "test": 200}
     values: dict[str, Any] = {
         "identity": identity_of({"overrides": list(overrides)}),
-        "config": {"freeze_policy": {"k": k}},
+        "config": {"freeze_policy": {"_target_": "thawline.freeze_policies.LastK", "k": k}},
         "overrides": list(overrides),
         "classes": list(classes),
         "provenance": {"versions": {"torch": "2.15.0", "timm": "1.0.31"}, "commit": "0" * 40, "hardware": "2 x CPU"},
@@ -146,7 +146,9 @@ def strategy_sweep(outputs: Path, strategies: Mapping[str, tuple[int, float]], s
 
     def make(overrides: list[str], place: dict[str, str]) -> Record:
         k, level = strategies[place["freeze_policy"]]
-        return record(overrides, k=k, metrics=_noisy(level, place["freeze_policy"], place["seed"]))
+        name = "".join(word.capitalize() for word in place["freeze_policy"].split("_"))
+        config = {"freeze_policy": {"_target_": f"thawline.freeze_policies.{name}"}}
+        return record(overrides, k=k, metrics=_noisy(level, place["freeze_policy"], place["seed"]), config=config)
 
     grid = {"freeze_policy": list(strategies), "seed": [str(seed) for seed in range(seeds)]}
     return sweep(outputs, grid, make, "strategies")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MOST_FACETS = 9
 _MOST_NAMED_GROUPS = 16
+_MOST_TICKS = 20
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class _Scale:
     logarithmic: bool
     spacing: float
 
+    def beside(self, position: float, share: float) -> float:
+        """The place beside `position` by a share of the distance between neighbours."""
+        return position * 10 ** (share * self.spacing) if self.logarithmic else position + share * self.spacing
+
 
 def depth_figure(study: Study) -> tuple[Figure, str]:
     """The figure of a study with a depth axis, and its caption."""
@@ -41,16 +46,21 @@ def depth_figure(study: Study) -> tuple[Figure, str]:
     names = _line_names(study)
     wide = len(facets) > 1 or lines > 1
     scale = _scale(study, [group for _, groups in facets for group in groups])
-    across = min(3, len(facets))
+    across = 2 if len(facets) == 4 else min(3, len(facets))
     down = math.ceil(len(facets) / across)
     height = (2.6 if scale.group_names and len(facets) == 1 else 2.2) if wide else 3.2
     figure = Figure(figsize=(PAGE_INCHES if wide else COLUMN_INCHES, height * down + 0.2), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, sharex=True).ravel().tolist()
     for place, (title, groups) in enumerate(facets):
+        _place_ticks(axes[place], scale)
         _draw_lines(axes[place], study, scale, groups, names)
-        _dress(axes[place], study, scale, title, groups, first=place % across == 0, last=place + across >= len(facets))
+        _dress(axes[place], study, title, groups, first=place % across == 0, last=place + across >= len(facets))
         if len(facets) == 1:
             _name_groups(axes[place], scale)
+    if len(facets) == 1:
+        axes[0].set_xlabel(scale.label)
+    else:
+        figure.supxlabel(scale.label, fontsize=8)
     for unused in axes[len(facets) :]:
         unused.set_visible(False)
     _legend(figure, axes[0], study, names, single=not wide)
@@ -111,7 +121,7 @@ def _scale(study: Study, groups: Sequence[Group]) -> _Scale:
         ticks=tuple((position, drawable(value or "default", 14)) for value, position in at.items()),
         group_names=(),
         logarithmic=logarithmic,
-        spacing=_spacing(numbers),
+        spacing=_spacing([math.log10(value) for value in numbers] if logarithmic else numbers),
     )
 
 
@@ -166,7 +176,7 @@ def _draw_lines(axes: Axes, study: Study, scale: _Scale, groups: Sequence[Group]
         rows = sorted(
             (row for row in group.rows if id(row) in scale.positions), key=lambda row: scale.positions[id(row)]
         )
-        dodge = (style - (len(order) - 1) / 2) * 0.08 if len(order) > 1 else 0.0
+        dodge = (style - (len(order) - 1) / 2) * 0.08
         _draw_line(axes, study, scale, rows, style, dodge=dodge, alone=len(order) == 1)
         if group.chosen is not None and id(group.chosen) in scale.positions:
             _draw_choice(axes, study, scale, group.chosen, style, alone=len(order) == 1)
@@ -186,7 +196,7 @@ def _draw_line(
     means = [nan if mean is None else mean for mean in validation]
     axes.plot(x, means, color=colour, alpha=0.55, linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
     for row, position in zip(rows, x, strict=True):
-        _draw_seeds(axes, study, scale, row, position + dodge * scale.spacing, colour, alone=alone)
+        _draw_seeds(axes, study, scale, row, scale.beside(position, dodge), colour, alone=alone)
     centre = [nan if summary.mean is None else summary.mean for summary in test]
     axes.plot(x, centre, color=colour, linewidth=1.3, marker=marker, markersize=3.2, markeredgewidth=0, zorder=4)
 
@@ -213,8 +223,8 @@ def _draw_seeds(
 
 def _jittered(n: int, position: float, scale: _Scale) -> list[float]:
     # The same place for the same seed at every depth, so that a seed can be followed.
-    step = 0.0 if scale.logarithmic or n < 2 else min(0.09, 0.2 / (n - 1)) * scale.spacing
-    return [position + (index - (n - 1) / 2) * step for index in range(n)]
+    step = min(0.09, 0.2 / (n - 1)) if n > 1 else 0.0
+    return [scale.beside(position, (index - (n - 1) / 2) * step) for index in range(n)]
 
 
 def _draw_choice(axes: Axes, study: Study, scale: _Scale, row: Row, style: int, *, alone: bool) -> None:
@@ -222,10 +232,12 @@ def _draw_choice(axes: Axes, study: Study, scale: _Scale, row: Row, style: int, 
     x = scale.positions[id(row)]
     if alone:
         axes.axvline(x, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=0)
+        right = x > sum(axes.get_xlim()) / 2
         place: dict[str, Any] = {
             "xycoords": axes.get_xaxis_transform(),
             "textcoords": "offset points",
-            "xytext": (3, 3),
+            "xytext": (-3, 3) if right else (3, 3),
+            "ha": "right" if right else "left",
         }
         told = f"k = {row.depth}" if study.axes.depth_is_layers else drawable(row.depth_value or "default", 14)
         axes.annotate(told, (x, 0), color=GREY, fontsize=7.5, **place)
@@ -243,17 +255,16 @@ def _draw_choice(axes: Axes, study: Study, scale: _Scale, row: Row, style: int, 
         )
 
 
-def _dress(
-    axes: Axes, study: Study, scale: _Scale, title: str, groups: Sequence[Group], *, first: bool, last: bool
-) -> None:
+def _place_ticks(axes: Axes, scale: _Scale) -> None:
     if scale.logarithmic:
         axes.set_xscale("log")
-    else:
-        edge = 0.45 * scale.spacing
-        placed = list(scale.positions.values()) or [0.0]
-        axes.set_xlim(min(placed) - edge, max(placed) + edge)
-    if len(scale.ticks) <= 14:
+    placed = list(scale.positions.values()) or [0.0]
+    axes.set_xlim(scale.beside(min(placed), -0.45), scale.beside(max(placed), 0.45))
+    if len(scale.ticks) <= _MOST_TICKS:
         axes.set_xticks([x for x, _ in scale.ticks], [text for _, text in scale.ticks])
+
+
+def _dress(axes: Axes, study: Study, title: str, groups: Sequence[Group], *, first: bool, last: bool) -> None:
     axes.grid(axis="y")
     _bound(axes, study, groups)
     if title:
@@ -261,7 +272,6 @@ def _dress(
     if first:
         axes.set_ylabel(drawable(study.metric_label))
     if last:
-        axes.set_xlabel(scale.label)
         axes.tick_params(labelbottom=True)
 
 
@@ -286,7 +296,7 @@ def _name_groups(axes: Axes, scale: _Scale) -> None:
     for label in above.get_xticklabels():
         label.set(ha="left", rotation_mode="anchor")
     above.spines["top"].set_visible(False)
-    above.set_xlabel("deepest layer group thawed", fontsize=6.5, color=GREY, labelpad=2)
+    above.set_xlabel("deepest layer group trained", fontsize=6.5, color=GREY, labelpad=2)
 
 
 def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, single: bool) -> None:

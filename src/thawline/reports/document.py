@@ -91,7 +91,7 @@ def interval(bounds: tuple[float, float] | None, digits: int = 3, *, with_sign: 
 
 def p_value(p: float) -> str:
     """A p value with as many digits as matter."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "<0.001" if p < 0.001 else f"{p:.3g}"
 
 
 def count(value: float | None) -> str:

@@ -19,7 +19,7 @@ from thawline.reports.document import (
 )
 from thawline.reports.findings import Comparison, comparisons, ranking, sample_comparisons
 from thawline.reports.study import Group, Row, Study
-from thawline.reports.tables import mean_sd, short
+from thawline.reports.tables import depth_told, mean_sd, short
 
 _MOST_ROWS = 300
 _MOST_VALUES = 4
@@ -31,54 +31,52 @@ def choice(study: Study) -> Iterable[Section]:
     groups = [group for group in (study.series or study.conditions) if len(group.candidates) > 1]
     if not groups or not study.axes.replicates:
         return
-    lines = []
-    for group in groups[:_MOST_ROWS]:
-        choice = group.per_replicate
-        if not choice.keys:
-            continue
-        counts = sorted(choice.counts().items(), key=lambda item: -item[1])
-        chosen = ", ".join(f"{_within(study, group.candidates[i])} ({n})" for i, n in counts[:_MOST_VALUES])
-        oracle = group.candidates[_most_common(choice.oracle)]
-        test = statistics.summary(choice.test_of_chosen)
-        regret = statistics.summary(choice.regret)
-        lines.append(
-            Line(
-                (
-                    short(group.label) or "all rows",
-                    _within(study, group.chosen) if group.chosen else DASH,
-                    chosen + (", …" if len(counts) > _MOST_VALUES else ""),
-                    mean_sd(test),
-                    interval(test.interval),
-                    _within(study, oracle),
-                    mean_sd(regret),
-                    str(len(choice.keys)),
-                )
-            )
-        )
+    lines = [_choice_line(study, group) for group in groups[:_MOST_ROWS] if group.per_replicate.keys]
     if not lines:
         return
     what = "depth" if study.axes.depth_is_layers else "setting"
-    table = Table(
-        columns(
-            "line" if study.series else "condition",
-            "by mean over seeds",
-            "by each seed (how often)",
-            f"test {study.metric} of each seed's choice",
-            "95 % interval",
-            "oracle, most often",
-            "regret against the oracle",
-            "seeds",
-            left=(0, 1, 2, 5),
-        ),
-        tuple(lines),
-        note="The oracle picks the best test score of each seed. It looks at the test set, so it is a bound to compare "
-        "with and never a result. The regret is what validation loses against it.",
+    headings = [
+        "by mean over seeds",
+        "by each seed (how often)",
+        f"test {study.metric} of each seed's choice",
+        "95 % interval",
+        "oracle, most often",
+        "regret against the oracle",
+        "seeds",
+    ]
+    if len(groups) > 1:
+        headings.insert(0, "line" if study.series else "condition")
+    left = (0, 1, 4) if len(groups) == 1 else (0, 1, 2, 5)
+    entries = [Line(line.entries[1:]) for line in lines] if len(groups) == 1 else lines
+    note = (
+        "The oracle picks the best test score of each seed. It looks at the test set, so it is a bound to compare "
+        "with and never a result. The regret is what validation loses against it."
     )
+    table = Table(columns(*headings, left=left), tuple(entries), note=note)
     told = (
         f"How much does the chosen {what} depend on the seed? Each seed chooses by its own validation score; of those "
         "that tie the one that trains the fewest parameters is taken."
     )
     yield Section(f"The choice of the {what}", (told,), (table,))
+
+
+def _choice_line(study: Study, group: Group) -> Line:
+    choice = group.per_replicate
+    counts = sorted(choice.counts().items(), key=lambda item: -item[1])
+    chosen = ", ".join(f"{_within(study, group, group.candidates[i])} ({n})" for i, n in counts[:_MOST_VALUES])
+    test = statistics.summary(choice.test_of_chosen)
+    return Line(
+        (
+            short(group.label) or "all rows",
+            _within(study, group, group.chosen) if group.chosen else DASH,
+            chosen + (", …" if len(counts) > _MOST_VALUES else ""),
+            mean_sd(test),
+            interval(test.interval),
+            _within(study, group, group.candidates[_most_common(choice.oracle)]),
+            mean_sd(statistics.summary(choice.regret)),
+            str(len(choice.keys)),
+        )
+    )
 
 
 def compared(study: Study) -> Iterable[Section]:
@@ -89,28 +87,35 @@ def compared(study: Study) -> Iterable[Section]:
         "chosen row beats one of the other (Agarwal et al. 2021). p values are two-sided and exact: sign flips of the "
         "paired differences, Wilcoxon's signed ranks, and the sign-flip p after Holm's correction over the table."
     )
-    paragraphs = [how]
+    intervals = (
+        "The bootstrap resamples the seeds of both rows jointly. Over few seeds its interval is too short (over 3 it "
+        "covers 73 % where it says 95): trust the t interval."
+    )
+    paragraphs = [how, intervals]
     unpaired = False
+    floors = []
     for group in study.conditions[:_MOST_CONDITIONS]:
         found = comparisons(study, group)
         if group.chosen is None or not any(item.n > 1 for item in found):
             continue
         pairs = max(item.n for item in found)
-        paragraphs.append(_floor(group, pairs, len(found)))
+        floors.append((group.label, statistics.smallest_p_in_words(pairs, len(found))))
         unpaired = unpaired or any(item.unpaired for item in found)
         tables.append(_comparison_table(group, group.chosen, found))
     if not tables:
         return
+    paragraphs += _said_once(floors)
     if unpaired:
         paragraphs.append("Where the rows do not have the same seeds only the common ones are compared ('pairs').")
     yield Section("How sure is that?", tuple(paragraphs), tuple(tables))
 
 
-def _floor(group: Group, pairs: int, comparisons_made: int) -> str:
-    words = statistics.smallest_p_in_words(pairs, comparisons_made)
-    where = f"On {short(group.label)}, " if group.label else ""
-    text = f"{where}{words}."
-    return text[0].upper() + text[1:]
+def _said_once(floors: Sequence[tuple[str, str]]) -> list[str]:
+    """What n allows, by condition, or once where all say the same."""
+    if len({words for _, words in floors}) == 1:
+        floors = [("", floors[0][1])]
+    told = [f"On {short(where)}, {words}." if where else f"{words}." for where, words in floors]
+    return [text[0].upper() + text[1:] for text in told]
 
 
 def _comparison_table(group: Group, chosen: Row, found: Sequence[Comparison]) -> Table:
@@ -143,8 +148,6 @@ def _comparison_table(group: Group, chosen: Row, found: Sequence[Comparison]) ->
         ),
         tuple(lines),
         caption=f"{_named(group, chosen)} against the others" + (f" on {short(group.label)}" if group.label else ""),
-        note="The bootstrap resamples the seeds of both rows jointly. Over few seeds its interval is too short (over 3 "
-        "it covers 73 % where it says 95): trust the t interval.",
     )
 
 
@@ -206,13 +209,13 @@ def over_data_sets(study: Study) -> Iterable[Section]:
     yield Section("Over the data sets", tuple(told), (table,))
 
 
-def _within(study: Study, row: Row) -> str:
-    """A row's name among those it is chosen from: only its depth within a line of the figure."""
+def _within(study: Study, group: Group, row: Row) -> str:
+    """A row's name among those it is chosen from: in a line of the figure only its depth."""
     if study.axes.depth_is_layers:
-        return f"k = {row.depth if row.depth is not None else short(row.depth_value)}"
+        return f"k = {depth_told(study, row)}"
     if study.axes.depth:
         return short(row.depth_value) or "default"
-    return short(row.label)
+    return _named(group, row)
 
 
 def _named(group: Group, row: Row) -> str:

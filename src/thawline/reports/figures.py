@@ -25,6 +25,7 @@ class Drawing:
     pdf: bytes
     svg: bytes
     caption: str
+    width_inches: float
 
 
 def draw(study: Study) -> Drawing:
@@ -39,6 +40,7 @@ def draw(study: Study) -> Drawing:
             pdf=_saved(figure, "pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}),
             svg=_saved(figure, "svg", metadata={"Date": None, "Creator": None}),
             caption=caption,
+            width_inches=float(figure.get_figwidth()),
         )
 
 

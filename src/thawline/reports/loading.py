@@ -110,10 +110,12 @@ def find_sweep(name: str, outputs: Path) -> Path:
     for candidate in (Path(name), sweeps / name):
         if _is_sweep(candidate):
             return candidate
-    if Path(name).is_dir():
+    if _is_folder(Path(name)):
         raise usage_error("sweep", f"{_quoted(name)} holds neither {SWEEP_FILE} nor a folder with {RECORD_FILE}")
     known = sorted(path.parent.name for path in sweeps.glob(f"*/{SWEEP_FILE}")) if sweeps.is_dir() else []
-    there = f"{len(known)} sweeps under {sweeps}" if known else f"no sweep under {sweeps}"
+    there = (
+        f"{len(known)} {'sweep' if len(known) == 1 else 'sweeps'} under {sweeps}" if known else f"none under {sweeps}"
+    )
     raise usage_error("sweep", f"no sweep {_quoted(name)}{nearest(name, known)} ({there})")
 
 
@@ -261,14 +263,18 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
 
 
 def _is_sweep(folder: Path) -> bool:
+    return _is_folder(folder) and ((folder / SWEEP_FILE).is_file() or _holds_runs(folder))
+
+
+def _is_folder(path: Path) -> bool:
     try:
-        return (folder / SWEEP_FILE).is_file() or _holds_runs(folder)
+        return path.is_dir()
     except (OSError, ValueError):
-        return False  # a name that no file system takes is the name of no sweep
+        return False  # a name that no file system takes is the name of no folder
 
 
 def _holds_runs(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.glob(f"*/{RECORD_FILE}"))
+    return any(folder.glob(f"*/{RECORD_FILE}"))
 
 
 def _quoted(name: str) -> str:

@@ -89,5 +89,5 @@ def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
         files.figure_png: drawing.png,
         files.figure_pdf: drawing.pdf,
         files.markdown: markdown_report(document),
-        files.html: html_report(document, drawing.svg),
+        files.html: html_report(document, drawing.svg, drawing.width_inches),
     }

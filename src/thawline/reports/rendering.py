@@ -89,7 +89,7 @@ def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
     return stream.getvalue()
 
 
-def html_report(document: Document, figure_svg: bytes) -> str:
+def html_report(document: Document, figure_svg: bytes, width_inches: float) -> str:
     """The report as one HTML page that loads nothing: style inside, figure as data, no script."""
     import jinja2
 
@@ -104,7 +104,8 @@ def html_report(document: Document, figure_svg: bytes) -> str:
     environment.filters["shown"] = shown
     environment.filters["side"] = _side
     figure = base64.b64encode(figure_svg).decode("ascii")
-    return environment.get_template("report.html").render(document=document, figure=figure) + "\n"
+    page = environment.get_template("report.html")
+    return page.render(document=document, figure=figure, width=width_inches) + "\n"
 
 
 def _side(column: Column) -> str:

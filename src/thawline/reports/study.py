@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from thawline.errors import nearest, usage_error
 from thawline.reports import statistics
-from thawline.reports.loading import Cell, Run, Sweep
+from thawline.reports.loading import Cell, Run, Sweep, natural
 from thawline.reports.statistics import Choice, Mode, Summary
 
 VALIDATION = "val"
@@ -83,9 +83,10 @@ class Row:
         return sum(run.diverged for run in self.runs.values())
 
     @cached_property
-    def depth(self) -> int | None:
-        """Layer groups that trained; None where there is no run, or where the runs differ."""
-        return self.common(lambda run: run.depth)
+    def depth(self) -> float | None:
+        """Layer groups that trained, the mean where the runs differ; None where there is no run."""
+        mean = self.mean_of(lambda run: run.depth)
+        return int(mean) if mean is not None and mean == int(mean) else mean
 
     @property
     def is_probe(self) -> bool:
@@ -289,8 +290,8 @@ def _row(cells: Sequence[Cell], axes: Axes, condition: Key, choice: Key, depth_v
         # A folder of runs may hold some that no override tells apart; each is a run all the same.
         runs[(*replicate, cell.identity) if replicate in runs else replicate] = cell.run
     parts = [*setting_labels(axes.conditions, condition), *setting_labels(axes.choices, choice)]
-    depths = {run.depth for run in runs.values()}
     if axes.depth and axes.depth_is_layers:
+        depths = {run.depth for run in runs.values()}
         parts.append(f"k = {depths.pop() if len(depths) == 1 else depth_value}")
     elif axes.depth:
         parts.extend(setting_labels([axes.depth], [depth_value or ""]))
@@ -315,11 +316,15 @@ def _ordered(rows: Sequence[Row], axes: Axes, metric: str, mode: Mode) -> list[R
     by_condition = _by(rows, lambda row: row.condition)
     if not axes.depth:
         return [row for members in by_condition.values() for row in sorted(members, key=_rank(metric, mode))]
-    values = {value: index for index, value in enumerate(dict.fromkeys(row.depth_value for row in rows))}
+    order = {value: index for index, value in enumerate(dict.fromkeys(row.depth_value or "" for row in rows))}
+    # Counts stand in their order; where depth is a group's name the runs know how deep it is.
+    named = any(natural(value)[0] for value in order)
 
-    def along(row: Row) -> tuple[int, int]:
-        known = row.depth if axes.depth_is_layers and row.depth is not None else values[row.depth_value]
-        return known, values[row.depth_value]
+    def along(row: Row) -> tuple[float, int]:
+        value = row.depth_value or ""
+        if not named:
+            return natural(value)[1], order[value]
+        return row.depth if axes.depth_is_layers and row.depth is not None else order[value], order[value]
 
     lines = _by(rows, lambda row: (row.condition, row.choice)).values()
     return [row for members in lines for row in sorted(members, key=along)]

@@ -61,6 +61,13 @@ def deepest(row: Row) -> str:
     return short(row.common(lambda run: run.reached)) or DASH
 
 
+def depth_told(study: Study, row: Row) -> str:
+    """The number of layer groups that trained; of a row without runs, what its cells ask for."""
+    if row.depth is None:
+        return short(row.depth_value) or DASH if study.axes.depth_is_layers else DASH
+    return f"{row.depth:g}"
+
+
 def share(row: Row) -> str:
     """Trainable parameters in per cent of all, with the digits that a small share needs."""
     value = row.mean_of(lambda run: run.share)
@@ -90,7 +97,7 @@ def result_table(study: Study, most: int | None = None) -> Table:
         entries = [
             mark(study, row),
             *(short(place[axis]) or "default" for axis in axes),
-            DASH if row.depth is None else str(row.depth),
+            depth_told(study, row),
             deepest(row),
             count(row.mean_of(lambda run: run.trainable)),
             share(row),

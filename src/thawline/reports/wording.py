@@ -9,7 +9,7 @@ from thawline.reports import statistics
 from thawline.reports.document import DASH, interval, number, signed
 from thawline.reports.findings import compare
 from thawline.reports.study import TEST, VALIDATION, Group, Row, Study, setting_labels
-from thawline.reports.tables import short
+from thawline.reports.tables import depth_told, short
 
 _MOST_CONDITIONS = 6
 _MOST_NAMED = 8
@@ -17,11 +17,18 @@ _MOST_NAMED = 8
 
 def answer(study: Study) -> tuple[str, ...]:
     """The result in plain words, one paragraph per condition (data set, number of labels)."""
-    told = [_answer(study, group) for group in study.conditions[:_MOST_CONDITIONS]]
-    left = len(study.conditions) - len(told)
+    groups = study.conditions[:_MOST_CONDITIONS]
+    told = [_answer(study, group) for group in groups]
+    floors = [_floor(study, group) for group in groups]
+    if len(set(floors)) == 1:
+        # What n allows is the same for all: it is said once, at the end.
+        told[-1:] = [f"{told[-1]} {floors[0]}"] if len(told) == 1 else [told[-1], floors[0]]
+    else:
+        told = [f"{text} {floor}" for text, floor in zip(told, floors, strict=True)]
+    left = len(study.conditions) - len(groups)
     if left:
         told.append(f"The choice for each of the {left} other conditions is marked in the table.")
-    return tuple(told)
+    return tuple(text.strip() for text in told if text.strip())
 
 
 def _answer(study: Study, group: Group) -> str:
@@ -38,10 +45,10 @@ def _answer(study: Study, group: Group) -> str:
         parts.append(f" among {len(group.candidates)} strategies")
     parts.append(f"; test {study.metric_label} {_result(study, chosen)}")
     if references:
-        against = [f"{number(other.summary(TEST, study.metric).mean)} for {name}" for other, name in references]
+        against = [f"{_result_of_other(study, chosen, other)} for {name}" for other, name in references]
         parts.append(f", against {' and '.join(against)}")
-    evidence = _evidence(study, group, chosen, [other for other, _ in references])
-    return " ".join(filter(None, ["".join(parts) + ".", evidence]))
+    differences = _differences(study, chosen, references)
+    return " ".join(filter(None, ["".join(parts) + ".", differences]))
 
 
 def _result(study: Study, row: Row) -> str:
@@ -51,6 +58,14 @@ def _result(study: Study, row: Row) -> str:
     spread = f" ± {number(summary.sd)} (mean ± sd, n = {summary.n}" if summary.sd is not None else f" (n = {summary.n}"
     lost = f"; {summary.diverged} of {summary.count} runs not finite" if summary.diverged else ""
     return f"{number(summary.mean)}{spread}{lost})"
+
+
+def _result_of_other(study: Study, chosen: Row, other: Row) -> str:
+    summary = other.summary(TEST, study.metric)
+    if summary.diverged:
+        return f"{number(summary.mean)} (finite {summary.n} of {summary.count})"
+    same = summary.n == chosen.summary(TEST, study.metric).n
+    return number(summary.mean) if same else f"{number(summary.mean)} (n = {summary.n})"
 
 
 def _named(study: Study, row: Row) -> str:
@@ -69,7 +84,7 @@ def _named(study: Study, row: Row) -> str:
         return f"full fine-tuning (k = {row.depth}{of}){within}"
     reached = row.common(lambda run: run.reached)
     start = f" (from {short(reached)} on)" if reached else ""
-    return f"unfreezing k = {DASH if row.depth is None else row.depth}{of}{start}{within}"
+    return f"unfreezing k = {depth_told(study, row)}{of}{start}{within}"
 
 
 def _references(study: Study, group: Group, chosen: Row) -> list[tuple[Row, str]]:
@@ -82,7 +97,7 @@ def _references(study: Study, group: Group, chosen: Row) -> list[tuple[Row, str]
     if found:
         return found
     next_best = _runner_up(study, group, chosen)
-    return [] if next_best is None else [(next_best, f"{_named(study, next_best)}, the next by validation")]
+    return [] if next_best is None else [(next_best, f"the next by validation, {_named(study, next_best)}")]
 
 
 def _runner_up(study: Study, group: Group, chosen: Row) -> Row | None:
@@ -92,24 +107,30 @@ def _runner_up(study: Study, group: Group, chosen: Row) -> Row | None:
     return min(known, default=(0.0, 0, None), key=lambda item: item[:2])[2]
 
 
-def _evidence(study: Study, group: Group, chosen: Row, references: Sequence[Row]) -> str:
-    others = [row for row in group.rows if row is not chosen and row.runs]
-    if not others:
+def _differences(study: Study, chosen: Row, references: Sequence[tuple[Row, str]]) -> str:
+    told = []
+    for other, name in references:
+        item = compare(study, chosen, other)
+        if item.interval is not None:
+            told.append(f"{signed(item.difference)} {interval(item.interval, with_sign=True)} against {name}")
+    if not told:
         return ""
-    pairs = max(len(compare_keys(study, chosen, other)) for other in others)
+    return f"Paired by seed that is {' and '.join(told)} (95 % t {'intervals' if len(told) > 1 else 'interval'})."
+
+
+def _floor(study: Study, group: Group) -> str:
+    chosen = group.chosen
+    others = [row for row in group.rows if row is not chosen and row.runs]
+    if chosen is None or not others:
+        return ""
+    pairs = max(len(_common_keys(study, chosen, other)) for other in others)
     if pairs < 2:
         return "One run of each says nothing about chance: repeat the sweep with more seeds."
-    found = [compare(study, chosen, other) for other in references]
-    told = [f"{signed(c.difference)} {interval(c.interval, with_sign=True)}" for c in found if c.interval is not None]
     words = statistics.smallest_p_in_words(pairs, len(others))
-    if not told:
-        return f"{words[0].upper()}{words[1:]}."
-    differ = "these differences are" if len(told) > 1 else "this difference is"
-    return f"Paired by seed {differ} {' and '.join(told)} (95 % t intervals); {words}."
+    return f"{words[0].upper()}{words[1:]}."
 
 
-def compare_keys(study: Study, chosen: Row, other: Row) -> tuple[object, ...]:
-    """The replicates on which two rows can be compared."""
+def _common_keys(study: Study, chosen: Row, other: Row) -> tuple[object, ...]:
     return statistics.paired(chosen.scores(TEST, study.metric), other.scores(TEST, study.metric)).keys
 
 
