@@ -7,10 +7,15 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from thawline.config_paths import conf_folder, shipped_root
-from thawline.errors import Problem, UsageError
+from thawline.errors import UsageError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from thawline.runs.ledger import RunFailed
+
+_failed: list[RunFailed] = []
+"""Hydra prints its own text for an error that leaves a job, so a failed run is kept here instead."""
 
 
 def run(argv: list[str]) -> int:
@@ -20,7 +25,6 @@ def run(argv: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from thawline.cli.sweeping import SweepIncomplete
-    from thawline.runs.ledger import RunFailed
 
     # Hydra would turn an error into a text and exit status 1; with this it passes the exception on.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -35,8 +39,8 @@ def run(argv: list[str]) -> int:
         raise UsageError(diagnose(argv, error)) from error
     except SweepIncomplete:
         return 1
-    except RunFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+    if _failed:
+        print(f"error: {_failed.pop()}", file=sys.stderr)
         return 1
     return 0
 
@@ -59,11 +63,7 @@ def job(config: DictConfig) -> str:
     group = plan.settings.sweep.name
     failures = run_all([plan], bench, group=group, console=console)
     if failures:
-        raise failures[0].error
-    print_run(plan)
+        _failed.append(failures[0].error)
+    else:
+        print_run(plan)
     return plan.identity
-
-
-def problems_of(error: Exception) -> list[Problem]:
-    """The problems that an error stands for."""
-    return list(error.problems) if isinstance(error, UsageError) else [Problem("", str(error))]

@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import save
 
 from thawline.files import atomic_write, sha256_of_file
-from thawline.freeze_policies import Phase
 from thawline.records import Cost, GroupRecord, Parameters, PhaseRecord, Record, Selection, SplitRecord
 from thawline.runs import provenance
 from thawline.runs.memory import peak_memory_bytes
 from thawline.runs.plan import Plan
-from thawline.tasks.classification import Classification, Predictions
+from thawline.tasks.classification import Predictions
 from thawline.tasks.model import TransferModel
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Trainer
     from thawline.backbones import Backbone
+
+    from thawline.runs.fitting import Fit
 
 BEST_FILE = "best.safetensors"
 MODEL_FILE = "model.safetensors"
@@ -48,6 +48,24 @@ class Outcome:
     evaluate_seconds: float = 0.0
     samples: int = 0
 
+    def absorb(self, plan: Plan, model: TransferModel, fit: Fit) -> None:
+        """Add what a phase's fit left."""
+        module, selection, metrics = fit.module, fit.selection, plan.settings.metrics
+        self.history += module.history
+        self.moved |= module.moved
+        self.trained |= fit.phase.trainable
+        self.samples += len(plan.splits.train.indices) * len(module.history)
+        self.diverged |= selection.diverged
+        self.contract.append({"phase": fit.phase.name, **fit.contract.result})
+        self.phases.append(_phase_record(model, fit))
+        self.selection = Selection(
+            monitor=f"val/{metrics.monitor}",
+            mode=metrics.mode,
+            value=selection.best_value,
+            phase=fit.index,
+            epoch=fit.first_epoch + max(0, selection.best_epoch),
+        )
+
 
 def write_files(plan: Plan, model: TransferModel, predictions: Predictions, outcome: Outcome) -> dict[str, str]:
     """The tensors that training moved, and what was said of each test sample; returns file name -> SHA-256."""
@@ -58,31 +76,6 @@ def write_files(plan: Plan, model: TransferModel, predictions: Predictions, outc
     with atomic_write(plan.folder / PREDICTIONS_FILE) as stream:
         np.savez_compressed(stream, allow_pickle=False, **predictions.arrays())
     return {name: sha256_of_file(plan.folder / name) for name in (BEST_FILE, PREDICTIONS_FILE)}
-
-
-def phase_record(
-    phase: Phase, model: TransferModel, trainer: Trainer, module: Classification, thaw_line: dict[str, Any]
-) -> PhaseRecord:
-    """The record of a phase that has been fitted."""
-    parameters = dict(model.named_parameters())
-    groups = [
-        {
-            "name": group["name"],
-            "tensors": len(group["params"]),
-            "parameters": sum(parameter.numel() for parameter in group["params"]),
-            "lr": group["initial_lr"],
-            "weight_decay": group["weight_decay"],
-        }
-        for group in trainer.optimizers[0].param_groups
-    ]
-    return PhaseRecord(
-        name=phase.name,
-        epochs=len(module.history),
-        trainable_parameters=sum(parameters[name].numel() for name in phase.trainable),
-        trainable_tensors=len(phase.trainable),
-        optimizer_groups=groups,
-        thaw_line=thaw_line,
-    )
 
 
 def make_record(
@@ -131,6 +124,28 @@ def make_record(
         ),
         files=files,
         notes=list(plan.splits.notes),
+    )
+
+
+def _phase_record(model: TransferModel, fit: Fit) -> PhaseRecord:
+    parameters = dict(model.named_parameters())
+    groups = [
+        {
+            "name": group["name"],
+            "tensors": len(group["params"]),
+            "parameters": sum(parameter.numel() for parameter in group["params"]),
+            "lr": group["initial_lr"],
+            "weight_decay": group["weight_decay"],
+        }
+        for group in fit.trainer.optimizers[0].param_groups
+    ]
+    return PhaseRecord(
+        name=fit.phase.name,
+        epochs=len(fit.module.history),
+        trainable_parameters=sum(parameters[name].numel() for name in fit.phase.trainable),
+        trainable_tensors=len(fit.phase.trainable),
+        optimizer_groups=groups,
+        thaw_line=fit.inputs.thaw_line,
     )
 
 

@@ -1,0 +1,133 @@
+"""The fit of one phase: its Lightning module, trainer, data, freeze contract and selection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+
+from thawline.freeze_policies import Phase
+from thawline.runs import distributed
+from thawline.runs.inputs import PhaseInputs
+from thawline.runs.plan import Plan
+from thawline.tasks.classification import Classification, Objective
+from thawline.tasks.contract import FreezeContract
+from thawline.tasks.data import Batches
+from thawline.tasks.model import TransferModel
+from thawline.tasks.selection import Selection
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
+
+LAST_FILE = "last.ckpt"
+OnEpoch = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A phase that is about to be trained, or has been."""
+
+    phase: Phase
+    index: int
+    first_epoch: int
+    inputs: PhaseInputs
+    module: Classification
+    contract: FreezeContract
+    selection: Selection
+    trainer: pl.Trainer
+    batches: Batches
+
+    def train(self) -> None:
+        """Train the phase's epochs."""
+        self.trainer.fit(self.module, datamodule=self.batches)
+
+
+def prepare_fit(
+    plan: Plan,
+    model: TransferModel,
+    inputs: PhaseInputs,
+    index: int,
+    first_epoch: int,
+    logger: Logger | None,
+    on_epoch: OnEpoch,
+) -> Fit:
+    """The fit of phase `index` of the plan; the model's trainable set is the phase's already."""
+    settings, phase = plan.settings, plan.phases[index]
+    module = Classification(
+        model, inputs.forwards, plan.network, phase, index, first_epoch, _objective(plan), plan.transform.output_size
+    )
+    contract = FreezeContract(model)
+    last, seconds = plan.folder / LAST_FILE, settings.trainer.checkpoint_seconds
+    selection = Selection(model, settings.metrics, last, seconds, index)
+    trainer = _trainer(plan, phase.epochs or 0, logger, [contract, selection, _EpochReport(on_epoch)])
+    batches = Batches(
+        inputs.parts,
+        batch_size=settings.trainer.batch_size,
+        eval_batch_size=settings.trainer.eval_batch_size,
+        data_seed=settings.data_seed,
+        workers=settings.trainer.workers,
+        shard=distributed.shard(),
+        first_epoch=first_epoch,
+    )
+    return Fit(phase, index, first_epoch, inputs, module, contract, selection, trainer, batches)
+
+
+class _EpochReport(Callback):
+    """Tells the run's observer of every epoch."""
+
+    def __init__(self, on_epoch: OnEpoch) -> None:
+        self._on_epoch = on_epoch
+        self._told = 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The previous epoch is whole now."""
+        self._tell(pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """So is the last one."""
+        self._tell(pl_module)
+
+    def _tell(self, pl_module: pl.LightningModule) -> None:
+        history = cast("Classification", pl_module).history
+        for row in history[self._told :]:
+            self._on_epoch(row)
+        self._told = len(history)
+
+
+def _objective(plan: Plan) -> Objective:
+    settings = plan.settings
+    return Objective(
+        optimizer=settings.optimizer,
+        scheduler=settings.scheduler,
+        classes=len(plan.splits.classes),
+        top_k=settings.metrics.top_k,
+        seed=settings.seed,
+        label_smoothing=settings.loss.label_smoothing,
+    )
+
+
+def _trainer(plan: Plan, epochs: int, logger: Logger | None, callbacks: list[Callback]) -> pl.Trainer:
+    settings, metrics = plan.settings.trainer, plan.settings.metrics
+    if settings.early_stopping is not None:
+        monitor = f"val/{metrics.monitor}"
+        stop = EarlyStopping(monitor, patience=settings.early_stopping, mode=metrics.mode, check_finite=False)
+        callbacks = [*callbacks, stop]
+    return pl.Trainer(
+        max_epochs=epochs,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy if settings.devices > 1 else "auto",
+        precision=settings.precision,
+        gradient_clip_val=settings.gradient_clip,
+        logger=logger or False,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+        default_root_dir=plan.folder,
+    )
