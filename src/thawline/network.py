@@ -20,9 +20,10 @@ class Network:
     Attributes:
         groups: the backbone's layer groups, from the stem (0) to the output; names carry the prefix ``backbone.``.
         head: the head's parameters.
-        norms: parameters of normalisation layers.
+        norms: parameters of normalisation layers, and an adapter's scales and shifts.
         biases: bias parameters, of norms too.
         convolutions: weights and biases of convolutions (not of those that stand for fully connected layers).
+        adapter: parameters that an adapter adds to the backbone; they are in no layer group.
     """
 
     groups: tuple[LayerGroup, ...]
@@ -30,16 +31,17 @@ class Network:
     norms: frozenset[str]
     biases: frozenset[str]
     convolutions: frozenset[str]
+    adapter: tuple[str, ...] = ()
 
     @property
     def backbone(self) -> tuple[str, ...]:
-        """The names of all backbone parameters, from input to output."""
+        """The names of all parameters of the source network, from input to output."""
         return tuple(name for group in self.groups for name in group.parameters)
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of all parameters: backbone, then head."""
-        return (*self.backbone, *self.head)
+        """The names of all parameters: backbone, adapter, head."""
+        return (*self.backbone, *self.adapter, *self.head)
 
     def top(self, k: int) -> frozenset[str]:
         """The parameters of the `k` layer groups nearest to the output."""

@@ -1,5 +1,6 @@
 """Freeze policies: which parameters train, and when. Adding one is a small final class and a yaml."""
 
+from thawline.freeze_policies.over_time import LPFT, FreezeThenUnfreeze, GradualUnfreezing, Phases
 from thawline.freeze_policies.policy import FreezePolicy, Phase
 from thawline.freeze_policies.static import (
     BiasOnly,
@@ -10,19 +11,25 @@ from thawline.freeze_policies.static import (
     LastK,
     LinearProbe,
     NormOnly,
+    OneBlock,
     Pattern,
 )
 
 __all__ = [
+    "LPFT",
     "BiasOnly",
     "Blocks",
     "ConvolutionsFrozen",
     "FirstK",
     "FreezePolicy",
+    "FreezeThenUnfreeze",
     "FullFineTuning",
+    "GradualUnfreezing",
     "LastK",
     "LinearProbe",
     "NormOnly",
+    "OneBlock",
     "Pattern",
     "Phase",
+    "Phases",
 ]

@@ -15,8 +15,14 @@ class Phase:
     Attributes:
         name: the phase's name in logs and records.
         trainable: names of the parameters that train; all others are frozen.
-        epochs: its length, or None for what is left of the trainer's ``max_epochs``.
+        epochs: its length; None where `fraction` says it, or for what the other phases leave of the trainer's
+            ``max_epochs``.
+        fraction: its length as a share of the trainer's ``max_epochs``, between 0 and 1.
+        patience: the phase ends early after this many epochs without a better validation metric.
         lr_multiplier: factor on every learning rate of the optimizer.
+        optimizer_state: ``keep`` - parameters that trained in the phase before go on with their state in its
+            optimizer (momentum, second moments), as it was at the epoch whose weights this phase starts from;
+            ``drop`` - all start anew.
         running_statistics: ``follow`` - a norm updates its running statistics if its own parameters train;
             ``frozen`` - no norm of the backbone does.
     """
@@ -24,7 +30,10 @@ class Phase:
     name: str
     trainable: frozenset[str]
     epochs: int | None = None
+    fraction: float | None = None
+    patience: int | None = None
     lr_multiplier: float = 1.0
+    optimizer_state: Literal["keep", "drop"] = "drop"
     running_statistics: Literal["follow", "frozen"] = "follow"
 
 

@@ -1,10 +1,13 @@
-"""Policies with one phase: which parameters train does not change during the run. The head always trains."""
+"""Policies with one phase: which parameters train does not change during the run.
+
+The head trains, unless a policy says otherwise, and so do an adapter's parameters: the policy decides about the rest.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,16 +18,23 @@ from thawline.specs import Spec
 
 
 def _one_phase(
-    network: Network, backbone: frozenset[str], statistics: Literal["follow", "frozen"] = "follow"
+    network: Network,
+    backbone: frozenset[str],
+    statistics: Literal["follow", "frozen"] = "follow",
+    *,
+    train_head: bool = True,
 ) -> tuple[Phase, ...]:
-    trainable = backbone | frozenset(network.head)
+    trainable = backbone | frozenset(network.adapter) | frozenset(network.head if train_head else ())
     if not trainable:
         raise usage_error("freeze_policy", "nothing would train: the policy and the head have no parameters")
     return (Phase("train", trainable, running_statistics=statistics),)
 
 
-class _Counted(Spec):
-    """How many layer groups: by count or name (`k`) or by fraction of all groups (`depth`); one group if neither."""
+class Counted(Spec):
+    """How many layer groups: by count or name (`k`) or by fraction of all groups (`depth`)."""
+
+    DEFAULT: ClassVar[int | str] = 1
+    """The count where neither is given."""
 
     k: int | str | None = Field(default=None)
     depth: float | None = Field(default=None, ge=0.0, le=1.0)
@@ -37,16 +47,17 @@ class _Counted(Spec):
         return k
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> _Counted:
+    def _one_of_both(self) -> Counted:
         if self.k is not None and self.depth is not None:
             raise ValueError("give k (a count or a group's name) or depth (a fraction), not both")
         return self
 
-    def _count(self, network: Network, *, from_output: bool) -> int:
+    def count(self, network: Network, *, from_output: bool) -> int:
+        """The number of layer groups of `network`, counted from its output or from its input."""
         n = len(network.groups)
         if self.depth is not None:
             return math.floor(self.depth * n + 0.5)
-        k = 1 if self.k is None else self.k
+        k = self.DEFAULT if self.k is None else self.k
         if k == "all":
             return n
         if isinstance(k, str):
@@ -76,7 +87,7 @@ class FullFineTuning(Spec):
 
 
 @final
-class LastK(_Counted):
+class LastK(Counted):
     """The `k` layer groups nearest to the output train. k = 0 is the linear probe, k = all is full fine-tuning.
 
     `k` is a count, ``all``, or the name of the deepest group that trains; `depth` is a fraction of all groups, rounded
@@ -85,11 +96,11 @@ class LastK(_Counted):
 
     def phases(self, network: Network) -> tuple[Phase, ...]:
         """One phase; trains the top k groups and the head."""
-        return _one_phase(network, network.top(self._count(network, from_output=True)))
+        return _one_phase(network, network.top(self.count(network, from_output=True)))
 
 
 @final
-class FirstK(_Counted):
+class FirstK(Counted):
     """The `k` layer groups nearest to the input train, and the head (Lee et al. 2023, "Surgical Fine-Tuning").
 
     `k` is a count, ``all``, or the name of the last group that trains; `depth` is a fraction of all groups.
@@ -97,14 +108,19 @@ class FirstK(_Counted):
 
     def phases(self, network: Network) -> tuple[Phase, ...]:
         """One phase; trains the bottom k groups and the head."""
-        return _one_phase(network, names_of(network.groups[: self._count(network, from_output=False)]))
+        return _one_phase(network, names_of(network.groups[: self.count(network, from_output=False)]))
 
 
 @final
 class Blocks(Spec):
-    """Chosen layer groups train, by index (negative: from the output) or name (Lee et al. 2023)."""
+    """Chosen layer groups train, by index (negative: from the output) or name (Lee et al. 2023).
+
+    `train_head` is false where the source's head fits the target's classes as it is (``head=source_rows``), as in the
+    paper's experiments on shifted inputs: then the groups alone train.
+    """
 
     blocks: tuple[int | str, ...] = Field(min_length=1)
+    train_head: bool = True
 
     @field_validator("blocks", mode="before")
     @classmethod
@@ -113,7 +129,25 @@ class Blocks(Spec):
 
     def phases(self, network: Network) -> tuple[Phase, ...]:
         """One phase; trains the chosen groups and the head."""
-        return _one_phase(network, names_of(network.group(key, "freeze_policy.blocks") for key in self.blocks))
+        chosen = names_of(network.group(key, "freeze_policy.blocks") for key in self.blocks)
+        return _one_phase(network, chosen, train_head=self.train_head)
+
+
+@final
+class OneBlock(Spec):
+    """One layer group trains, by index (negative: from the output) or name; a sweep over it tries each in turn.
+
+    ``freeze_policy=one_block 'freeze_policy.block=range(0,n)'`` finds the group that is best to tune (Lee et al. 2023,
+    "Surgical Fine-Tuning Improves Adaptation to Distribution Shifts"). `train_head` as in `Blocks`.
+    """
+
+    block: int | str
+    train_head: bool = True
+
+    def phases(self, network: Network) -> tuple[Phase, ...]:
+        """One phase; trains the group and the head."""
+        chosen = frozenset(network.group(self.block, "freeze_policy.block").parameters)
+        return _one_phase(network, chosen, train_head=self.train_head)
 
 
 @final

@@ -110,16 +110,25 @@ def weights_file(settings: RunSettings) -> Path | None:
 
 def _with_lengths(phases: tuple[Phase, ...], max_epochs: int) -> tuple[Phase, ...]:
     """Phases without a length share what the others leave of `max_epochs`."""
-    open_ended = [phase for phase in phases if phase.epochs is None]
-    left = max_epochs - sum(phase.epochs for phase in phases if phase.epochs is not None)
-    if open_ended and left < len(open_ended):
+    given = [_given_length(phase, max_epochs) for phase in phases]
+    open_ended = [index for index, epochs in enumerate(given) if epochs is None]
+    taken = sum(epochs for epochs in given if epochs is not None)
+    if taken + len(open_ended) > max_epochs:
+        needed = f"at least {taken + len(open_ended)}" if open_ended else str(taken)
         raise usage_error(
-            "trainer.max_epochs", f"{max_epochs} epochs are too few for the policy's {len(phases)} phases"
+            "trainer.max_epochs",
+            f"{max_epochs} epochs are too few for the policy's {len(phases)} phases: they take {needed}",
         )
-    lengths = []
-    for phase in phases:
-        epochs = phase.epochs
-        if epochs is None:
-            epochs = left // len(open_ended) + (open_ended.index(phase) < left % len(open_ended))
-        lengths.append(dataclasses.replace(phase, epochs=epochs))
-    return tuple(lengths)
+    shares = {
+        index: (max_epochs - taken) // len(open_ended) + (place < (max_epochs - taken) % len(open_ended))
+        for place, index in enumerate(open_ended)
+    }
+    return tuple(
+        dataclasses.replace(phase, epochs=shares[index] if epochs is None else epochs, fraction=None)
+        for index, (phase, epochs) in enumerate(zip(phases, given, strict=True))
+    )
+
+
+def _given_length(phase: Phase, max_epochs: int) -> int | None:
+    """The epochs that the phase asks for; a fraction takes one at least."""
+    return phase.epochs if phase.fraction is None else max(1, round(phase.fraction * max_epochs))
