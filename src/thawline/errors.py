@@ -29,6 +29,13 @@ class UsageError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class WriteError(OSError):
+    """A file of ours cannot be written: a full disk, a folder that is read-only or not a folder."""
+
+    def __str__(self) -> str:
+        return f"cannot write {self.filename}: {self.strerror}"
+
+
 def usage_error(field: str, message: str) -> UsageError:
     """A `UsageError` with a single problem."""
     return UsageError(Problem(field, message))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from thawline.errors import WriteError
+
+_PARTIAL = ".partial"
+_OF_A_DISK = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS})
 
 
 @contextlib.contextmanager
@@ -17,20 +23,41 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` for writing; on success it becomes `path` in one step.
 
     The temporary file lives in the target's own folder because a rename is atomic only within one file system.
+
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.", suffix=".partial")
+    make_folder(path.parent)
+    with _naming(path):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.", suffix=_PARTIAL)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with _naming(path, _OF_A_DISK), os.fdopen(descriptor, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with _naming(path):
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder `path` and those above it.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    with _naming(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed process left half written in `folder`; only where no other process writes there."""
+    for file in folder.glob(f".*{_PARTIAL}"):
+        file.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -49,6 +76,19 @@ def sha256_of_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _naming(path: Path, numbers: Collection[int] | None = None) -> Iterator[None]:
+    """Turn an error of the system (with one of these numbers) into one that names the file; others pass."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        if numbers is not None and error.errno not in numbers:
+            raise
+        raise WriteError(error.errno, error.strerror, str(path)) from error
 
 
 def _finite(value: Any) -> Any:
