@@ -68,6 +68,14 @@ def _settle_libraries(plan: Plan) -> None:
         torch.set_num_threads(plan.settings.trainer.threads)
 
 
+def _built_alike(plan: Plan) -> str:
+    """The same for runs whose models are built alike from the same source weights."""
+    settings = plan.settings
+    seed = settings.seed if settings.backbone.weights is None and plan.source is None else ""
+    source = plan.source.identity if plan.source else ""
+    return f"{settings.backbone!r} {source} {settings.head!r} {plan.splits.classes} {plan.transform.output_size} {seed}"
+
+
 class _Run:
     """A run in progress: the model, and what its phases leave."""
 
@@ -75,7 +83,8 @@ class _Run:
         self._plan, self._bench, self._logger, self._on_epoch = plan, bench, logger, on_epoch
         self._outcome = Outcome()
         self._backbone = source_backbone(plan, bench)
-        self._model = with_head(plan, self._backbone)
+        self._model = bench.settled(_built_alike(plan), with_head(plan, self._backbone))
+        self._model.to(bench.device(plan.settings))
 
     def to_record(self, source_record: Record | None) -> Record:
         """Judge, train, select, test, and write the record."""
@@ -96,8 +105,12 @@ class _Run:
         """Train one phase and leave the model at its best epoch by validation."""
         plan, outcome = self._plan, self._outcome
         self._model.set_trainable(phase.trainable, statistics_frozen=phase.running_statistics == "frozen")
-        inputs = phase_inputs(plan, self._model, self._backbone, self._bench, phase)
-        fit = prepare_fit(plan, self._model, inputs, index, len(outcome.history), self._logger, self._on_epoch)
+        self._model.train()
+        frozen_moved = outcome.moved - phase.trainable
+        inputs = phase_inputs(plan, self._model, self._bench, phase, pristine=not frozen_moved)
+        fit = prepare_fit(
+            plan, self._model, inputs, index, len(outcome.history), self._logger, self._on_epoch, outcome.optimizer
+        )
         began = time.perf_counter()
         fit.train()
         outcome.train_seconds += time.perf_counter() - began

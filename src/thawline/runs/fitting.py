@@ -10,12 +10,15 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from thawline.freeze_policies import Phase
+from thawline.learning_rates import MeasuredRates
+from thawline.optimizers import States
 from thawline.runs import distributed
 from thawline.runs.inputs import PhaseInputs
 from thawline.runs.plan import Plan
 from thawline.tasks.classification import Classification, Objective
 from thawline.tasks.contract import FreezeContract
 from thawline.tasks.data import Batches
+from thawline.tasks.measured_rates import RenewedRates
 from thawline.tasks.model import TransferModel
 from thawline.tasks.selection import Selection
 
@@ -53,16 +56,28 @@ def prepare_fit(
     first_epoch: int,
     logger: Logger | None,
     on_epoch: OnEpoch,
+    states: States | None = None,
 ) -> Fit:
-    """The fit of phase `index` of the plan; the model's trainable set is the phase's already."""
+    """The fit of phase `index` of the plan; the model's trainable set is the phase's already.
+
+    `states` is what the optimizer of the phase before remembered at the epoch that this one starts from.
+    """
     settings, phase = plan.settings, plan.phases[index]
     module = Classification(
-        model, inputs.forwards, plan.network, phase, index, first_epoch, _objective(plan), plan.transform.output_size
+        model,
+        inputs.forwards,
+        plan.network,
+        phase,
+        index,
+        first_epoch,
+        _objective(plan),
+        plan.transform.output_size,
+        states if phase.optimizer_state == "keep" else None,
     )
     contract = FreezeContract(model)
     last, seconds = plan.folder / LAST_FILE, settings.trainer.checkpoint_seconds
-    selection = Selection(model, settings.metrics, last, seconds, index)
-    trainer = _trainer(plan, phase.epochs or 0, logger, [contract, selection, _EpochReport(on_epoch)])
+    handed_on = index + 1 < len(plan.phases) and plan.phases[index + 1].optimizer_state == "keep"
+    selection = Selection(model, settings.metrics, last, seconds, index, keep_optimizer=handed_on)
     batches = Batches(
         inputs.parts,
         batch_size=settings.trainer.batch_size,
@@ -72,6 +87,10 @@ def prepare_fit(
         shard=distributed.shard(),
         first_epoch=first_epoch,
     )
+    callbacks: list[Callback] = [contract, selection, _EpochReport(on_epoch)]
+    if isinstance(settings.learning_rates, MeasuredRates):
+        callbacks.append(RenewedRates(settings.learning_rates, batches, settings.loss.label_smoothing))
+    trainer = _trainer(plan, phase, logger, callbacks)
     return Fit(phase, index, first_epoch, inputs, module, contract, selection, trainer, batches)
 
 
@@ -106,17 +125,18 @@ def _objective(plan: Plan) -> Objective:
         top_k=settings.metrics.top_k,
         seed=settings.seed,
         label_smoothing=settings.loss.label_smoothing,
+        learning_rates=settings.learning_rates,
     )
 
 
-def _trainer(plan: Plan, epochs: int, logger: Logger | None, callbacks: list[Callback]) -> pl.Trainer:
+def _trainer(plan: Plan, phase: Phase, logger: Logger | None, callbacks: list[Callback]) -> pl.Trainer:
     settings, metrics = plan.settings.trainer, plan.settings.metrics
-    if settings.early_stopping is not None:
-        monitor = f"val/{metrics.monitor}"
-        stop = EarlyStopping(monitor, patience=settings.early_stopping, mode=metrics.mode, check_finite=False)
+    patience = phase.patience or settings.early_stopping
+    if patience is not None:
+        stop = EarlyStopping(f"val/{metrics.monitor}", patience=patience, mode=metrics.mode, check_finite=False)
         callbacks = [*callbacks, stop]
     return pl.Trainer(
-        max_epochs=epochs,
+        max_epochs=phase.epochs,
         accelerator=settings.accelerator,
         devices=settings.devices,
         strategy=settings.strategy if settings.devices > 1 else "auto",

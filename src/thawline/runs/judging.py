@@ -11,7 +11,7 @@ from torch import nn
 from thawline.datasets import Split
 from thawline.metrics import classification_metrics
 from thawline.records import Record
-from thawline.runs.inputs import Decoded, decoded_images
+from thawline.runs.decoding import decoded_images
 from thawline.runs.plan import Plan
 from thawline.runs.workbench import Workbench
 from thawline.tasks.model import TransferModel
@@ -56,14 +56,17 @@ def before_tuning(
 
 def _features(plan: Plan, model: TransferModel, bench: Workbench, split: Split) -> torch.Tensor:
     """The backbone's features (N, feature_dim) of a split."""
-    decoded: Decoded = decoded_images(plan, bench)
+    decoded = decoded_images(plan, bench)
     body = TransferModel(model.backbone, nn.Identity(), (0.0,), (1.0,))
     body.pixel_mean, body.pixel_scale = model.pixel_mean, model.pixel_scale
     body.eval()
+    device = model.pixel_mean.device
     size = plan.settings.trainer.eval_batch_size
     starts = range(0, len(split.indices), size)
     with torch.inference_mode():
-        features = torch.cat([body(decoded(split.indices[start : start + size])) for start in starts])
+        features = torch.cat(
+            [body(decoded.read(split.indices[start : start + size]).to(device)).cpu() for start in starts]
+        )
     return features.clone()
 
 

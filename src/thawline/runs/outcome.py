@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 
 from thawline.files import atomic_write, sha256_of_file
+from thawline.optimizers import States
 from thawline.records import Cost, GroupRecord, Parameters, PhaseRecord, Record, Selection, SplitRecord
 from thawline.runs import provenance
 from thawline.runs.memory import peak_memory_bytes
@@ -31,12 +32,13 @@ PREDICTIONS_FILE = "predictions.npz"
 
 @dataclass
 class Outcome:
-    """What a run's phases leave, one after the other."""
+    """What a run's phases leave, one after the other; `optimizer` is what the last one's remembered, if it is kept."""
 
     started_at: str = field(default_factory=provenance.now)
     began: float = field(default_factory=time.perf_counter)
     history: list[dict[str, Any]] = field(default_factory=list)
     phases: list[PhaseRecord] = field(default_factory=list)
+    optimizer: States = field(default_factory=dict)
     moved: set[str] = field(default_factory=set)
     trained: set[str] = field(default_factory=set)
     contract: list[dict[str, Any]] = field(default_factory=list)
@@ -52,6 +54,7 @@ class Outcome:
         """Add what a phase's fit left."""
         module, selection, metrics = fit.module, fit.selection, plan.settings.metrics
         self.history += module.history
+        self.optimizer = selection.optimizer
         self.moved |= module.moved
         self.trained |= fit.phase.trainable
         self.samples += len(plan.splits.train.indices) * len(module.history)

@@ -13,6 +13,7 @@ from thawline.datasets import Dataset
 from thawline.errors import Problem, UsageError
 from thawline.freeze_policies import FreezePolicy
 from thawline.heads import Head
+from thawline.learning_rates import LearningRates
 from thawline.optimizers import Optimizer
 from thawline.runs.loggers import LoggerSpec
 from thawline.schedulers import Scheduler
@@ -102,6 +103,7 @@ class RunSettings(Spec):
     transform: Transform
     optimizer: Optimizer
     scheduler: Scheduler
+    learning_rates: LearningRates
     trainer: TrainerSettings
     loss: LossSettings
     metrics: MetricSettings

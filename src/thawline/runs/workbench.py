@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch import nn
 
 from thawline.files import sha256_of_file
 from thawline.network import Network
 from thawline.tasks.model import TransferModel, network_of
-from thawline.thaw_line.store import Store
+from thawline.thaw_line.partition import ThawLine, partition
+from thawline.thaw_line.store import Entry, Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,16 +22,26 @@ if TYPE_CHECKING:
     from thawline.backbones import Backbone
 
     from thawline.datasets import Splits
+    from thawline.freeze_policies import Phase
     from thawline.runs.settings import CacheSettings, RunSettings
 
 _Made = TypeVar("_Made")
+_MOST_LINES = 16
 
 
 class Workbench:
-    """A process's shared inputs, each made once and handed out read-only (networks: as copies)."""
+    """A process's shared inputs, each made once and handed out read-only (networks: as copies).
 
-    def __init__(self) -> None:
+    `runs` is how many runs are expected to share them; it only weighs whether storing pays.
+    """
+
+    def __init__(self, runs: int = 1) -> None:
+        self.runs = runs
         self._made: dict[tuple[str, str], object] = {}
+        self._lines: dict[str, list[tuple[ThawLine, Entry]]] = {}
+        self._model_key = ""
+        self._model: TransferModel | None = None
+        self._partitions: dict[tuple[object, ...], ThawLine] = {}
 
     def once(self, kind: str, key: str, make: Callable[[], _Made]) -> _Made:
         """What `make` gives, made at the first call with this kind and key."""
@@ -71,6 +84,63 @@ class Workbench:
         random = spec.weights is None
         key = f"{spec!r} {weights_file} {seed if random else ''}"
         return copy.deepcopy(self.once("backbone", key, lambda: spec.build(seed=seed, weights_file=weights_file)))
+
+    def device(self, settings: RunSettings) -> torch.device:
+        """Where the run computes; of several devices, this process's."""
+        if settings.trainer.accelerator == "mps":
+            return torch.device("mps")
+        if settings.trainer.accelerator != "cpu" and torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cpu")
+
+    def settled(self, key: str, fresh: TransferModel) -> TransferModel:
+        """A model with the state of `fresh`: the one of the run before, where it is built alike, so that its partitions hold.
+
+        Args:
+            key: the same for models that are built alike and start from the same source weights.
+            fresh: a new model.
+        """
+        if (
+            self._model is None
+            or key != self._model_key
+            or self._model.state_dict().keys() != fresh.state_dict().keys()
+        ):
+            self._model_key, self._model = key, fresh
+            self._partitions = {}
+            return fresh
+        model = self._model.to(fresh.pixel_mean.device)
+        with torch.no_grad():
+            model.load_state_dict(fresh.state_dict())
+        model.set_trainable(())
+        return model
+
+    def thaw_line(self, model: TransferModel, phase: Phase, example: torch.Tensor, *, reuse: bool) -> ThawLine:
+        """The partition of a model that is about to train a phase.
+
+        With `reuse`, everything frozen has its source weights; then the partition is kept for the runs to come.
+        """
+        key = (phase.trainable, phase.running_statistics, tuple(example.shape), example.device, id(model))
+        kept = self._partitions.get(key)
+        if kept is not None and reuse:
+            return kept
+        line = partition(model, phase.trainable, example)
+        if reuse and model is self._model:
+            self._partitions[key] = line
+        return line
+
+    def shallower(self, line: ThawLine, rows: str) -> tuple[Entry, nn.Module] | None:
+        """Stored values of the same rows at a shallower line, the deepest there is, and the way on from there."""
+        known = self._lines.get(rows, [])
+        for other, entry in sorted(known, key=lambda pair: -pair[0].prefix_flops_per_sample):
+            onward = line.continue_from(other)
+            if onward is not None:
+                return entry, onward
+        return None
+
+    def remember(self, line: ThawLine, rows: str, entry: Entry) -> None:
+        """Values at `line` are stored for these rows: deeper lines can start from them."""
+        known = self._lines.setdefault(rows, [])
+        known[:] = [*(pair for pair in known if pair[0] is not line), (line, entry)][-_MOST_LINES:]
 
     def file_hash(self, path: Path) -> str:
         """The SHA-256 of a file, read once while its size and time of change stay."""

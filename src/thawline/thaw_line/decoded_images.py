@@ -114,6 +114,11 @@ class DecodedImages:
         pixels = computed(self.spec, self._produce, rows)[0] if self._kept is None else self._kept[rows]
         return pixels.pin_memory() if pinned else pixels
 
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """The samples that can be read, ascending."""
+        return self._indices
+
     def close(self) -> None:
         """Let the store evict them."""
         if isinstance(self._kept, Entry):

@@ -1,0 +1,102 @@
+"""Stopping a run from outside: SIGTERM, SIGUSR1 (a scheduler's warning) and SIGINT interrupt it, and the sweep too.
+
+Left alone, Lightning turns a SIGTERM into a quiet exit with status 0, and the rest of a multirun is silently missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+GRACE_SECONDS = 5.0
+"""How long a stopped fit may go on to the end of its epoch, where its state can be written."""
+
+_STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Interrupted(BaseException):
+    """A signal asked this process to stop. Not an `Exception`: nothing may take it for a failure of the run."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
+        return type(self), (self.number,)
+
+    @property
+    def exit_status(self) -> int:
+        """What the process ends with, as a shell counts it: 143 for SIGTERM."""
+        return 128 + self.number
+
+
+class _Stop:
+    """The signal that asked to stop, and whether a fit is on that may first finish its epoch."""
+
+    requested: int | None = None
+    deferred = False
+
+
+def requested() -> int | None:
+    """The signal that asked to stop, if one did."""
+    return _Stop.requested
+
+
+def check() -> None:
+    """Raise `Interrupted` if a stop was asked for: what a handler raises can get lost in code that swallows errors."""
+    if _Stop.requested is not None:
+        raise Interrupted(_Stop.requested)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Within the block a stopping signal raises `Interrupted` in the main thread (in other threads: no effect)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (*_STOPPING, signal.SIGALRM)}
+    _Stop.requested = None
+    install()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def install() -> None:
+    """Take the signals (back, from a library that took them): the kernel knows one handler for each."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _STOPPING:
+            signal.signal(number, _on_signal)
+        signal.signal(signal.SIGALRM, _on_alarm)
+
+
+@contextlib.contextmanager
+def deferring() -> Iterator[None]:
+    """Within the block the first signal only asks, for `GRACE_SECONDS`; whoever can stop well looks at `requested`."""
+    _Stop.deferred = True
+    try:
+        yield
+    finally:
+        _Stop.deferred = False
+        if threading.current_thread() is threading.main_thread():
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    first = _Stop.requested is None
+    _Stop.requested = number
+    if not (first and _Stop.deferred):
+        raise Interrupted(number)
+    # print() is not safe in a handler: it may have interrupted another print.
+    os.write(2, f"{signal.Signals(number).name}: stopping at the end of the epoch\n".encode())
+    signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+
+
+def _on_alarm(number: int, frame: FrameType | None) -> None:
+    check()
