@@ -10,7 +10,7 @@ import thawline
 SOURCE = Path(thawline.__file__).parent
 FLOORS = (
     ("config_paths", "errors", "files", "layer_groups", "metrics", "network", "randomness", "records", "specs"),
-    ("backbones", "datasets", "freeze_policies", "heads", "optimizers", "regularizers", "schedulers", "transforms"),
+    ("backbones", "datasets", "freeze_policies", "heads", "learning_rates", "optimizers", "regularizers", "schedulers", "transforms"),
     ("thaw_line",),
     ("tasks",),
     ("runs",),

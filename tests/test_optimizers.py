@@ -18,8 +18,8 @@ def optimizer(**fields) -> Optimizer:
     return validate(Optimizer, {"_target_": "torch.optim.SGD", "lr": 0.1, **fields}, "optimizer")
 
 
-def groups(names, **fields) -> list[tuple[str, set[str], float, float]]:
-    found = optimizer(**fields).parameter_groups(names, NETWORK, 1.0)
+def groups(names, head=1.0, **fields) -> list[tuple[str, set[str], float, float]]:
+    found = optimizer(**fields).parameter_groups(names, NETWORK, head=head)
     return [(group["name"], set(group["params"]), pytest.approx(group["lr"]), group["weight_decay"]) for group in found]
 
 
@@ -36,7 +36,7 @@ def test_norms_and_biases_are_not_decayed_by_default():
 
 
 def test_the_head_has_its_own_rate():
-    assert [(name, lr) for name, _, lr, _ in groups(set(NETWORK.parameters), head_lr_multiplier=10)] == [
+    assert [(name, lr) for name, _, lr, _ in groups(set(NETWORK.parameters), head=10)] == [
         ("backbone", 0.1),
         ("head", 1.0),
     ]

@@ -12,7 +12,8 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from thawline.freeze_policies import Phase
 from thawline.learning_rates import MeasuredRates
 from thawline.optimizers import States
-from thawline.runs import distributed
+from thawline.runs import distributed, signals
+from thawline.runs.checkpoint import AtEpochs
 from thawline.runs.inputs import PhaseInputs
 from thawline.runs.plan import Plan
 from thawline.tasks.classification import Classification, Objective
@@ -25,7 +26,6 @@ from thawline.tasks.selection import Selection
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
-LAST_FILE = "last.ckpt"
 OnEpoch = Callable[[Mapping[str, Any]], None]
 
 
@@ -44,8 +44,9 @@ class Fit:
     batches: Batches
 
     def train(self) -> None:
-        """Train the phase's epochs."""
-        self.trainer.fit(self.module, datamodule=self.batches)
+        """Train the phase's epochs; a signal to stop waits for the end of one."""
+        with signals.deferring():
+            self.trainer.fit(self.module, datamodule=self.batches)
 
 
 def prepare_fit(
@@ -56,11 +57,13 @@ def prepare_fit(
     first_epoch: int,
     logger: Logger | None,
     on_epoch: OnEpoch,
+    at_epochs: AtEpochs,
     states: States | None = None,
 ) -> Fit:
     """The fit of phase `index` of the plan; the model's trainable set is the phase's already.
 
-    `states` is what the optimizer of the phase before remembered at the epoch that this one starts from.
+    `at_epochs` writes the run's checkpoint; `states` is what the optimizer of the phase before remembered at the epoch
+    that this one starts from.
     """
     settings, phase = plan.settings, plan.phases[index]
     module = Classification(
@@ -75,9 +78,8 @@ def prepare_fit(
         states if phase.optimizer_state == "keep" else None,
     )
     contract = FreezeContract(model)
-    last, seconds = plan.folder / LAST_FILE, settings.trainer.checkpoint_seconds
     handed_on = index + 1 < len(plan.phases) and plan.phases[index + 1].optimizer_state == "keep"
-    selection = Selection(model, settings.metrics, last, seconds, index, keep_optimizer=handed_on)
+    selection = Selection(model, settings.metrics, keep_optimizer=handed_on)
     batches = Batches(
         inputs.parts,
         batch_size=settings.trainer.batch_size,
@@ -87,7 +89,7 @@ def prepare_fit(
         shard=distributed.shard(),
         first_epoch=first_epoch,
     )
-    callbacks: list[Callback] = [contract, selection, _EpochReport(on_epoch)]
+    callbacks: list[Callback] = [at_epochs, contract, selection, _EpochReport(on_epoch)]
     if isinstance(settings.learning_rates, MeasuredRates):
         callbacks.append(RenewedRates(settings.learning_rates, batches, settings.loss.label_smoothing))
     trainer = _trainer(plan, phase, logger, callbacks)

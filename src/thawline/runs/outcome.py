@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 BEST_FILE = "best.safetensors"
 MODEL_FILE = "model.safetensors"
 PREDICTIONS_FILE = "predictions.npz"
+_KEPT = (
+    "started_at", "history", "phases", "moved", "trained", "contract", "selection", "diverged", "metrics",
+    "train_seconds", "samples", "resumed",
+)  # fmt: skip
 
 
 @dataclass
@@ -49,6 +54,27 @@ class Outcome:
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     samples: int = 0
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_text(self, training_seconds: float) -> str:
+        """What is there so far, for a checkpoint in a phase that has trained for `training_seconds`."""
+        values = {name: getattr(self, name) for name in _KEPT}
+        values["moved"], values["trained"] = sorted(self.moved), sorted(self.trained)
+        values["phases"] = [phase.model_dump() for phase in self.phases]
+        values["selection"] = self.selection.model_dump() if self.selection else None
+        values["train_seconds"] += training_seconds
+        values["seconds"] = time.perf_counter() - self.began
+        return json.dumps(values)
+
+    @classmethod
+    def from_text(cls, text: str) -> Outcome:
+        """What `to_text` wrote; the seconds go on from there."""
+        values = json.loads(text)
+        values["began"] = time.perf_counter() - values.pop("seconds")
+        values["moved"], values["trained"] = set(values["moved"]), set(values["trained"])
+        values["phases"] = [PhaseRecord(**phase) for phase in values["phases"]]
+        values["selection"] = Selection(**values["selection"]) if values["selection"] else None
+        return cls(**values)
 
     def absorb(self, plan: Plan, model: TransferModel, fit: Fit) -> None:
         """Add what a phase's fit left."""
@@ -160,6 +186,7 @@ def _provenance(plan: Plan, backbone: Backbone, outcome: Outcome) -> dict[str, A
         "command": provenance.command(),
         "started_at": outcome.started_at,
         "finished_at": provenance.now(),
+        "resumed": outcome.resumed,
         "data_fingerprint": plan.splits.fingerprint,
         "weights": dataclasses.asdict(backbone.weights),
         "source_run": plan.source.identity if plan.source else None,

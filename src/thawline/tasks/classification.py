@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch.nn import functional as F
 
 from thawline.freeze_policies import Phase
+from thawline.learning_rates import LearningRates, Uniform
 from thawline.metrics import classification_metrics
 from thawline.network import Network
-from thawline.optimizers import Optimizer
+from thawline.optimizers import Optimizer, States
 from thawline.randomness import counter_seed
 from thawline.schedulers import Scheduler
 from thawline.tasks.data import Batch
@@ -43,6 +44,7 @@ class Objective:
     top_k: int
     seed: int
     label_smoothing: float = 0.0
+    learning_rates: LearningRates = field(default_factory=Uniform)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Classification(pl.LightningModule):
         first_epoch: how many epochs of the run came before this phase.
         objective: optimizer, schedule, loss and metrics.
         input_size: (H, W) of the images.
+        states: what the optimizer of the phase before remembered, for the parameters that go on with it.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Classification(pl.LightningModule):
         first_epoch: int,
         objective: Objective,
         input_size: tuple[int, int],
+        states: States | None = None,
     ) -> None:
         super().__init__()
         # Checkpoints hold what training moves; the rest comes from the source weights.
@@ -105,13 +109,14 @@ class Classification(pl.LightningModule):
         self.model = model
         self.input_size = input_size
         self._forwards, self._network, self._phase, self._phase_index = forwards, network, phase, phase_index
-        self._objective, self._first_epoch = objective, first_epoch
+        self._objective, self._first_epoch, self._states = objective, first_epoch, states
         self._train_sums = torch.zeros(3, dtype=torch.float64)
         self._metrics = classification_metrics(objective.classes, objective.top_k)
         self._tested: list[Predictions] = []
         self.evaluated: dict[str, float] = {}
         self.moved: set[str] = model.changing_names()
         self.history: list[dict[str, Any]] = []
+        self.measured: dict[str, Any] = {}
         self._validated: dict[str, float] = {}
         self._epoch_start = 0.0
 
@@ -160,6 +165,7 @@ class Classification(pl.LightningModule):
                 "phase": self._phase.name,
                 "epoch": self._first_epoch + self.current_epoch,
                 "lr": self.trainer.optimizers[0].param_groups[-1]["lr"],
+                **self.measured,
                 **trained,
                 **self._validated,
                 "seconds": time.perf_counter() - self._epoch_start,
@@ -194,13 +200,24 @@ class Classification(pl.LightningModule):
         """The optimizer over the phase's trainable parameters, and the schedule per step."""
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         objective = self._objective
-        optimizer = objective.optimizer.build(trainable, self._network, lr_multiplier=self._phase.lr_multiplier)
+        optimizer = objective.optimizer.build(
+            trainable,
+            self._network,
+            lr_multiplier=self._phase.lr_multiplier,
+            by_depth=objective.learning_rates.by_depth(len(self._network.groups)),
+            head=objective.learning_rates.head,
+            states=self._states,
+        )
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: objective.scheduler.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def outputs(self, batch: Batch) -> torch.Tensor:
+        """The logits (B, classes) of a batch, as in evaluation."""
+        return self._forwards.evaluate(*batch.inputs)
+
     def _evaluate(self, batch: Batch) -> torch.Tensor:
-        logits = self._forwards.evaluate(*batch.inputs)
+        logits = self.outputs(batch)
         self._metrics.update(logits.float(), batch.labels)
         return logits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -145,6 +146,20 @@ class Batches(LightningDataModule):
         part = self._parts["train"]
         order = ShuffledBatches(part.rows, self._batch_size, self._data_seed, self._shard, self._first_epoch)
         return self._loader(part, order)
+
+    def first_of(self, epoch: int, *, batches: int | None = None, samples: int | None = None) -> Iterator[list[Batch]]:
+        """The first training batches of an epoch of the fit, or its first samples one by one, whole in every process.
+
+        Each comes in as many pieces as there are processes, which a device has memory for; their shares add up to 1.
+        """
+        part = self._parts["train"]
+        size = self._batch_size if samples is None else 1
+        order = ShuffledBatches(part.rows, size, self._data_seed, Shard(), self._first_epoch)
+        order.set_epoch(epoch)
+        reader = _Reader(part)
+        for number, rows, _ in itertools.islice(order, batches if samples is None else samples):
+            pieces = np.array_split(rows, min(self._shard.world_size, len(rows)))
+            yield [reader[number, piece, len(piece) / len(rows)] for piece in pieces]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split in order."""

@@ -1,16 +1,14 @@
-"""Selection on validation: the best epoch's tensors are kept, and the fit's last state is written for a resume."""
+"""Selection on validation: the best epoch's tensors are kept."""
 
 from __future__ import annotations
 
 import math
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from thawline.files import atomic_write
+from thawline.optimizers import states_of
 from thawline.tasks.model import TransferModel
 
 if TYPE_CHECKING:
@@ -39,15 +37,14 @@ class Selection(Checkpoint):
     Args:
         model: the whole model.
         metrics: the validation metric that decides.
-        last: where the fit's state is written at the end of an epoch, at most every `seconds`, for a resume.
-        phase: the phase's index in the run, kept with the state.
+        keep_optimizer: keep what the optimizer remembered at the best epoch too, for the phase that goes on with it.
     """
 
-    def __init__(self, model: TransferModel, metrics: MonitoredMetric, last: Path, seconds: float, phase: int) -> None:
+    def __init__(self, model: TransferModel, metrics: MonitoredMetric, *, keep_optimizer: bool = False) -> None:
         self._model, self._monitor, self._mode = model, metrics.monitor, metrics.mode
-        self._last, self._seconds, self._phase = last, seconds, phase
-        self._written = time.monotonic()
+        self._keep_optimizer = keep_optimizer
         self.best: dict[str, torch.Tensor] = {}
+        self.optimizer: dict[str, dict[str, Any]] = {}
         self.best_epoch = -1
         self.best_value = math.nan
         self.diverged = False
@@ -56,6 +53,7 @@ class Selection(Checkpoint):
         """The best epoch so far, for a resume."""
         return {
             "best": self.best,
+            "optimizer": self.optimizer,
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
             "diverged": self.diverged,
@@ -64,16 +62,13 @@ class Selection(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the best epoch of the interrupted fit."""
         self.best = state_dict["best"]
+        self.optimizer = state_dict["optimizer"]
         self.best_epoch = state_dict["best_epoch"]
         self.best_value = state_dict["best_value"]
         self.diverged = state_dict["diverged"]
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what the run needs beside the fit: the phase that it was in."""
-        checkpoint["phase"] = self._phase
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare the epoch, after the module has logged it, and write the state when it is time."""
+        """Compare the epoch, after the module has logged it."""
         module = cast("Classification", pl_module)
         row = module.history[-1]
         value = row.get(f"val/{self._monitor}", math.nan)
@@ -84,9 +79,8 @@ class Selection(Checkpoint):
             state = self._model.state_dict()
             self.best = {name: state[name].detach().clone() for name in module.moved}
             self.best_epoch, self.best_value = trainer.current_epoch, value
-        if time.monotonic() - self._written >= self._seconds:
-            save_checkpoint(trainer, self._last)
-            self._written = time.monotonic()
+            if self._keep_optimizer:
+                self.optimizer = states_of(trainer.optimizers[0], dict(self._model.named_parameters()))
 
     def restore(self) -> None:
         """Put the best epoch's tensors into the model; the last ones stay where no epoch had a finite metric."""
@@ -101,12 +95,3 @@ class Selection(Checkpoint):
         if not math.isfinite(self.best_value):
             return True
         return value < self.best_value if self._mode == "min" else value > self.best_value
-
-
-def save_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Write the fit's whole state to `path` in one step: a process that dies here leaves the previous file."""
-    state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-    if trainer.is_global_zero:
-        with atomic_write(path) as stream:
-            torch.save(state, stream)
-    trainer.strategy.barrier()
