@@ -238,6 +238,7 @@ def _draw_choice(axes: Axes, study: Study, scale: _Scale, row: Row, style: int, 
             "textcoords": "offset points",
             "xytext": (-3, 3) if right else (3, 3),
             "ha": "right" if right else "left",
+            "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.4},
         }
         told = f"k = {row.depth}" if study.axes.depth_is_layers else drawable(row.depth_value or "default", 14)
         axes.annotate(told, (x, 0), color=GREY, fontsize=7.5, **place)

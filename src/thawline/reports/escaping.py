@@ -49,7 +49,9 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "|", "%")
 
 def plain(text: object, most: int | None = None) -> str:
     """`text` on one line, without control or invisible characters, shortened in the middle to `most` characters."""
-    shown = "".join(_visible(character) for character in str(text))
+    shown = str(text)
+    if not shown.isprintable():
+        shown = "".join(_visible(character) for character in shown)
     shown = " ".join(shown.split())
     if most is None or len(shown) <= most:
         return shown

@@ -34,6 +34,9 @@ def draw(study: Study) -> Drawing:
 
     with mpl.rc_context(STYLE):
         figure, caption = depth_figure(study) if study.axes.depth else strategy_figure(study)
+        # The layout is the same in every format: it is found once.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         return Drawing(
             png=_saved(figure, "png", dpi=PNG_DPI, metadata={"Software": None}),
             # Without dates the same records give the same bytes.

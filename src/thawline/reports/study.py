@@ -113,7 +113,13 @@ class Row:
 
     def summary(self, split: str, metric: str) -> Summary:
         """The summary of a metric over the runs."""
-        return statistics.summary(list(self.scores(split, metric).values()))
+        if (split, metric) not in self._summaries:
+            self._summaries[split, metric] = statistics.summary(list(self.scores(split, metric).values()))
+        return self._summaries[split, metric]
+
+    @cached_property
+    def _summaries(self) -> dict[tuple[str, str], Summary]:
+        return {}
 
     def mean_of(self, of: Callable[[Run], float]) -> float | None:
         """The mean of a cost over the runs; None where there is no run."""
