@@ -16,6 +16,7 @@ from thawline.runs import distributed, judging
 from thawline.runs.fitting import LAST_FILE, Fit, OnEpoch, prepare_fit
 from thawline.runs.inputs import phase_inputs
 from thawline.runs.ledger import run_once
+from thawline.runs.loggers import Mirrored, mirroring, summary_of
 from thawline.runs.outcome import Outcome, make_record, write_files
 from thawline.runs.plan import Plan
 from thawline.runs.weights import source_backbone, with_head
@@ -43,19 +44,10 @@ def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoc
     if distributed.wanted(plan):
         return distributed.execute_on_all(plan, group)
     spec = plan.settings.logger if distributed.is_first() else None
-    logger = spec.open(plan.folder, plan.identity, group, plan.config) if spec is not None else None
-    summary: dict[str, Any] = {}
-    failed = True
-    try:
-        record = _Run(plan, bench, logger, on_epoch).to_record(source_record)
-        summary = {
-            f"{split}/{name}": value for split, values in record.metrics.items() for name, value in values.items()
-        }
-        summary |= {"parameters/trainable": record.parameters.trainable, "parameters/total": record.parameters.total}
-        failed = False
-    finally:
-        if spec is not None and logger is not None:
-            spec.close(logger, summary, failed=failed)
+    about = Mirrored(plan.folder, plan.identity, plan.label or plan.identity, group, plan.config)
+    with mirroring(spec, about, on_epoch) as mirror:
+        record = _Run(plan, bench, None, mirror.epoch).to_record(source_record)
+        mirror.summary.update(summary_of(record))
     return record
 
 
