@@ -9,8 +9,31 @@ import thawline
 
 SOURCE = Path(thawline.__file__).parent
 FLOORS = (
-    ("config_paths", "errors", "files", "layer_groups", "metrics", "network", "randomness", "records", "specs"),
-    ("backbones", "datasets", "freeze_policies", "heads", "learning_rates", "optimizers", "regularizers", "schedulers", "transforms"),
+    (
+        "config_paths",
+        "errors",
+        "files",
+        "layer_groups",
+        "metrics",
+        "network",
+        "randomness",
+        "records",
+        "similarity",
+        "specs",
+        "transferability",
+    ),
+    (
+        "backbones",
+        "corruptions",
+        "datasets",
+        "freeze_policies",
+        "heads",
+        "learning_rates",
+        "optimizers",
+        "regularizers",
+        "schedulers",
+        "transforms",
+    ),
     ("thaw_line",),
     ("tasks",),
     ("runs",),
