@@ -51,12 +51,13 @@ def report(folder: Path, output: Path | None = None, metric: str | None = None, 
 
 def show(files: ReportFiles) -> None:
     """Print the table of a report, the result in words, and where its files are."""
-    from thawline.reports.tables import result_table
+    from thawline.reports.tables import result_table, shown_axes
     from thawline.reports.wording import warnings
 
     shown = result_table(files.study, _MOST_ROWS)
     narrow = console.width < _WIDE
-    kept = [place for place, column in enumerate(shown.columns) if not (narrow and column.heading in _FOR_WIDE)]
+    dropped = (*_FOR_WIDE, "deepest trained") if shown_axes(files.study) else _FOR_WIDE
+    kept = [place for place, column in enumerate(shown.columns) if not (narrow and column.heading in dropped)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     # Names come from outside: as Text they are shown as they are, as a string they would be read as markup.
     for place in kept:
