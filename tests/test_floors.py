@@ -23,6 +23,7 @@ FLOORS = (
         "transferability",
     ),
     (
+        "adapters",
         "backbones",
         "corruptions",
         "datasets",

@@ -60,13 +60,17 @@ class Selection(_Part):
 
 
 class Parameters(_Part):
-    """Counts of parameters; frozen + trainable = total. `trainable` counts what trained in any phase."""
+    """Counts of parameters; frozen + trainable = total. `trainable` counts what trained in any phase.
+
+    `head` and `adapter` count those of the new parts.
+    """
 
     total: int
     trainable: int
     frozen: int
     head: int
 
+    adapter: int = 0
 
 class Cost(_Part):
     """What the run cost. Seconds are wall-clock; the peak is of the process (CPU) or of the device (GPU)."""

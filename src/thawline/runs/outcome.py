@@ -142,6 +142,7 @@ def make_record(
         history=outcome.history,
         selection=outcome.selection,
         metrics=outcome.metrics,
+            adapter=sum(sizes[name] for name in plan.network.adapter),
         confusion_matrix=outcome.confusion,
         freeze_contract={"phases": outcome.contract},
         cost=Cost(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from thawline.backbones import BackboneSpec
 
+from thawline.adapters import Adapter
 from thawline.datasets import Dataset
 from thawline.errors import Problem, UsageError
 from thawline.freeze_policies import FreezePolicy
@@ -100,6 +101,7 @@ class RunSettings(Spec):
     freeze_policy: FreezePolicy
     head: Head
     dataset: Dataset
+    adapter: Adapter | None = None
     transform: Transform
     optimizer: Optimizer
     scheduler: Scheduler
@@ -153,13 +155,14 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
 def source_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of the source run: the run's own, with what its ``source`` node says instead.
 
-    The network is the same; it starts from ``source.weights`` (null: random).
+    The network is the same; it starts from ``source.weights`` (null: random), and has only the regularizers and the
+    adapter that the node itself names: those of the target start from a source.
     """
     source = dict(config["source"])
     weights = source.pop("weights", None)
     merged = {key: _merged(value, source.pop(key)) if key in source else value for key, value in config.items()}
     merged["backbone"] = {**config["backbone"], "weights": weights}
-    return {**merged, **source, "source": None}
+    return {**merged, **source, "regularizer": regularizer, "adapter": adapter, "source": None}
 
 
 def _merged(base: Any, over: Any) -> Any:
@@ -167,3 +170,4 @@ def _merged(base: Any, over: Any) -> Any:
     if isinstance(base, Mapping) and isinstance(over, Mapping) and "_target_" not in over:
         return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
     return over
+    regularizer, adapter = source.pop("regularizer", {}), source.pop("adapter", None)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file, save
 
+from thawline.adapters import attach
+from thawline.errors import usage_error
 from thawline.files import atomic_write
 from thawline.records import require_record
 from thawline.runs.outcome import BEST_FILE, MODEL_FILE
@@ -23,12 +25,20 @@ def ensure_model(plan: Plan, bench: Workbench) -> Path:
     """The path of ``model.safetensors`` of a finished run, written now where it is not there yet.
 
     A run keeps only what training moved (`BEST_FILE`): in a sweep over depths, most of the network is the same source
-    in every run. The whole model has the names of the plain one, ``backbone.*`` and ``head.*``.
+    in every run. The whole model has the names of the plain one, ``backbone.*`` and ``head.*``: an adapter is folded
+    into its weights.
+
+    Raises:
+        UsageError: the run has an adapter that cannot be folded into the weights.
     """
     path = plan.folder / MODEL_FILE
     if not path.exists():
         model = build_model(plan, bench)
         restore(model, plan.folder / BEST_FILE)
+        adapter = plan.settings.adapter
+        if adapter is not None and not adapter.merge(model.backbone):
+            name = type(adapter).__name__
+            raise usage_error("", f"{plan.folder}: this run's adapter ({name}) cannot be folded into plain weights")
         with atomic_write(path) as stream:
             stream.write(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
     return path
@@ -46,9 +56,11 @@ def source_backbone(plan: Plan, bench: Workbench) -> Backbone:
 
 
 def with_head(plan: Plan, backbone: Backbone) -> TransferModel:
-    """The target model: the source network with a new head, nothing trainable yet."""
-    classifier = backbone.source_classifier
-    head = plan.settings.head.build(backbone.feature_dim, plan.splits.classes, classifier, plan.settings.seed)
+    """The target model: the source network with the run's adapter and a new head, nothing trainable yet."""
+    settings, classifier = plan.settings, backbone.source_classifier
+    if settings.adapter is not None:
+        attach(settings.adapter, backbone.module, backbone.groups, backbone.input_size, settings.seed)
+    head = settings.head.build(backbone.feature_dim, plan.splits.classes, classifier, settings.seed)
     model = TransferModel(backbone.module, head, backbone.mean, backbone.std)
     model.set_trainable(())
     return model

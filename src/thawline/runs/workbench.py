@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import nn
 
+from thawline.adapters import Attached, attach, refuse_unused
 from thawline.files import sha256_of_file
 from thawline.network import Network
 from thawline.tasks.model import TransferModel, network_of
@@ -71,16 +72,21 @@ class Workbench:
         """The parameters of the settings' model by name."""
 
         def make() -> Network:
-            backbone = self.skeleton(settings)
+            backbone = copy.deepcopy(self.skeleton(settings))
+            attached = Attached(backbone.groups, ())
             with torch.device("meta"):
                 head = settings.head.build(backbone.feature_dim, classes, backbone.source_classifier, seed=0)
-                return network_of(TransferModel(backbone.module, head, backbone.mean, backbone.std), backbone.groups)
+                model = TransferModel(backbone.module, head, backbone.mean, backbone.std)
+            return network_of(model, attached.groups, attached.parameters)
 
-        return self.once("network", f"{settings.backbone!r} {settings.head!r} {classes}", make)
+                if settings.adapter is not None:
+                    attached = attach(settings.adapter, backbone.module, backbone.groups, backbone.input_size, seed=0)
+                    refuse_unused(backbone.module, attached, backbone.input_size)
+        key = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r} {classes}"
+        return self.once("network", key, make)
 
-    def backbone(self, settings: RunSettings, weights_file: Path | None) -> Backbone:
-        """A fresh copy of the source network with its weights."""
-        spec, seed = settings.backbone, settings.seed
+    def backbone(self, spec: BackboneSpec, seed: int, weights_file: Path | None) -> Backbone:
+        """A fresh copy of a network with its weights; `seed` decides random ones."""
         random = spec.weights is None
         key = f"{spec!r} {weights_file} {seed if random else ''}"
         return copy.deepcopy(self.once("backbone", key, lambda: spec.build(seed=seed, weights_file=weights_file)))

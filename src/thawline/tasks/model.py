@@ -15,7 +15,8 @@ class TransferModel(nn.Module):
     """uint8 images (B, 3, H, W) -> normalise -> backbone -> features (B, feature_dim) -> head -> outputs.
 
     A frozen module, one whose subtree has parameters of which none trains, is in eval mode whatever ``train()`` says:
-    its norms keep their running statistics and its dropouts are off.
+    its norms keep their running statistics and its dropouts are off. So is a norm whose own parameters are frozen,
+    whatever an adapter has put into it.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -51,6 +52,8 @@ class TransferModel(nn.Module):
         if mode:
             for module in _frozen_roots(self):
                 module.eval()
+            for module in _frozen_norms(self):
+                module.training = False
             if self._statistics_frozen:
                 for module in self.backbone.modules():
                     if is_norm(module):
@@ -71,15 +74,23 @@ class TransferModel(nn.Module):
         return names
 
 
-def network_of(model: TransferModel, groups: Sequence[LayerGroup]) -> Network:
-    """The names of the model's parameters by layer group and by kind."""
+def network_of(model: TransferModel, groups: Sequence[LayerGroup], adapter: Sequence[str] = ()) -> Network:
+    """The names of the model's parameters by layer group and by kind.
+
+    Args:
+        model: the whole model.
+        groups: the backbone's layer groups, with names inside the backbone.
+        adapter: the parameters of the backbone that an adapter has put there.
+    """
+    added = tuple(f"backbone.{name}" for name in adapter)
     prefixed = tuple(
         LayerGroup(group.index, group.name, tuple(f"backbone.{name}" for name in group.parameters)) for group in groups
     )
-    norms: set[str] = set()
+    biases = frozenset(name for name, _ in model.named_parameters() if name.rpartition(".")[2].endswith("bias"))
+    norms = {name for name, p in model.named_parameters() if name in added and p.dim() < 2 and name not in biases}
     convolutions: set[str] = set()
     for prefix, module in model.named_modules():
-        own = {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
+        own = {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)} - set(added)
         if is_norm(module):
             norms |= own
         elif _is_convolution(prefix, module):
@@ -88,8 +99,9 @@ def network_of(model: TransferModel, groups: Sequence[LayerGroup]) -> Network:
         groups=prefixed,
         head=tuple(f"head.{name}" for name, _ in model.head.named_parameters()),
         norms=frozenset(norms),
-        biases=frozenset(name for name, _ in model.named_parameters() if name.rpartition(".")[2].endswith("bias")),
+        biases=biases,
         convolutions=frozenset(convolutions),
+        adapter=added,
     )
 
 
@@ -102,6 +114,14 @@ def is_norm(module: nn.Module) -> bool:
 def _is_convolution(name: str, module: nn.Module) -> bool:
     """Convolutions, but not timm's VGG ``pre_logits``: its fully connected layers written as convolutions."""
     return isinstance(module, nn.modules.conv._ConvNd) and ".pre_logits." not in name
+
+
+def _frozen_norms(module: nn.Module) -> Iterator[nn.Module]:
+    """The norms that have parameters of their own, of which none trains."""
+    for norm in filter(is_norm, module.modules()):
+        own = list(norm.parameters(recurse=False))
+        if own and not any(parameter.requires_grad for parameter in own):
+            yield norm
 
 
 def _frozen_roots(module: nn.Module) -> Iterator[nn.Module]:
