@@ -25,7 +25,8 @@ class FreezeContract(Callback):
 
     Every frozen parameter is bit-equal to its start and has no gradient; the buffers of frozen modules are unchanged;
     every trainable parameter is in exactly one optimizer group and has a gradient; frozen + trainable = all.
-    A trainable parameter that the forward pass does not use at all is no breach; it is listed under ``unused``.
+    A trainable parameter that the forward pass does not use at all is no breach; it is listed under ``unused``. What
+    regularizers train beside the model is no part of it, and counted apart: ``companion_parameters``.
     """
 
     def __init__(self, model: TransferModel) -> None:
@@ -36,12 +37,21 @@ class FreezeContract(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the frozen tensors, and check the optimizer's groups."""
+        self.remember()
+        parameters = dict(self._model.named_parameters())
+        trainable = {name for name, parameter in parameters.items() if parameter.requires_grad}
+        own = {id(parameter) for parameter in parameters.values()}
+        beside = {name: p for name, p in pl_module.named_parameters() if p.requires_grad and id(p) not in own}
+        self._check_groups(trainer, {**parameters, **beside}, trainable | beside.keys())
+        self.result["companion_parameters"] = sum(parameter.numel() for parameter in beside.values())
+
+    def remember(self) -> None:
+        """Remember the frozen tensors, and count."""
         changing = self._model.changing_names()
         state = self._model.state_dict()
         self._start = {name: tensor.detach().clone() for name, tensor in state.items() if name not in changing}
         parameters = dict(self._model.named_parameters())
         trainable = {name for name, parameter in parameters.items() if parameter.requires_grad}
-        self._check_groups(trainer, parameters, trainable)
         frozen = sum(parameter.numel() for name, parameter in parameters.items() if name not in trainable)
         moved = sum(parameters[name].numel() for name in trainable)
         total = sum(parameter.numel() for parameter in parameters.values())
@@ -52,6 +62,7 @@ class FreezeContract(Callback):
             "trainable_tensors": len(trainable),
             "frozen_parameters": frozen,
             "trainable_parameters": moved,
+            "companion_parameters": 0,
             "checks": 0,
             "unused": [],
         }
@@ -77,11 +88,11 @@ class FreezeContract(Callback):
         """After the first step: nothing frozen moved."""
         if not self._first_step_seen and trainer.global_step > 0:
             self._first_step_seen = True
-            self._check_unmoved("after the first optimizer step")
+            self.check("after the first optimizer step")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """At the end: nothing frozen moved."""
-        self._check_unmoved("at the end of the fit")
+        self.check("at the end of the fit")
 
     def _check_groups(self, trainer: Trainer, parameters: dict[str, torch.nn.Parameter], trainable: set[str]) -> None:
         held = [id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]]
@@ -93,7 +104,8 @@ class FreezeContract(Callback):
         if wrong:
             raise FreezeContractBreach(f"not in exactly one optimizer group: {_few(wrong)}")
 
-    def _check_unmoved(self, when: str) -> None:
+    def check(self, when: str) -> None:
+        """Raise `FreezeContractBreach` where a frozen tensor is not bit-equal to what it was."""
         state = self._model.state_dict()
         moved = [name for name, start in self._start.items() if not _bit_equal(state[name], start)]
         if moved:

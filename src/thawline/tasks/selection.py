@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
@@ -38,12 +39,17 @@ class Selection(Checkpoint):
         model: the whole model.
         metrics: the validation metric that decides.
         keep_optimizer: keep what the optimizer remembered at the best epoch too, for the phase that goes on with it.
+
+    Attributes:
+        best: the model's tensors that training moves, at the best epoch.
+        companions: what regularizers train themselves, at the best epoch.
     """
 
     def __init__(self, model: TransferModel, metrics: MonitoredMetric, *, keep_optimizer: bool = False) -> None:
         self._model, self._monitor, self._mode = model, metrics.monitor, metrics.mode
         self._keep_optimizer = keep_optimizer
         self.best: dict[str, torch.Tensor] = {}
+        self.companions: dict[str, torch.Tensor] = {}
         self.optimizer: dict[str, dict[str, Any]] = {}
         self.best_epoch = -1
         self.best_value = math.nan
@@ -53,6 +59,7 @@ class Selection(Checkpoint):
         """The best epoch so far, for a resume."""
         return {
             "best": self.best,
+            "companions": self.companions,
             "optimizer": self.optimizer,
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
@@ -62,6 +69,7 @@ class Selection(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the best epoch of the interrupted fit."""
         self.best = state_dict["best"]
+        self.companions = state_dict["companions"]
         self.optimizer = state_dict["optimizer"]
         self.best_epoch = state_dict["best_epoch"]
         self.best_value = state_dict["best_value"]
@@ -75,12 +83,19 @@ class Selection(Checkpoint):
         if not math.isfinite(row["train/loss"]):
             self.diverged = True
             trainer.should_stop = True
-        if self._better(value):
-            state = self._model.state_dict()
-            self.best = {name: state[name].detach().clone() for name in module.moved}
-            self.best_epoch, self.best_value = trainer.current_epoch, value
+        if self.consider(value, trainer.current_epoch, module.moved):
+            self.companions = {name: t.detach().clone() for name, t in module.companions.state_dict().items()}
             if self._keep_optimizer:
                 self.optimizer = states_of(trainer.optimizers[0], dict(self._model.named_parameters()))
+
+    def consider(self, value: float, epoch: int, moved: Iterable[str]) -> bool:
+        """Keep the model's `moved` tensors if this epoch's metric is the best so far; says whether it is."""
+        if not self._better(value):
+            return False
+        state = self._model.state_dict()
+        self.best = {name: state[name].detach().clone() for name in moved}
+        self.best_epoch, self.best_value = epoch, value
+        return True
 
     def restore(self) -> None:
         """Put the best epoch's tensors into the model; the last ones stay where no epoch had a finite metric."""

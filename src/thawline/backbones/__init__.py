@@ -1,0 +1,7 @@
+"""Backbones: source networks without their classifier, of timm, of torchvision, or trained by thawline."""
+
+from thawline.backbones.backbone import Backbone, BackboneSpec, WeightsOrigin
+from thawline.backbones.timm_backbone import TimmBackbone
+from thawline.backbones.torchvision_backbone import TorchvisionBackbone
+
+__all__ = ["Backbone", "BackboneSpec", "TimmBackbone", "TorchvisionBackbone", "WeightsOrigin"]

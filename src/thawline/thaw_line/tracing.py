@@ -1,0 +1,749 @@
+"""Tracing a model into a graph, with the facts about every node that the partition needs.
+
+`torch.fx` follows a model's Python code with proxies. Here every proxy also holds what it stands for, computed on two
+small batches of different sizes. So Python code that looks at image sizes takes the branch that the model takes, what
+depends on the number of samples is known from what does not, and shapes, memory sharing, writes in place, random
+numbers, batch statistics and floating-point operations are observed instead of guessed from names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import operator
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from inspect import isroutine
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+BATCHES = (2, 3)
+"""The batch sizes that a model is run on; neither is 1, where batch norms in training refuse features of one pixel."""
+
+_SIZES_AND_KINDS = frozenset(
+    "dim ndimension size stride numel nelement element_size itemsize nbytes is_contiguous is_floating_point is_complex "
+    "get_device storage_offset shape dtype device layout ndim is_cuda is_cpu is_meta is_mps is_xpu is_sparse "
+    "is_quantized is_mkldnn is_nested is_leaf requires_grad names".split()
+)
+_NEW_TENSORS = frozenset({"new_zeros", "new_ones", "new_full", "new_empty"})
+# Torch refuses proxies in these; recorded as one node each where they are given one.
+_FACTORIES = "arange empty eye full linspace logspace ones rand randn randint randperm tensor as_tensor zeros".split()
+# What is traced through would be different graphs in training and in evaluation, and many small nodes.
+_LEAVES = {
+    "timm.layers": ("DropPath", "DropBlock2d"),
+    "torchvision.ops": ("DropBlock2d", "DropBlock3d", "StochasticDepth", "FrozenBatchNorm2d", "DeformConv2d"),
+}
+
+
+class UntraceableError(Exception):
+    """The model has no graph that can be parted, for the `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """How the value of a node is kept for one sample.
+
+    Attributes:
+        shape: of one sample, its dimensions in the order in which they lie in memory.
+        dtype: of the elements.
+        order: the dimensions of the value, as `Tensor.permute` takes them, that put it batch first and in that order.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    order: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one sample."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_reordered(self) -> bool:
+        """Whether the dimensions lie in memory in another order than the value has them."""
+        return self.order != tuple(range(len(self.order)))
+
+
+@dataclass
+class Facts:
+    """What is known about a node.
+
+    Attributes:
+        index: its place in the order of execution.
+        path: the module whose code it belongs to.
+        data: its value depends on the values (not only on the sizes) of the model's inputs.
+        cause: why it cannot be computed once for all, in words, whatever is upstream of it; empty where it can.
+        warm: it, or something upstream, has a cause.
+        describes: it tells sizes, types or devices of its first argument, not its values.
+        weighs: it is a module with weights of more than one dimension, which multiplies even where that is not counted.
+        flops: floating-point operations per sample (a multiply-add is two), forward.
+        per_sample: how it is stored, if it is a tensor with one dimension that is the batch.
+        multiple: it is an integer: this many times the number of samples.
+        dtype: of its tensor, or that it is.
+        memory: a number for the memory that its tensor lives in; views of one another share it.
+        writes: the memories that it changes.
+        after: nodes that write what it reads, without being its arguments.
+        same: the argument that it returns itself.
+        state: it changes a parameter or a buffer of the model.
+    """
+
+    index: int
+    path: str
+    data: bool = False
+    cause: str = ""
+    warm: bool = False
+    describes: bool = False
+    weighs: bool = False
+    flops: int = 0
+    per_sample: PerSample | None = None
+    multiple: int | None = None
+    dtype: torch.dtype | None = None
+    memory: int | None = None
+    writes: frozenset[int] = frozenset()
+    after: tuple[fx.Node, ...] = ()
+    same: fx.Node | None = None
+    state: bool = False
+
+
+@dataclass
+class Trace:
+    """A model's graph, in one set of training modes.
+
+    Attributes:
+        model: the model that was traced; node targets are paths in it.
+        graph: the nodes in order of execution.
+        facts: for every node but the output.
+        constants: tensors that the model's code made while it was traced, by the target of the nodes that get them.
+    """
+
+    model: nn.Module
+    graph: fx.Graph
+    facts: dict[fx.Node, Facts]
+    constants: dict[str, Tensor] = field(default_factory=dict)
+
+    @functools.cached_property
+    def output(self) -> fx.Node:
+        """The node that returns the model's output."""
+        return next(node for node in reversed(self.graph.nodes) if node.op == "output")
+
+    @functools.cached_property
+    def inputs(self) -> tuple[fx.Node, ...]:
+        """The model's inputs."""
+        return tuple(node for node in self.graph.nodes if node.op == "placeholder")
+
+    def upstream(self, node: fx.Node) -> list[fx.Node]:
+        """What must have run before this node: its arguments, and what writes to their memory before it."""
+        after = self.facts[node].after if node in self.facts else ()
+        return [*node.all_input_nodes, *after]
+
+    def mark_warm(self, causes: Mapping[fx.Node, str]) -> None:
+        """Note further causes, and pass them on to everything downstream."""
+        for node, cause in causes.items():
+            self.facts[node].cause = cause
+        for node, facts in self.facts.items():
+            facts.warm = bool(facts.cause) or (
+                not facts.describes and any(self.facts[before].warm for before in self.upstream(node))
+            )
+
+
+def trace(model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable: Collection[int]) -> Trace:
+    """Trace a model in its present training modes.
+
+    The model is run: call it inside `untouched`.
+
+    Args:
+        model: its forward takes the tensors of one example, the batch first in each.
+        examples: the inputs, once for each size in `BATCHES`.
+        trainable: ``id()`` of the parameters that train.
+
+    Raises:
+        UntraceableError: the model's code cannot be followed.
+    """
+    tracer = _Tracer(model, examples, trainable)
+    try:
+        with torch.enable_grad(), _no_fused_encoders(), tracer.kept_whole():
+            graph = tracer.trace(model)
+    except (UntraceableError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        where = f" in {tracer.where}" if tracer.where else ""
+        raise UntraceableError(f"{type(error).__name__}{where}: {first_line}") from error
+    return Trace(model, graph, tracer.facts, tracer.constants)
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Within the block the model can be run in any mode; afterwards it and torch's randomness are as before."""
+    attributes = [
+        (module, {name: _shallow(value) for name, value in vars(module).items()}) for module in model.modules()
+    ]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, before in attributes:
+            module.__dict__.clear()
+            module.__dict__.update(before)
+        with torch.no_grad():
+            for buffer, values in buffers:  # batch norms write their statistics without raising the version
+                if not torch.equal(buffer, values):
+                    buffer.copy_(values)
+
+
+def _shallow(value: Any) -> Any:
+    """A copy of a container that code may keep things in, for instance a cache; anything else itself."""
+    return value.copy() if type(value) in (dict, list, set) else value
+
+
+@contextlib.contextmanager
+def _no_fused_encoders() -> Iterator[None]:
+    """Without torch's fused transformer layers, which would hide their operations from the counting."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+class _Proxy(fx.Proxy):
+    """A value of the model while it is traced, with what it is for each batch size."""
+
+    held: tuple[Any, Any]
+    tracer: _Tracer
+
+    def __init__(self, node: fx.Node, tracer: _Tracer, held: tuple[Any, Any]) -> None:
+        super().__init__(node, tracer)
+        self.held = held
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        value = getattr(self.held[0], name)
+        if callable(value):
+            return functools.partial(self._call_method, name)
+        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+
+    def _call_method(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self.tracer.create_proxy("call_method", name, (self, *args), kwargs)
+
+    def keys(self) -> Any:
+        return self._call_method("keys")
+
+    def __bool__(self) -> bool:
+        return bool(self.tracer.concrete(self, bool))
+
+    def __int__(self) -> int:
+        return int(self.tracer.concrete(self, int))
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.concrete(self, operator.index))
+
+    def __float__(self) -> float:
+        return float(self.tracer.concrete(self, float))
+
+    def __len__(self) -> int:
+        return int(self.tracer.concrete(self, len))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self[i] for i in range(len(self))])
+
+    def __contains__(self, item: Any) -> bool:
+        return any(bool(each == item) for each in self)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _define_in_place(name: str) -> None:
+    # Without these, Python would turn `x += y` into `x = x + y`, and who else holds x would not see the change.
+    target = getattr(operator, name)
+
+    def in_place(self: _Proxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    setattr(_Proxy, f"__{name}__", in_place)
+
+
+for _name in "iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift imatmul".split():
+    _define_in_place(_name)
+
+
+class _Tracer(fx.Tracer):
+    """Follows a model's code, running every operation on both batches as it is recorded."""
+
+    def __init__(self, model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable: Collection[int]) -> None:
+        super().__init__()
+        self._examples = examples
+        self._trainable = trainable
+        self._leaves = _leaf_classes()
+        self._modules_by_path = dict(model.named_modules(remove_duplicate=False))
+        states = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        self._names: dict[int, str] = {id(tensor): name for name, tensor in reversed(states)}
+        self._kept_alive = [tensor for _, tensor in states]
+        self._memories: dict[int, int] = {_storage(tensor): place for place, (_, tensor) in enumerate(states)}
+        self._state_memories = frozenset(self._memories.values())
+        self._memory_count = len(states)
+        self._writers: dict[int, fx.Node] = {}
+        self._newest: dict[fx.Node, fx.Node] = {}
+        self._tensors: dict[str, _Proxy] = {}
+        self._watch = _Watch()
+        self._running = False
+        self._ambient = _ambient(examples[0][0].device)
+        self.facts: dict[fx.Node, Facts] = {}
+        self.constants: dict[str, Tensor] = {}
+        self.where = ""
+
+    # What torch.fx asks of a tracer.
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Torch's own modules and those that their library says not to trace through are one node."""
+        return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Record a leaf as one node, follow the code of any other module, run what is being run."""
+        if self._running:
+            return forward(*args, **kwargs)
+        outer = self.where
+        self.where = self.path_of_module(m)
+        if self.is_leaf_module(m, self.where):
+            result = self.create_proxy("call_module", self.where, args, kwargs)
+        else:
+            result = forward(*args, **kwargs)
+        self.where = outer  # not restored after an error: the message tells where it happened
+        return result
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
+        """Parameters and buffers become proxies."""
+        if self._running or not isinstance(attr_val, Tensor) or id(attr_val) not in self._names:
+            return attr_val
+        return self._tensor(attr_val)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """One placeholder for each tensor of the example; arguments beyond these keep their defaults."""
+        args: list[Any] = [self.root]
+        for place, held in enumerate(zip(*self._examples, strict=True)):
+            node = self.graph.placeholder(f"input_{place}")
+            facts = self._facts(node)
+            facts.data = True
+            self._look_at(node, facts, held, {})
+            if facts.per_sample is None:
+                raise UntraceableError(f"input {place} of the model has no batch dimension")
+            facts.per_sample = PerSample(tuple(held[0].shape[1:]), held[0].dtype, tuple(range(held[0].dim())))
+            args.append(_Proxy(node, self, held))
+        return root_fn, args
+
+    def create_arg(self, a: Any) -> Any:
+        """The node of a proxy or tensor, as it is after writes in place; containers of them; anything else itself."""
+        if isinstance(a, _Proxy):
+            return self._current(a.node)
+        if isinstance(a, Tensor):
+            return self._current(self._tensor(a).node)
+        return super().create_arg(a)
+
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> fx.Node:
+        """A node with the facts that follow from its arguments alone."""
+        node = self.graph.create_node(kind, target, args, kwargs, name, None)
+        if kind != "output":
+            self._facts(node)
+        return node
+
+    def create_proxy(
+        self,
+        kind: str,
+        target: Any,
+        args: Any,
+        kwargs: Any,
+        name: str | None = None,
+        type_expr: Any = None,
+        proxy_factory_fn: Any = None,
+    ) -> Any:
+        """Record an operation and run it.
+
+        Returns:
+            A proxy for each tensor and for each value that depends on the number of samples; what is the same for
+            every batch, such as the width of an image, itself.
+        """
+        node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs))
+        held, arguments = self._run(node, args, kwargs)
+        self._check_ambient(node)
+        return self._wrap(node, held, arguments)
+
+    @contextlib.contextmanager
+    def kept_whole(self) -> Iterator[None]:
+        """Within the block, functions that cannot be followed are one node each where they are given a proxy.
+
+        fx has the same under the name of autowrapping; that one fails on functions that return several values.
+        """
+        namespaces = [vars(library) for library in (torch, math, *_loaded("torchvision.ops"))]
+        forwards = [vars(base).get("forward") for kind in set(map(type, self._modules_by_path.values())) for base in kind.__mro__]
+        namespaces += {id(space): space for space in (getattr(f, "__globals__", None) for f in forwards) if space}.values()
+        wrapped = {id(function): self._as_one_node(function) for function in _functions_kept_whole()}
+        replaced = [
+            (space, name, value) for space in namespaces for name, value in list(space.items()) if id(value) in wrapped
+        ]
+        try:
+            for space, name, value in replaced:
+                space[name] = wrapped[id(value)]
+            yield
+        finally:
+            for space, name, value in replaced:
+                space[name] = value
+
+    def _as_one_node(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def one_node(*args: Any, **kwargs: Any) -> Any:
+            if self._running or not _holds_proxy((args, kwargs)):
+                return function(*args, **kwargs)
+            return self.create_proxy("call_function", function, args, kwargs)
+
+        return one_node
+
+    # Running.
+
+    def _run(self, node: fx.Node, args: Any, kwargs: Any) -> tuple[tuple[Any, Any], dict[int, Tensor]]:
+        """The results for both batches, and the first batch's tensor arguments by their storage."""
+        arguments: dict[int, Tensor] = {}
+        first = _substitute((args, kwargs), 0, arguments)
+        second = _substitute((args, kwargs), 1, {})
+        versions = [(tensor, tensor._version) for tensor in self._written(node, arguments)]
+        self._running = True
+        try:
+            with torch.no_grad():
+                with self._watch.over(self.facts[node]):
+                    held_first = self._execute(node, *first)
+                held_second = self._execute(node, *second)
+        finally:
+            self._running = False
+        written = {self._memories[_storage(tensor)] for tensor, version in versions if tensor._version != version}
+        if written:
+            self._note_writes(node, frozenset(written))
+        return (held_first, held_second), arguments
+
+    def _execute(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        if node.op == "call_module":
+            return self._modules_by_path[str(node.target)](*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def _written(self, node: fx.Node, arguments: dict[int, Tensor]) -> Iterator[Tensor]:
+        """The tensors that this node could write to."""
+        yield from arguments.values()
+        if node.op == "call_module":
+            yield from self._modules_by_path[str(node.target)].buffers()
+
+    def _note_writes(self, node: fx.Node, written: frozenset[int]) -> None:
+        facts = self.facts[node]
+        facts.writes = written
+        if written & self._state_memories:
+            facts.state = True
+            facts.cause = facts.cause or "changes the model's buffers"
+        for memory in written:
+            self._writers[memory] = node
+
+    def _check_ambient(self, node: fx.Node) -> None:
+        # A graph keeps operations only, not the blocks of code that they stood in.
+        facts = self.facts[node]
+        grad, autocast = _ambient(self._examples[0][0].device)
+        if autocast != self._ambient[1]:
+            raise UntraceableError(f"{facts.path or 'the model'} switches automatic mixed precision")
+        if facts.warm and grad != self._ambient[0]:
+            raise UntraceableError(f"{facts.path or 'the model'} switches gradients off past what trains")
+
+    # What is known of a node.
+
+    def _facts(self, node: fx.Node) -> Facts:
+        """Facts that follow from the arguments: what they pass on, and which writes come before."""
+        facts = Facts(len(self.facts), self.where)
+        inputs = node.all_input_nodes
+        facts.after = tuple(self._stale_writers(inputs))
+        facts.describes = (
+            node.op == "call_function" and node.target is getattr and node.args[1] in _SIZES_AND_KINDS
+        ) or (node.op == "call_method" and node.target in _SIZES_AND_KINDS | _NEW_TENSORS)
+        upstream = [self.facts[before] for before in (*inputs, *facts.after)]
+        if not facts.describes:
+            facts.data = any(before.data for before in upstream)
+            facts.warm = any(before.warm for before in upstream)
+        if node.op == "call_module":
+            parameters = list(self._modules_by_path[str(node.target)].parameters())
+            facts.weighs = any(parameter.dim() > 1 for parameter in parameters)
+            if any(id(parameter) in self._trainable for parameter in parameters):
+                facts.cause, facts.warm = "trains", True
+        self.facts[node] = facts
+        return facts
+
+    def _stale_writers(self, inputs: list[fx.Node]) -> Iterator[fx.Node]:
+        """Writers to memory that these nodes' values live in, later than the nodes themselves."""
+        for node in inputs:
+            writer = self._writers.get(self.facts[node].memory or 0) if self.facts[node].memory is not None else None
+            if writer is not None and self.facts[writer].index > self.facts[node].index:
+                yield writer
+
+    def _current(self, node: fx.Node) -> fx.Node:
+        """The node whose value this node's tensor has now: the last that wrote to it in place and returned it."""
+        while node in self._newest:
+            node = self._newest[node]
+        return node
+
+    def _look_at(self, node: fx.Node, facts: Facts, held: tuple[Any, Any], arguments: dict[int, Tensor]) -> None:
+        """Learn shape, memory and dependence on the batch from the values of a node."""
+        first, second = held
+        if isinstance(first, int) and not isinstance(first, bool) and not facts.data:
+            facts.multiple = _multiple(first, second)
+        if isinstance(first, torch.dtype):
+            facts.dtype = first
+        if not isinstance(first, Tensor):
+            return
+        facts.dtype = first.dtype
+        storage = _storage(first)
+        if storage not in arguments and self._memories.get(storage) not in self._state_memories:
+            self._memories[storage] = self._memory_count
+            self._memory_count += 1
+        facts.memory = self._memories[storage]
+        varying = [d for d, (a, b) in enumerate(zip(first.shape, second.shape, strict=True)) if a != b]
+        if facts.data and len(varying) != 1:
+            facts.cause = facts.cause or "mixes the samples of a batch"
+        elif facts.data and (first.shape[varying[0]], second.shape[varying[0]]) == BATCHES:
+            facts.per_sample = _per_sample(first, varying[0])
+        facts.warm = facts.warm or bool(facts.cause)
+
+    def _tensor(self, tensor: Tensor) -> _Proxy:
+        """The proxy of a parameter, a buffer, or a tensor that the model's code made of nothing traced."""
+        name = self._names.get(id(tensor))
+        if name is None:
+            if tensor.grad_fn is not None:
+                raise UntraceableError(
+                    f"{self.where or 'the model'} computes with parameters out of the tracer's sight"
+                )
+            name = f"_constant_{len(self.constants)}"
+            self.constants[name] = tensor
+            self._names[id(tensor)] = name
+            self._memories[_storage(tensor)] = self._memory_count
+            self._memory_count += 1
+        if name not in self._tensors:
+            node = self.create_node("get_attr", name, (), {})
+            facts = self.facts[node]
+            facts.memory = self._memories[_storage(tensor)]
+            if id(tensor) in self._trainable:
+                facts.cause, facts.warm = "trains", True
+            self._tensors[name] = _Proxy(node, self, (tensor, tensor))
+        return self._tensors[name]
+
+    def _wrap(self, node: fx.Node, held: tuple[Any, Any], arguments: dict[int, Tensor]) -> Any:
+        """What the model's code gets for the values of a node."""
+        first, second = held
+        facts = self.facts[node]
+        if isinstance(first, (tuple, list)):
+            return self._wrap_items(node, held, range(len(first)), arguments, functools.partial(_rebuild, first))
+        if isinstance(first, dict):
+            keys = list(first)
+            return self._wrap_items(node, held, keys, arguments, lambda items: dict(zip(keys, items, strict=True)))
+        if first is None or isinstance(first, (bool, int, float, str)):
+            if not facts.data and not facts.warm and type(first) is type(second) and first == second:
+                return first
+            if first is None:
+                return None
+        if isinstance(first, Tensor) and first.dim() != second.dim():
+            raise UntraceableError(f"the dimensions of {node.name} depend on the number of samples")
+        self._look_at(node, facts, held, arguments)
+        self._note_same(node, facts, first, arguments)
+        return _Proxy(node, self, held)
+
+    def _wrap_items(
+        self,
+        node: fx.Node,
+        held: tuple[Any, Any],
+        keys: Any,
+        arguments: dict[int, Tensor],
+        rebuild: Callable[[list[Any]], Any],
+    ) -> Any:
+        first, second = held
+        if len(first) != len(second):
+            raise UntraceableError(f"the number of values of {node.name} depends on the number of samples")
+        items = []
+        for key in keys:
+            values = (first[key], second[key])
+            facts = self.facts[node]
+            if not isinstance(values[0], (Tensor, tuple, list, dict)) and values[0] == values[1] and not facts.data:
+                items.append(values[0])
+                continue
+            item = self.create_node("call_function", operator.getitem, (node, key), {})
+            items.append(self._wrap(item, values, arguments))
+        return rebuild(items)
+
+    def _note_same(self, node: fx.Node, facts: Facts, value: Any, arguments: dict[int, Tensor]) -> None:
+        """Where a node returns its argument, written in place, all later uses of the argument are uses of the node."""
+        if not isinstance(value, Tensor) or arguments.get(_storage(value)) is not value:
+            return
+        same = next((n for n in node.all_input_nodes if self.facts[n].memory == facts.memory), None)
+        facts.same = same
+        if facts.memory in facts.writes:
+            while same is not None:
+                self._newest[same] = node
+                same = self.facts[same].same
+
+    def concrete(self, proxy: _Proxy, kind: Callable[[Any], Any]) -> Any:
+        """What Python code sees that asks for the truth, size or number of a value.
+
+        Raises:
+            UntraceableError: that is not the same for every input, every state of training and every batch size.
+        """
+        facts = self.facts[self._current(proxy.node)]
+        where = self.where or "the model"
+        if isinstance(proxy.held[0], Tensor) and kind is len:
+            first, second = len(proxy.held[0]), len(proxy.held[1])
+        elif facts.data or facts.warm:
+            what = "what trains" if facts.warm else "the input"
+            raise UntraceableError(f"the code of {where} depends on the values of {what}")
+        else:
+            first, second = kind(proxy.held[0]), kind(proxy.held[1])
+        if first != second:
+            raise UntraceableError(f"the code of {where} depends on the number of samples")
+        return first
+
+
+class _Watch(TorchDispatchMode):
+    """Watches the operations of one node: their cost, and whether they are random or use batch statistics."""
+
+    facts: Facts
+
+    @contextlib.contextmanager
+    def over(self, facts: Facts) -> Iterator[None]:
+        self.facts = facts
+        with self:
+            yield
+        facts.warm = facts.warm or bool(facts.cause)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        rule = _rule(func)
+        if rule.flops is not None and self.facts.data:
+            self.facts.flops += int(rule.flops(*args, **kwargs, out_val=result)) // BATCHES[0]
+        if rule.random and _is_on(rule.switch, args, kwargs):
+            self.facts.cause = "draws random numbers"
+        # Batch norm over a first dimension of size 1 is how weights are standardised and instance norms are computed.
+        if rule.batch_statistics and _is_on(rule.switch, args, kwargs) and args[0].shape[0] > 1:
+            self.facts.cause = "normalises by batch statistics"
+        return result
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What one of torch's operators does, and the argument (place and name) that switches it off where it is 0."""
+
+    random: bool
+    batch_statistics: bool
+    flops: Callable[..., Any] | None
+    switch: tuple[int, str] | None
+
+
+@functools.cache
+def _rule(func: torch._ops.OpOverload) -> _Rule:
+    switches = ("dropout_p", "dropout", "training", "train")
+    name = func._schema.name.removeprefix("aten::")
+    return _Rule(
+        random=torch.Tag.nondeterministic_seeded in func.tags,
+        batch_statistics="batch_norm" in name and "backward" not in name and "elemt" not in name,
+        flops=flop_registry.get(func._overloadpacket),
+        switch=next(((i, a.name) for i, a in enumerate(func._schema.arguments) if a.name in switches), None),
+    )
+
+
+def _is_on(switch: tuple[int, str] | None, args: Any, kwargs: Any) -> bool:
+    if switch is None:
+        return True
+    place, name = switch
+    value = args[place] if place < len(args) else kwargs.get(name, False)
+    return bool(value)
+
+
+def _substitute(arguments: Any, batch: int, tensors: dict[int, Tensor]) -> Any:
+    """The arguments with values for proxies, whose tensors are added to `tensors` by their storage."""
+
+    def value(argument: Any) -> Any:
+        if isinstance(argument, _Proxy):
+            argument = argument.held[batch]
+        if isinstance(argument, Tensor):
+            tensors.setdefault(_storage(argument), argument)
+        return argument
+
+    return fx.node.map_aggregate(arguments, value)
+
+
+def _rebuild(like: Any, items: list[Any]) -> Any:
+    """A container of the same kind as `like`, if its kind can hold proxies."""
+    if isinstance(like, torch.Size):
+        return torch.Size(items) if all(isinstance(item, int) for item in items) else tuple(items)
+    if isinstance(like, tuple) and hasattr(like, "_fields"):
+        return type(like)(*items)
+    return type(like)(items)
+
+
+def _per_sample(value: Tensor, batch: int) -> PerSample:
+    natural = (batch, *(d for d in range(value.dim()) if d != batch))
+    by_memory = tuple(sorted(range(value.dim()), key=lambda d: -value.stride(d)))
+    dense = not value.permute(natural).is_contiguous() and value.permute(by_memory).is_contiguous()
+    order = by_memory if dense and by_memory[0] == batch else natural
+    return PerSample(tuple(value.shape[d] for d in order[1:]), value.dtype, order)
+
+
+def _multiple(first: int, second: int) -> int | None:
+    """How many times the batch size an integer is, from its values for both; None where it is not."""
+    times = second // BATCHES[1]
+    return times if times and (first, second) == (times * BATCHES[0], times * BATCHES[1]) else None
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _ambient(device: torch.device) -> tuple[bool, Any]:
+    """Whether gradients are on, and the state of automatic mixed precision."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.is_grad_enabled(), torch.get_autocast_dtype(device.type) if on else None
+
+
+def _loaded(*names: str) -> tuple[ModuleType, ...]:
+    # A library that nobody has imported has no modules in the model either.
+    return tuple(sys.modules[name] for name in names if name in sys.modules)
+
+
+def _leaf_classes() -> tuple[type[nn.Module], ...]:
+    classes = [getattr(m, name) for lib, names in _LEAVES.items() for m in _loaded(lib) for name in names]
+    for timm_layers in _loaded("timm.layers"):
+        classes += timm_layers.get_notrace_modules()
+    return tuple(classes)
+
+
+def _functions_kept_whole() -> list[Callable[..., Any]]:
+    functions = [getattr(torch, name) for name in _FACTORIES]
+    for library in (math, *_loaded("torchvision.ops")):
+        functions += [value for name, value in vars(library).items() if isroutine(value) and not name.startswith("_")]
+    for timm_layers in _loaded("timm.layers"):
+        functions += timm_layers.get_notrace_functions()
+    return functions
+
+
+def _holds_proxy(arguments: Any) -> bool:
+    found: list[Any] = []
+    fx.node.map_aggregate(arguments, lambda argument: found.append(argument) if isinstance(argument, _Proxy) else None)
+    return bool(found)
