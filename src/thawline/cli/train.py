@@ -53,10 +53,10 @@ def job(config: DictConfig) -> str:
     from thawline.cli.reporting import print_run
     from thawline.cli.sweeping import plain
     from thawline.runs.plan import plan_run
-    from thawline.runs.workbench import Workbench
     from thawline.sweeps.local import run_all
+    from thawline.sweeps.remote import workbench
 
-    bench = Workbench()
+    bench = workbench()
     overrides = tuple(str(item) for item in HydraConfig.get().overrides.task)
     values: dict[str, Any] = plain(config)
     plan = plan_run(values, overrides, bench)

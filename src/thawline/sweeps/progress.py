@@ -68,11 +68,12 @@ class SweepProgress:
         parts = [f"{self._failed} failed"] if self._failed else []
         parts += [f"{self._skipped} were there"] if self._skipped else []
         if ran and left:
-            parts.append(f"about {_duration(left * self._seconds / ran)} left")
+            parts.append(f"about {duration(left * self._seconds / ran)} left")
         return ", ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A length of time in words, to its two largest units."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
