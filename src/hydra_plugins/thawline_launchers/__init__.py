@@ -1,0 +1,1 @@
+"""Hydra launcher plugins of thawline."""
