@@ -8,10 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from thawline import __version__
-from thawline.errors import UsageError, nearest, usage_error
+from thawline.errors import UsageError, WriteError, nearest, usage_error
+from thawline.runs.signals import Interrupted, listening
 
 _VERBS = {
     "train": ("train", "train one configuration, or with -m a whole grid (Hydra: --help lists the groups)"),
+    "status": ("status", "show which runs of a sweep are done, running, failed or left; --watch keeps showing it"),
     "report": ("report", "make table, figure and report of a sweep from its records"),
     "layers": ("layers", "show the layer groups of a backbone: what k means for it"),
     "list": ("listing", "list backbones, datasets, freeze_policies, ..., with a filter"),
@@ -37,13 +39,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb not in _VERBS:
             hint = f"; you may want: thawline {_ALIASES[verb]}" if verb in _ALIASES else nearest(verb, _VERBS)
             raise usage_error("", f"there is no verb {verb!r}{hint}")
-        status: int = importlib.import_module(f"thawline.cli.{_VERBS[verb][0]}").run(rest)
+        with listening():
+            status: int = importlib.import_module(f"thawline.cli.{_VERBS[verb][0]}").run(rest)
     except UsageError as error:
         if traceback_wanted:
             raise
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return 2
+    except WriteError as error:
+        if traceback_wanted:
+            raise
+        print(f"error: {error}; what is finished is safe, and the same command goes on from here", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(f"interrupted by {error}; the same command goes on from here", file=sys.stderr)
+        return error.exit_status
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

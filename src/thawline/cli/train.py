@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from thawline.config_paths import conf_folder, shipped_root
 from thawline.errors import UsageError
+from thawline.runs.signals import listening
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -47,6 +48,11 @@ def run(argv: list[str]) -> int:
 
 def job(config: DictConfig) -> str:
     """One run, in this process; Hydra calls this, here or wherever a launcher has sent the job."""
+    with listening():
+        return _job(config)
+
+
+def _job(config: DictConfig) -> str:
     from hydra.core.hydra_config import HydraConfig
 
     from thawline.cli.console import console

@@ -45,8 +45,11 @@ class Fit:
 
     def train(self) -> None:
         """Train the phase's epochs; a signal to stop waits for the end of one."""
-        with signals.deferring():
-            self.trainer.fit(self.module, datamodule=self.batches)
+        try:
+            with signals.deferring():
+                self.trainer.fit(self.module, datamodule=self.batches)
+        finally:
+            self.penalties.close()
 
 
 def prepare_fit(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import socket
 import sys
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from thawline.errors import WriteError
 from thawline.files import atomic_write, make_folder, read_json, remove_partial, write_json
 from thawline.records import RECORD_FILE, Record, read_record
-from thawline.runs import signals
+from thawline.runs import provenance, signals
 from thawline.runs.claims import Claim, is_claimed, try_claim
 
 if TYPE_CHECKING:
@@ -118,11 +117,6 @@ def run_once(
         return _attempt(plan, run, claim)
 
 
-def now() -> str:
-    """The time in UTC, ISO 8601, to the millisecond: as `Status.since` has it."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
 @contextlib.contextmanager
 def _claimed(folder: Path, *, wait: bool) -> Iterator[Claim]:
     claim = try_claim(folder)
@@ -179,7 +173,7 @@ class _Journal:
     def write(self, state: State, *, error: str = "", file: str = "", record_stamp: Stamp | None = None) -> None:
         if self.claim.is_mine():
             place = (socket.gethostname(), os.getpid())
-            status = Status(state, self.attempt, now(), *place, error, file, record_stamp)
+            status = Status(state, self.attempt, provenance.now("milliseconds"), *place, error, file, record_stamp)
             write_json(self.folder / STATE_FILE, asdict(status))
 
     def failure(self, identity: str) -> RunFailed:

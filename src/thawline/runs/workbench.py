@@ -13,6 +13,7 @@ from torch import nn
 from thawline.adapters import Attached, attach, refuse_unused
 from thawline.files import sha256_of_file
 from thawline.network import Network
+from thawline.runs import provenance
 from thawline.tasks.model import TransferModel, network_of
 from thawline.thaw_line.partition import ThawLine, partition
 from thawline.thaw_line.store import Entry, Store
@@ -33,11 +34,13 @@ _MOST_LINES = 16
 class Workbench:
     """A process's shared inputs, each made once and handed out read-only (networks: as copies).
 
-    `runs` is how many runs are expected to share them; it only weighs whether storing pays.
+    `runs` is how many runs are expected to share them; it only weighs whether storing pays. `began` is when the command
+    began.
     """
 
     def __init__(self, runs: int = 1) -> None:
         self.runs = runs
+        self.began = provenance.now("milliseconds")
         self._made: dict[tuple[str, str], object] = {}
         self._lines: dict[str, list[tuple[ThawLine, Entry]]] = {}
         self._model_key = ""

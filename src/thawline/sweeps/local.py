@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 
 from thawline.records import Record, read_record
-from thawline.runs.ledger import RunFailed, run_once
+from thawline.runs import signals
+from thawline.runs.ledger import POLL_SECONDS, RunBusy, RunFailed, run_once
 from thawline.runs.plan import Plan
 from thawline.runs.workbench import Workbench
 from thawline.sweeps.progress import SweepProgress
@@ -27,41 +29,60 @@ def run_all(
 ) -> list[Failure]:
     """Run what has no valid record yet, one after the other; a failure does not stop the others.
 
+    A run that another process has is left, and looked at again when the others are through: two commands on the same
+    sweep share its work, and what a dead process left behind is taken over.
+
     Returns:
         The failures, in order.
     """
-    failures: list[Failure] = []
     shown = all(plan.settings.trainer.progress for plan in plans)
+    failures: list[Failure] = []
     with SweepProgress(console, len(plans), shown=shown) as progress:
-        for plan in plans:
-            if read_record(plan.folder) is not None:
-                progress.finish(plan, "skipped")
-                continue
-            failure = _run(plan, bench, group, progress)
-            if failure is not None:
-                failures.append(failure)
-                if fail_fast:
-                    break
+        left = [plan for plan in plans if not _is_there(plan, progress)]
+        while left:
+            busy = []
+            for plan in left:
+                signals.check()
+                try:
+                    failure = _run(plan, bench, group, progress)
+                except RunBusy:
+                    busy.append(plan)
+                    continue
+                if failure is not None:
+                    failures.append(failure)
+                    if fail_fast:
+                        return failures
+            if len(busy) == len(left):
+                progress.wait(len(busy))
+                time.sleep(POLL_SECONDS)
+            left = busy
     return failures
 
 
+def _is_there(plan: Plan, progress: SweepProgress) -> bool:
+    if read_record(plan.folder) is None:
+        return False
+    progress.finish(plan, "skipped")
+    return True
+
+
 def _run(plan: Plan, bench: Workbench, group: str | None, progress: SweepProgress) -> Failure | None:
-    from thawline.runs.experiment import execute
+    ran = False
 
     def run(plan: Plan) -> Record:
+        # Not before a run needs it: the training libraries take seconds to import.
+        from thawline.runs.experiment import execute
+
+        nonlocal ran
+        ran = True
+        progress.start(plan)
         return execute(plan, bench, group=group, on_epoch=progress.epoch)
 
-    attempts = 1 + plan.settings.sweep.retries
-    progress.start(plan)
-    for attempt in range(attempts):
-        try:
-            record = run_once(plan, run)
-        except RunFailed as error:
-            if attempt == attempts - 1:
-                progress.finish(plan, "failed", error.error)
-                return Failure(plan, error)
-        else:
-            value = record.metrics["test"].get("top1")
-            progress.finish(plan, "done", f"test top1 {value:.3f}" if value is not None else "diverged")
-            break
+    try:
+        record = run_once(plan, run, began=bench.began, retries=plan.settings.sweep.retries, wait=False)
+    except RunFailed as error:
+        progress.finish(plan, "failed", error.error)
+        return Failure(plan, error)
+    value = record.metrics["test"].get("top1")
+    progress.finish(plan, "done" if ran else "shared", f"test top1 {value:.3f}" if value is not None else "diverged")
     return None

@@ -20,8 +20,10 @@ class SweepProgress:
     def __init__(self, console: Console, total: int, *, shown: bool = True) -> None:
         self._console, self._total = console, total
         self._live = shown and console.is_terminal
-        self._done = self._skipped = self._failed = 0
+        self._over = self._ran = self._skipped = self._failed = 0
         self._seconds = 0.0
+        self._began: float | None = None
+        self._waiting = False
         columns = (
             SpinnerColumn(), TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
             TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
@@ -34,7 +36,9 @@ class SweepProgress:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def start(self, plan: Plan) -> None:
@@ -49,27 +53,40 @@ class SweepProgress:
         self._progress.update(self._epochs, advance=1, note="  ".join(shown))
 
     def finish(self, plan: Plan, outcome: str, note: str = "") -> None:
-        """A run is over: ``done``, ``failed``, ``skipped`` (it was done before) or ``busy`` (another process has it)."""
-        if outcome == "skipped":
-            self._skipped += 1
-        else:
+        """A run is over: ``done``, ``failed``, ``skipped`` (done before) or ``shared`` (done by another process)."""
+        if self._began is not None:
             self._seconds += time.monotonic() - self._began
-            self._done += outcome == "done"
-            self._failed += outcome == "failed"
-            if not self._live or outcome == "failed":
-                seen = self._done + self._failed + self._skipped
-                style = "[red]failed[/]" if outcome == "failed" else outcome
-                self._console.print(f"[{seen}/{self._total}] {style} {escape(plan.label)}  {escape(note)}", highlight=False, soft_wrap=True)
+            self._ran += 1
+            self._began = None
+        self._over += 1
+        self._skipped += outcome == "skipped"
+        self._failed += outcome == "failed"
+        if outcome == "failed" or not (self._live or outcome == "skipped"):
+            style = {"failed": "[red]failed[/]", "shared": "done elsewhere"}.get(outcome, outcome)
+            line = f"[{self._over}/{self._total}] {style} {escape(plan.label)}  {escape(first_line(note))}"
+            self._console.print(line, highlight=False, soft_wrap=True)
         self._progress.update(self._runs, advance=1, note=self._note())
 
+    def wait(self, runs: int) -> None:
+        """All that is left is with other processes."""
+        if not self._waiting and not self._live:
+            self._console.print(f"waiting for {runs} that another process has", highlight=False)
+        self._waiting = True
+        self._progress.update(self._runs, note=f"waiting for {runs} that another process has")
+
     def _note(self) -> str:
-        ran = self._done + self._failed
-        left = self._total - ran - self._skipped
+        left = self._total - self._over
         parts = [f"{self._failed} failed"] if self._failed else []
         parts += [f"{self._skipped} were there"] if self._skipped else []
-        if ran and left:
-            parts.append(f"about {duration(left * self._seconds / ran)} left")
+        if self._ran and left:
+            parts.append(f"about {duration(left * self._seconds / self._ran)} left")
         return ", ".join(parts)
+
+
+def first_line(text: str) -> str:
+    """The first line of a message: pydantic's and torch's go on for pages."""
+    lines = text.strip().splitlines()
+    return lines[0] if lines else ""
 
 
 def duration(seconds: float) -> str:
