@@ -11,13 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from thawline.corruptions import CORRUPTIONS, Corruptions, corrupt
-from thawline.errors import UsageError
+from thawline.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from thawline.randomness import generator
-from thawline.specs import resolve
 
 RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise"}
-STRENGTHS = (1, 2, 3, 4, 5)
 
 
 def picture(height: int = 64, width: int = 48) -> torch.Tensor:
@@ -167,32 +164,3 @@ def test_pixelate_leaves_blocks():
 @pytest.mark.parametrize("size", [(8, 8), (32, 32), (3, 200), (2, 2)])
 def test_small_and_narrow_pictures_go_too(name, size):
     assert corrupt(picture(*size), name, 5, 0).shape == (3, *size)
-
-
-def test_the_spec_names_its_sets():
-    spec = resolve({"_target_": "thawline.corruptions.Corruptions", "names": ["jpeg", "contrast"], "strengths": [1, 5]})
-    assert spec.sets == {
-        "jpeg-1": ("jpeg", 1),
-        "jpeg-5": ("jpeg", 5),
-        "contrast-1": ("contrast", 1),
-        "contrast-5": ("contrast", 5),
-    }
-    assert len(Corruptions().sets) == 25
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"names": ["gausian_noise"]}, "there is no corruption 'gausian_noise'; nearest: gaussian_noise"),
-        ({"names": ["fog"]}, "corruptions: gaussian_noise, shot_noise"),
-        ({"names": []}, "names"),
-        ({"names": ["jpeg", "jpeg"]}, "each is given once"),
-        ({"strengths": [0]}, "strengths.0"),
-        ({"strengths": [6]}, "strengths.0"),
-        ({"strength": 3}, "unknown field; nearest: strengths"),
-    ],
-)
-def test_a_wrong_spec_is_named(values, message):
-    with pytest.raises(UsageError, match="shift") as caught:
-        resolve({"_target_": "thawline.corruptions.Corruptions", **values}, "shift")
-    assert message in str(caught.value)

@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field, field_validator
 
-from thawline.errors import nearest
 from thawline.randomness import generator
-from thawline.specs import Spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,41 +25,7 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.float64]
     Corruption = Callable[[Pixels, int, np.random.Generator], Pixels]
 
-Strength = Annotated[int, Field(ge=1, le=5)]
 _SMALL, _LARGE = 32, 224
-
-
-class Corruptions(Spec):
-    """Corrupted copies of the test split: one further test set for each corruption and strength.
-
-    Attributes:
-        names: the corruptions, of `CORRUPTIONS`.
-        strengths: 1 (weak) to 5 (strong), for each of them.
-    """
-
-    names: tuple[str, ...] = Field(("gaussian_noise", "defocus_blur", "contrast", "jpeg", "pixelate"), min_length=1)
-    strengths: tuple[Strength, ...] = Field((1, 2, 3, 4, 5), min_length=1)
-
-    @field_validator("names")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in CORRUPTIONS:
-                hint = nearest(name, CORRUPTIONS) or f"; corruptions: {', '.join(CORRUPTIONS)}"
-                raise ValueError(f"there is no corruption {name!r}{hint}")
-        return names
-
-    @field_validator("names", "strengths")
-    @classmethod
-    def _each_once(cls, values: tuple[str | int, ...]) -> tuple[str | int, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError("each is given once")
-        return values
-
-    @property
-    def sets(self) -> dict[str, tuple[str, int]]:
-        """The test sets: ``name-strength`` -> (name, strength)."""
-        return {f"{name}-{strength}": (name, strength) for name in self.names for strength in self.strengths}
 
 
 def corrupt(image: Tensor, name: str, strength: int, index: int) -> Tensor:
@@ -168,6 +131,8 @@ CORRUPTIONS: dict[str, Corruption] = {
     "pixelate": _pixelate,
 }
 """What can be done to a picture, by name."""
+
+STRENGTHS = (1, 2, 3, 4, 5)
 
 
 def _width(pixels: Pixels, at_small: float, at_large: float) -> float:

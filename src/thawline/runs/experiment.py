@@ -14,11 +14,13 @@ from thawline.metrics import confusion_matrix
 from thawline.records import Record, write_record
 from thawline.runs import distributed, judging
 from thawline.runs.fitting import LAST_FILE, Fit, OnEpoch, prepare_fit
+from thawline.runs.diagnostics import Diagnosis
 from thawline.runs.inputs import phase_inputs
 from thawline.runs.ledger import run_once
 from thawline.runs.loggers import Mirrored, mirroring, summary_of
 from thawline.runs.outcome import Outcome, make_record, write_files
 from thawline.runs.plan import Plan
+from thawline.runs.shifted_tests import shifted_metrics
 from thawline.runs.weights import source_backbone, with_head
 from thawline.runs.workbench import Workbench
 from thawline.tasks.classification import Predictions
@@ -77,6 +79,7 @@ class _Run:
         self._backbone = source_backbone(plan, bench)
         self._model = bench.settled(_built_alike(plan), with_head(plan, self._backbone))
         self._model.to(bench.device(plan.settings))
+        self._diagnosis = Diagnosis(plan, self._model, self._backbone, bench)
 
     def to_record(self, source_record: Record | None) -> Record:
         """Judge, train, select, test, and write the record."""
@@ -86,6 +89,8 @@ class _Run:
         for index, phase in enumerate(plan.phases):
             fit = self._fit(index, phase)
         predictions = self._test(fit)
+        outcome.metrics |= shifted_metrics(plan, self._model, self._bench)
+        outcome.diagnostics = self._diagnosis.of(self._model)
         files = write_files(plan, self._model, predictions, outcome) if distributed.is_first() else {}
         record = make_record(plan, self._model, self._backbone, outcome, files)
         if distributed.is_first():

@@ -18,6 +18,7 @@ from thawline.records import Cost, GroupRecord, Parameters, PhaseRecord, Record,
 from thawline.runs import provenance
 from thawline.runs.memory import peak_memory_bytes
 from thawline.runs.plan import Plan
+from thawline.runs.shifted_tests import shifted_splits
 from thawline.tasks.classification import Predictions
 from thawline.tasks.model import TransferModel
 
@@ -55,6 +56,7 @@ class Outcome:
     evaluate_seconds: float = 0.0
     samples: int = 0
     resumed: list[dict[str, Any]] = field(default_factory=list)
+    diagnostics: dict[str, Any] = field(default_factory=dict)
 
     def to_text(self, training_seconds: float) -> str:
         """What is there so far, for a checkpoint in a phase that has trained for `training_seconds`."""
@@ -122,7 +124,7 @@ def make_record(
         overrides=list(plan.overrides),
         classes=list(plan.splits.classes),
         provenance=_provenance(plan, backbone, outcome),
-        splits=_split_records(plan),
+        splits=_split_records(plan) | shifted_splits(plan),
         layer_groups=[
             GroupRecord(
                 index=group.index,
@@ -153,7 +155,8 @@ def make_record(
             train_samples_per_second=outcome.samples / outcome.train_seconds if outcome.train_seconds else None,
         ),
         files=files,
-        notes=list(plan.splits.notes),
+        diagnostics=outcome.diagnostics,
+        notes=[*plan.splits.notes, *(note for item in plan.shifted for note in item.notes)],
     )
 
 

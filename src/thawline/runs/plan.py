@@ -14,6 +14,7 @@ from thawline.freeze_policies import Phase
 from thawline.network import Network
 from thawline.records import RECORD_FILE, identity_of
 from thawline.runs.settings import RunSettings, parse, source_config
+from thawline.runs.shift import ShiftedSet, shifted_sets
 from thawline.runs.workbench import Workbench
 from thawline.transforms import Transform
 
@@ -35,6 +36,7 @@ class Plan:
     network: Network
     phases: tuple[Phase, ...]
     source: Plan | None
+    shifted: tuple[ShiftedSet, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -74,14 +76,26 @@ def _plan(
     transform = settings.transform.fitted(skeleton.input_size, skeleton.interpolation, skeleton.crop_pct)
     network = bench.network(settings, splits.classes)
     phases = _with_lengths(settings.freeze_policy.phases(network), settings.trainer.max_epochs)
+    shifted = shifted_sets(settings.shift, splits, transform, lambda dataset: bench.loaded(dataset, settings))
     decides = {
         "format": IDENTITY_FORMAT,
         "settings": {**settings.deciding(), "transform": transform.deciding()},
         "data": splits.fingerprint,
+        "further_tests": {item.name: item.fingerprint for item in shifted},
         "weights": weights_identity(settings, source.identity if source else None, bench),
     }
     return Plan(
-        identity_of(decides), settings, config, tuple(overrides), label, splits, transform, network, phases, source
+        identity_of(decides),
+        settings,
+        config,
+        tuple(overrides),
+        label,
+        splits,
+        transform,
+        network,
+        phases,
+        source,
+        shifted,
     )
 
 

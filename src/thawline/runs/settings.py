@@ -17,6 +17,7 @@ from thawline.heads import Head
 from thawline.learning_rates import LearningRates
 from thawline.optimizers import Optimizer
 from thawline.runs.loggers import LoggerSpec
+from thawline.runs.shift import Shift
 from thawline.schedulers import Scheduler
 from thawline.specs import Spec, resolve, validate
 from thawline.transforms import Transform
@@ -92,6 +93,24 @@ class SweepSettings(Spec):
     report: bool = True
 
 
+class DiagnosticsSettings(Spec):
+    """What is measured of a run beside its metrics, on training and validation pictures.
+
+    Attributes:
+        drift: how far each layer group's weights have gone from the source's; costs a copy of what trains.
+        cka: linear CKA between source and tuned outputs of each layer group, pooled over positions.
+        feature_distance: how far each channel of the pooled features has gone.
+        transferability: LEEP, NCE, H-score and LogME of the source on the training split, before training.
+        samples: validation pictures for `cka` and `feature_distance`, at most.
+    """
+
+    drift: bool = True
+    cka: bool = False
+    feature_distance: bool = False
+    transferability: bool = False
+    samples: int = Field(default=512, ge=2)
+
+
 class RunSettings(Spec):
     """One run. Fields hold validated specs; `source` is the whole configuration of the source run, if there is one."""
 
@@ -109,6 +128,8 @@ class RunSettings(Spec):
     trainer: TrainerSettings
     loss: LossSettings
     metrics: MetricSettings
+    shift: dict[str, Shift] = Field(default_factory=dict)
+    diagnostics: DiagnosticsSettings = DiagnosticsSettings()
     cache: CacheSettings
     sweep: SweepSettings
     logger: LoggerSpec | None = None
@@ -160,6 +181,8 @@ def source_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     source = dict(config["source"])
     weights = source.pop("weights", None)
+    # Further tests and diagnostics speak of the target; the source has those that its own node names.
+    config = {**config, "shift": {}, "diagnostics": {}}
     merged = {key: _merged(value, source.pop(key)) if key in source else value for key, value in config.items()}
     merged["backbone"] = {**config["backbone"], "weights": weights}
     return {**merged, **source, "regularizer": regularizer, "adapter": adapter, "source": None}

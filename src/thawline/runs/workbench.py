@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from thawline.backbones import Backbone
 
-    from thawline.datasets import Splits
+    from thawline.datasets import Dataset, Splits
     from thawline.freeze_policies import Phase
     from thawline.runs.settings import CacheSettings, RunSettings
 
@@ -56,10 +56,12 @@ class Workbench:
 
     def splits(self, settings: RunSettings) -> Splits:
         """The data set of these settings, drawn by their data seed."""
-        key = f"{settings.dataset!r} {settings.data_seed}"
-        return self.once(
-            "splits", key, lambda: settings.dataset.load(settings.data_seed, settings.cache.dir / "digests")
-        )
+        return self.loaded(settings.dataset, settings)
+
+    def loaded(self, dataset: Dataset, settings: RunSettings) -> Splits:
+        """A data set, drawn by the settings' data seed."""
+        key = f"{dataset!r} {settings.data_seed}"
+        return self.once("splits", key, lambda: dataset.load(settings.data_seed, settings.cache.dir / "digests"))
 
     def store(self, cache: CacheSettings) -> Store | None:
         """The store for decoded images and values at the thaw line, unless it is off."""
