@@ -18,6 +18,7 @@ _VERBS = {
     "layers": ("layers", "show the layer groups of a backbone: what k means for it"),
     "list": ("listing", "list backbones, datasets, freeze_policies, ..., with a filter"),
     "cache": ("cache", "list, verify or prune the store"),
+    "sync": ("sync", "make a sweep's W&B runs again from its records, offline or --online"),
 }
 _ALIASES = {"sweep": "train -m"}
 
