@@ -52,6 +52,8 @@ def report_sweep(sweep: Sweep) -> int:
     first = sweep.plans[0].settings
     if first.sweep.report and unfinished < len(sweep.plans):
         from thawline.cli.report import report
+        from thawline.runs.loggers import mirror_sweep
 
-        report(sweep.folder)
+        files = report(sweep.folder)
+        mirror_sweep(first.logger, sweep.name, sweep.folder, files.folder)
     return unfinished

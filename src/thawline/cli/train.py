@@ -58,6 +58,8 @@ def _job(config: DictConfig) -> str:
     from thawline.cli.console import console
     from thawline.cli.reporting import print_run
     from thawline.cli.sweeping import plain
+    from thawline.records import read_record
+    from thawline.runs.loggers import Mirrored, replay_for_agent
     from thawline.runs.plan import plan_run
     from thawline.sweeps.local import run_all
     from thawline.sweeps.remote import workbench
@@ -67,6 +69,11 @@ def _job(config: DictConfig) -> str:
     values: dict[str, Any] = plain(config)
     plan = plan_run(values, overrides, bench)
     group = plan.settings.sweep.name
+    record = read_record(plan.folder)
+    if record is not None:
+        replay_for_agent(
+            plan.settings.logger, record, Mirrored(plan.folder, plan.identity, plan.label, group, plan.config)
+        )
     failures = run_all([plan], bench, group=group, console=console)
     if failures:
         _failed.append(failures[0].error)
