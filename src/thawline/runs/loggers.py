@@ -274,6 +274,20 @@ class Mirroring:
             log.warning("the logger failed; the run goes on, and its record stays whole", exc_info=True)
 
 
+def mirror_sweep(spec: LoggerSpec | None, sweep: str, folder: Path, report: Path) -> None:
+    """Mirror a sweep's `report`, where its runs are mirrored by W&B; an error costs the mirror alone."""
+    if isinstance(spec, WandB):
+        with Mirroring(None, lambda row: None).forgiving():
+            spec.summarise(sweep, folder, report)
+
+
+def replay_for_agent(spec: LoggerSpec | None, record: Record, run: Mirrored) -> None:
+    """Tell a W&B sweep agent of a run that was finished before: the agent waits for a W&B run of its own."""
+    if isinstance(spec, WandB) and under_agent():
+        with Mirroring(None, lambda row: None).forgiving():
+            spec.replay(record, run)
+
+
 @contextlib.contextmanager
 def mirroring(
     spec: LoggerSpec | None, run: Mirrored, on_epoch: Callable[[Mapping[str, Any]], None]

@@ -84,7 +84,21 @@ class RemoteJob:
             log.exception("the job could not be started")
             return Outcome(error=f"{type(error).__name__}: {error}")
         value: Any = done._return_value
-        return Outcome(error=str(value) or type(value).__name__) if isinstance(value, Exception) else Outcome(value)
+        if isinstance(value, Exception):
+            return Outcome(error=str(value) or type(value).__name__)
+        return self._checked(value)
+
+    def _checked(self, identity: str) -> Outcome:
+        """The run's record says whether it is done, whatever the task function says."""
+        from thawline.records import read_record
+        from thawline.runs.ledger import status_of
+        from thawline.runs.plan import run_folder
+
+        folder = run_folder(Path(self.config.output_dir), identity)
+        if read_record(folder) is not None:
+            return Outcome(identity)
+        status = status_of(folder)
+        return Outcome(identity, error=status.error or f"{status.state}: no record in {folder}")
 
     def _run(self, overrides: Sequence[str], number: int) -> JobReturn:
         from hydra._internal.callbacks import Callbacks

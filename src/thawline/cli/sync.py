@@ -1,0 +1,84 @@
+"""``thawline sync``: W&B runs made again from records, offline or straight to the server."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thawline.cli.console import console
+
+if TYPE_CHECKING:
+    from thawline.records import Record
+    from thawline.reports.loading import Sweep
+    from thawline.runs.loggers import WandB
+
+WANDB_TARGET = "thawline.runs.loggers.WandB"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Make the W&B run of every finished run of a sweep again, and the sweep's own.
+
+    Raises:
+        UsageError: there is no such sweep, or none of its runs is finished.
+    """
+    from thawline.errors import usage_error
+    from thawline.records import load_record
+    from thawline.reports import find_sweep, make_report
+    from thawline.reports.loading import load_sweep
+
+    arguments = _parser().parse_args(argv)
+    folder = find_sweep(arguments.sweep, arguments.outputs)
+    sweep = load_sweep(folder)
+    if not sweep.runs:
+        raise usage_error("sweep", f"{folder} has no finished run")
+    records = [load_record(found.folder) for found in sweep.runs]
+    spec = _spec(records[0], arguments)
+    for record in records:
+        _replay(spec, record, sweep)
+    spec.summarise(sweep.name, folder, make_report(folder).folder)
+    missing = sum(cell.run is None for cell in sweep.cells)
+    left = f"; {missing} cells have no record" if missing else ""
+    console.print(f"{len(records)} runs and the sweep's summary{left}", highlight=False)
+    offline = list(folder.glob("wandb/offline-run-*"))
+    if offline:
+        console.print(f"offline, to upload: wandb sync {folder}/wandb/offline-run-*", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _replay(spec: WandB, record: Record, sweep: Sweep) -> None:
+    from thawline.runs.loggers import Mirrored, remove_offline
+
+    remove_offline(sweep.folder, record.identity)
+    axes = [override for override in record.overrides if override.lstrip("+").partition("=")[0] in sweep.axes]
+    name = " ".join(axes) or record.identity
+    spec.replay(record, Mirrored(sweep.folder, record.identity, name, sweep.name, record.config))
+
+
+def _spec(record: Record, arguments: argparse.Namespace) -> WandB:
+    """W&B as the run had it, with what the command line says instead; the fields are data, the class is ours."""
+    from thawline.runs.loggers import WandB
+    from thawline.specs import validate
+
+    logger = record.config.get("logger")
+    said = logger if isinstance(logger, dict) and logger.get("_target_") == WANDB_TARGET else {}
+    values: dict[str, Any] = {key: value for key, value in said.items() if key != "_target_"}
+    values["mode"] = "online" if arguments.online else "offline"
+    values |= {key: value for key in ("project", "entity") if (value := getattr(arguments, key)) is not None}
+    spec: WandB = validate(WandB, values, "logger")
+    return spec
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="thawline sync",
+        description="Make a sweep's W&B runs again from its records: one for each run, with the run's identity as its "
+        "id, and one for the sweep, with its tables and its figure.",
+    )
+    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's folder, its name under outputs/sweeps, or runs")
+    parser.add_argument("--online", action="store_true", help="upload now (default: write offline runs)")
+    parser.add_argument("--project", help="W&B project (default: that of the runs)")
+    parser.add_argument("--entity", help="W&B entity (default: that of the runs)")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where sweeps lie")
+    return parser
