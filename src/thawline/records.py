@@ -39,7 +39,7 @@ class GroupRecord(_Part):
 
 
 class PhaseRecord(_Part):
-    """One phase: a fixed set of trainable parameters, and the optimizer groups that moved them."""
+    """One phase: a fixed set of trainable parameters, the optimizer groups that moved them, and the regularizers."""
 
     name: str
     epochs: int
@@ -47,6 +47,7 @@ class PhaseRecord(_Part):
     trainable_tensors: int
     optimizer_groups: list[dict[str, Any]]
     thaw_line: dict[str, Any] = Field(default_factory=dict)
+    regularizers: dict[str, Any] = Field(default_factory=dict)
 
 
 class Selection(_Part):
@@ -69,8 +70,8 @@ class Parameters(_Part):
     trainable: int
     frozen: int
     head: int
-
     adapter: int = 0
+
 
 class Cost(_Part):
     """What the run cost. Seconds are wall-clock; the peak is of the process (CPU) or of the device (GPU)."""

@@ -12,14 +12,16 @@ import torch
 from thawline.freeze_policies import Phase
 from thawline.metrics import confusion_matrix
 from thawline.records import Record, write_record
-from thawline.runs import distributed, judging
-from thawline.runs.fitting import LAST_FILE, Fit, OnEpoch, prepare_fit
+from thawline.runs import distributed, judging, provenance
+from thawline.runs.checkpoint import AtEpochs, Checkpoint, Saved
+from thawline.runs.fitting import Fit, OnEpoch, prepare_fit
 from thawline.runs.diagnostics import Diagnosis
 from thawline.runs.inputs import phase_inputs
 from thawline.runs.ledger import run_once
 from thawline.runs.loggers import Mirrored, mirroring, summary_of
 from thawline.runs.outcome import Outcome, make_record, write_files
 from thawline.runs.plan import Plan
+from thawline.runs.regularizing import Regularizing, why_whole
 from thawline.runs.shifted_tests import shifted_metrics
 from thawline.runs.weights import source_backbone, with_head
 from thawline.runs.workbench import Workbench
@@ -39,10 +41,14 @@ def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoc
         on_epoch: told each epoch's row of the history.
     """
     _settle_libraries(plan)
-    plan.folder.mkdir(parents=True, exist_ok=True)
     source_record = None
     if plan.source is not None:
-        source_record = run_once(plan.source, lambda source: execute(source, bench, group=group, on_epoch=on_epoch))
+        source_record = run_once(
+            plan.source,
+            lambda source: execute(source, bench, group=group, on_epoch=on_epoch),
+            began=bench.began,
+            retries=plan.settings.sweep.retries,
+        )
     if distributed.wanted(plan):
         return distributed.execute_on_all(plan, group)
     spec = plan.settings.logger if distributed.is_first() else None
@@ -67,7 +73,8 @@ def _built_alike(plan: Plan) -> str:
     settings = plan.settings
     seed = settings.seed if settings.backbone.weights is None and plan.source is None else ""
     source = plan.source.identity if plan.source else ""
-    return f"{settings.backbone!r} {source} {settings.head!r} {plan.splits.classes} {plan.transform.output_size} {seed}"
+    network = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r}"
+    return f"{network} {source} {plan.splits.classes} {plan.transform.output_size} {seed}"
 
 
 class _Run:
@@ -80,14 +87,20 @@ class _Run:
         self._model = bench.settled(_built_alike(plan), with_head(plan, self._backbone))
         self._model.to(bench.device(plan.settings))
         self._diagnosis = Diagnosis(plan, self._model, self._backbone, bench)
+        self._checkpoint = Checkpoint(plan)
+        self._regularizing = Regularizing(plan, bench, self._model, self._backbone, _built_alike(plan))
 
     def to_record(self, source_record: Record | None) -> Record:
         """Judge, train, select, test, and write the record."""
         plan, outcome = self._plan, self._outcome
-        if source_record is not None:
+        saved = self._checkpoint.read()
+        if saved is not None:
+            outcome = self._go_on(saved)
+        elif source_record is not None:
             outcome.metrics |= judging.before_tuning(plan, self._model, self._backbone, self._bench, source_record)
         for index, phase in enumerate(plan.phases):
-            fit = self._fit(index, phase)
+            if saved is None or index >= saved.phase:
+                fit = self._fit(index, phase, saved.fit if saved is not None and index == saved.phase else None)
         predictions = self._test(fit)
         outcome.metrics |= shifted_metrics(plan, self._model, self._bench)
         outcome.diagnostics = self._diagnosis.of(self._model)
@@ -95,20 +108,43 @@ class _Run:
         record = make_record(plan, self._model, self._backbone, outcome, files)
         if distributed.is_first():
             write_record(plan.folder, record)
-            (plan.folder / LAST_FILE).unlink(missing_ok=True)
+            self._checkpoint.remove()
         return record
 
-    def _fit(self, index: int, phase: Phase) -> Fit:
-        """Train one phase and leave the model at its best epoch by validation."""
+    def _go_on(self, saved: Saved) -> Outcome:
+        """Let the model and the outcome be what they were when the phase of the checkpoint began."""
+        state = self._model.state_dict()
+        with torch.no_grad():
+            for name, tensor in saved.tensors.items():
+                state[name].copy_(tensor)
+        self._outcome = Outcome.from_text(saved.run)
+        place = {"phase": self._plan.phases[saved.phase].name, "epoch": saved.fit["epoch"]}
+        self._outcome.resumed.append({**place, "at": provenance.now()})
+        return self._outcome
+
+    def _fit(self, index: int, phase: Phase, state: dict[str, Any] | None) -> Fit:
+        """Train one phase, from `state` on if it was broken, and leave the model at its best epoch by validation."""
         plan, outcome = self._plan, self._outcome
         self._model.set_trainable(phase.trainable, statistics_frozen=phase.running_statistics == "frozen")
         self._model.train()
         frozen_moved = outcome.moved - phase.trainable
-        inputs = phase_inputs(plan, self._model, self._bench, phase, pristine=not frozen_moved)
-        fit = prepare_fit(
-            plan, self._model, inputs, index, len(outcome.history), self._logger, self._on_epoch, outcome.optimizer
+        inputs = phase_inputs(
+            plan, self._model, self._bench, phase, whole_because=why_whole(plan), pristine=not frozen_moved
         )
         began = time.perf_counter()
+        values = self._model.state_dict()
+        before = {name: values[name].clone() for name in outcome.moved}
+        at_epochs = AtEpochs(
+            self._checkpoint,
+            index,
+            state,
+            lambda fitted: Saved(index, outcome.to_text(time.perf_counter() - began), before, fitted),
+        )
+        first_epoch, states = len(outcome.history), outcome.optimizer
+        penalties = self._regularizing.attach(outcome.companions)
+        fit = prepare_fit(
+            plan, self._model, inputs, index, first_epoch, self._logger, self._on_epoch, at_epochs, states, penalties
+        )
         fit.train()
         outcome.train_seconds += time.perf_counter() - began
         fit.selection.restore()

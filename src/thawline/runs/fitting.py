@@ -21,6 +21,7 @@ from thawline.tasks.contract import FreezeContract
 from thawline.tasks.data import Batches
 from thawline.tasks.measured_rates import RenewedRates
 from thawline.tasks.model import TransferModel
+from thawline.tasks.penalties import Penalties
 from thawline.tasks.selection import Selection
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Fit:
     selection: Selection
     trainer: pl.Trainer
     batches: Batches
+    penalties: Penalties
 
     def train(self) -> None:
         """Train the phase's epochs; a signal to stop waits for the end of one."""
@@ -62,12 +64,14 @@ def prepare_fit(
     on_epoch: OnEpoch,
     at_epochs: AtEpochs,
     states: States | None = None,
+    penalties: Penalties | None = None,
 ) -> Fit:
     """The fit of phase `index` of the plan; the model's trainable set is the phase's already.
 
     `at_epochs` writes the run's checkpoint; `states` is what the optimizer of the phase before remembered at the epoch
-    that this one starts from.
+    that this one starts from; `penalties` are the phase's regularizers, which the fit takes off the model at its end.
     """
+    penalties = Penalties() if penalties is None else penalties
     settings, phase = plan.settings, plan.phases[index]
     module = Classification(
         model,
@@ -79,6 +83,7 @@ def prepare_fit(
         _objective(plan),
         plan.transform.output_size,
         states if phase.optimizer_state == "keep" else None,
+        penalties,
     )
     contract = FreezeContract(model)
     handed_on = index + 1 < len(plan.phases) and plan.phases[index + 1].optimizer_state == "keep"
@@ -96,7 +101,7 @@ def prepare_fit(
     if isinstance(settings.learning_rates, MeasuredRates):
         callbacks.append(RenewedRates(settings.learning_rates, batches, settings.loss.label_smoothing))
     trainer = _trainer(plan, phase, logger, callbacks)
-    return Fit(phase, index, first_epoch, inputs, module, contract, selection, trainer, batches)
+    return Fit(phase, index, first_epoch, inputs, module, contract, selection, trainer, batches, penalties)
 
 
 class _EpochReport(Callback):

@@ -38,13 +38,17 @@ _KEPT = (
 
 @dataclass
 class Outcome:
-    """What a run's phases leave, one after the other; `optimizer` is what the last one's remembered, if it is kept."""
+    """What a run's phases leave, one after the other.
+
+    `optimizer` is what the last one's remembered, if it is kept; `companions` what its regularizers trained themselves.
+    """
 
     started_at: str = field(default_factory=provenance.now)
     began: float = field(default_factory=time.perf_counter)
     history: list[dict[str, Any]] = field(default_factory=list)
     phases: list[PhaseRecord] = field(default_factory=list)
     optimizer: States = field(default_factory=dict)
+    companions: dict[str, torch.Tensor] = field(default_factory=dict)
     moved: set[str] = field(default_factory=set)
     trained: set[str] = field(default_factory=set)
     contract: list[dict[str, Any]] = field(default_factory=list)
@@ -83,6 +87,7 @@ class Outcome:
         module, selection, metrics = fit.module, fit.selection, plan.settings.metrics
         self.history += module.history
         self.optimizer = selection.optimizer
+        self.companions = selection.companions
         self.moved |= module.moved
         self.trained |= fit.phase.trainable
         self.samples += len(plan.splits.train.indices) * len(module.history)
@@ -139,12 +144,12 @@ def make_record(
             trainable=trainable,
             frozen=sum(sizes.values()) - trainable,
             head=sum(sizes[name] for name in plan.network.head),
+            adapter=sum(sizes[name] for name in plan.network.adapter),
         ),
         phases=outcome.phases,
         history=outcome.history,
         selection=outcome.selection,
         metrics=outcome.metrics,
-            adapter=sum(sizes[name] for name in plan.network.adapter),
         confusion_matrix=outcome.confusion,
         freeze_contract={"phases": outcome.contract},
         cost=Cost(
@@ -179,6 +184,7 @@ def _phase_record(model: TransferModel, fit: Fit) -> PhaseRecord:
         trainable_tensors=len(fit.phase.trainable),
         optimizer_groups=groups,
         thaw_line=fit.inputs.thaw_line,
+        regularizers=fit.penalties.report,
     )
 
 

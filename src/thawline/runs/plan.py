@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thawline.backbones import BackboneSpec
+
 from thawline.datasets import Splits
 from thawline.errors import usage_error
 from thawline.freeze_policies import Phase
@@ -76,13 +78,20 @@ def _plan(
     transform = settings.transform.fitted(skeleton.input_size, skeleton.interpolation, skeleton.crop_pct)
     network = bench.network(settings, splits.classes)
     phases = _with_lengths(settings.freeze_policy.phases(network), settings.trainer.max_epochs)
+    trained = source is not None or settings.backbone.weights is not None
+    for name, regularizer in settings.regularizer.items():
+        regularizer.check(f"regularizer.{name}", skeleton.module, network, source_classifier=trained)
     shifted = shifted_sets(settings.shift, splits, transform, lambda dataset: bench.loaded(dataset, settings))
     decides = {
         "format": IDENTITY_FORMAT,
         "settings": {**settings.deciding(), "transform": transform.deciding()},
         "data": splits.fingerprint,
         "further_tests": {item.name: item.fingerprint for item in shifted},
-        "weights": weights_identity(settings, source.identity if source else None, bench),
+        "weights": f"run:{source.identity}" if source else weights_identity(settings.backbone, settings, bench),
+        "teachers": {
+            name: weights_identity(teacher, settings, bench, f"regularizer.{name}")
+            for name, teacher in teachers(settings).items()
+        },
     }
     return Plan(
         identity_of(decides),
@@ -99,27 +108,39 @@ def _plan(
     )
 
 
-def weights_identity(settings: RunSettings, source: str | None, bench: Workbench) -> str | None:
-    """What the run starts from: a source run, a file's SHA-256, a hub tag, or None for random weights."""
-    if source is not None:
-        return f"run:{source}"
-    file = weights_file(settings)
-    if file is not None and not str(settings.backbone.weights).startswith("run:"):
+def teachers(settings: RunSettings) -> dict[str, BackboneSpec]:
+    """The backbones that the run's regularizers read beside its own, by ``name.field``."""
+    return {
+        f"{name}.{field}": value
+        for name, regularizer in settings.regularizer.items()
+        for field, value in vars(regularizer).items()
+        if isinstance(value, BackboneSpec)
+    }
+
+
+def weights_identity(
+    backbone: BackboneSpec, settings: RunSettings, bench: Workbench, field: str = "backbone"
+) -> str | None:
+    """What a network starts from: a file's SHA-256, a hub tag, ``run:IDENTITY``, or None for random weights."""
+    if backbone.weights == "source":
+        raise usage_error(f"{field}.weights", "there is no source run here; name a file, a tag or run:IDENTITY")
+    file = weights_file(backbone, settings, field)
+    if file is not None and not str(backbone.weights).startswith("run:"):
         return f"sha256:{bench.file_hash(file)}"
-    return settings.backbone.weights
+    return backbone.weights
 
 
-def weights_file(settings: RunSettings) -> Path | None:
-    """The local file that ``backbone.weights`` names, by its path or by the identity of a run that made it."""
-    weights = settings.backbone.weights
+def weights_file(backbone: BackboneSpec, settings: RunSettings, field: str = "backbone") -> Path | None:
+    """The local file that ``weights`` names, by its path or by the identity of a run that made it."""
+    weights = backbone.weights
     if weights is None or weights == "source":
         return None
     if weights.startswith("run:"):
         folder = run_folder(settings.output_dir, weights.removeprefix("run:"))
         if not (folder / RECORD_FILE).is_file():
-            raise usage_error("backbone.weights", f"{folder} holds no finished run")
+            raise usage_error(f"{field}.weights", f"{folder} holds no finished run")
         return folder / "model.safetensors"
-    return settings.backbone.local_weights()
+    return backbone.local_weights()
 
 
 def _with_lengths(phases: tuple[Phase, ...], max_epochs: int) -> tuple[Phase, ...]:

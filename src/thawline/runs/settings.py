@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from thawline.backbones import BackboneSpec
 
 from thawline.adapters import Adapter
@@ -16,11 +16,14 @@ from thawline.freeze_policies import FreezePolicy
 from thawline.heads import Head
 from thawline.learning_rates import LearningRates
 from thawline.optimizers import Optimizer
+from thawline.regularizers import Regularizer
 from thawline.runs.loggers import LoggerSpec
 from thawline.runs.shift import Shift
 from thawline.schedulers import Scheduler
 from thawline.specs import Spec, resolve, validate
 from thawline.transforms import Transform
+
+_LOGGED = frozenset({"loss", "top1", "objective"})
 
 
 class TrainerSettings(Spec):
@@ -117,14 +120,15 @@ class RunSettings(Spec):
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"logger", "output_dir", "sweep", "source"})
 
     backbone: BackboneSpec
+    adapter: Adapter | None = None
     freeze_policy: FreezePolicy
     head: Head
     dataset: Dataset
-    adapter: Adapter | None = None
     transform: Transform
     optimizer: Optimizer
     scheduler: Scheduler
     learning_rates: LearningRates
+    regularizer: dict[str, Regularizer] = Field(default_factory=dict)
     trainer: TrainerSettings
     loss: LossSettings
     metrics: MetricSettings
@@ -137,6 +141,14 @@ class RunSettings(Spec):
     data_seed: int = Field(ge=0)
     output_dir: Path
     source: RunSettings | None = None
+
+    @field_validator("regularizer")
+    @classmethod
+    def _names_for_logs(cls, regularizers: dict[str, Regularizer]) -> dict[str, Regularizer]:
+        for name in regularizers:
+            if not name.isidentifier() or name in _LOGGED:
+                raise ValueError(f"{name!r} cannot name a regularizer: its term is logged as train/{name}")
+        return regularizers
 
     @model_validator(mode="after")
     def _one_origin_of_weights(self) -> RunSettings:
@@ -183,6 +195,7 @@ def source_config(config: Mapping[str, Any]) -> dict[str, Any]:
     weights = source.pop("weights", None)
     # Further tests and diagnostics speak of the target; the source has those that its own node names.
     config = {**config, "shift": {}, "diagnostics": {}}
+    regularizer, adapter = source.pop("regularizer", {}), source.pop("adapter", None)
     merged = {key: _merged(value, source.pop(key)) if key in source else value for key, value in config.items()}
     merged["backbone"] = {**config["backbone"], "weights": weights}
     return {**merged, **source, "regularizer": regularizer, "adapter": adapter, "source": None}
@@ -193,4 +206,3 @@ def _merged(base: Any, over: Any) -> Any:
     if isinstance(base, Mapping) and isinstance(over, Mapping) and "_target_" not in over:
         return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
     return over
-    regularizer, adapter = source.pop("regularizer", {}), source.pop("adapter", None)

@@ -18,7 +18,7 @@ from thawline.runs.workbench import Workbench
 from thawline.tasks.model import TransferModel
 
 if TYPE_CHECKING:
-    from thawline.backbones import Backbone
+    from thawline.backbones import Backbone, BackboneSpec
 
 
 def ensure_model(plan: Plan, bench: Workbench) -> Path:
@@ -52,7 +52,20 @@ def build_model(plan: Plan, bench: Workbench) -> TransferModel:
 
 def source_backbone(plan: Plan, bench: Workbench) -> Backbone:
     """A fresh copy of the network that the run starts from."""
-    return bench.backbone(plan.settings, _start_file(plan, bench))
+    settings = plan.settings
+    if plan.source is not None:
+        return bench.backbone(settings.backbone, settings.seed, ensure_model(plan.source, bench))
+    return backbone_of(settings.backbone, plan, bench)
+
+
+def backbone_of(spec: BackboneSpec, plan: Plan, bench: Workbench, field: str = "backbone") -> Backbone:
+    """A fresh copy of a backbone with its weights; the whole model of a finished run is put together here."""
+    settings = plan.settings
+    file = weights_file(spec, settings, field)
+    if file is not None and str(spec.weights).startswith("run:"):
+        config = {**require_record(file.parent).config, "output_dir": str(settings.output_dir)}
+        file = ensure_model(plan_run(config, (), bench), bench)
+    return bench.backbone(spec, settings.seed, file)
 
 
 def with_head(plan: Plan, backbone: Backbone) -> TransferModel:
@@ -64,17 +77,6 @@ def with_head(plan: Plan, backbone: Backbone) -> TransferModel:
     model = TransferModel(backbone.module, head, backbone.mean, backbone.std)
     model.set_trainable(())
     return model
-
-
-def _start_file(plan: Plan, bench: Workbench) -> Path | None:
-    """The local file of the weights, if they are in one; the whole model of a finished run is put together here."""
-    if plan.source is not None:
-        return ensure_model(plan.source, bench)
-    file = weights_file(plan.settings)
-    if file is not None and str(plan.settings.backbone.weights).startswith("run:"):
-        record = require_record(file.parent)
-        return ensure_model(plan_run({**record.config, "output_dir": str(plan.settings.output_dir)}, (), bench), bench)
-    return file
 
 
 def restore(model: TransferModel, best_file: Path) -> None:

@@ -21,7 +21,7 @@ from thawline.thaw_line.store import Entry, Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from thawline.backbones import Backbone
+    from thawline.backbones import Backbone, BackboneSpec
 
     from thawline.datasets import Dataset, Splits
     from thawline.freeze_policies import Phase
@@ -80,13 +80,13 @@ class Workbench:
             backbone = copy.deepcopy(self.skeleton(settings))
             attached = Attached(backbone.groups, ())
             with torch.device("meta"):
+                if settings.adapter is not None:
+                    attached = attach(settings.adapter, backbone.module, backbone.groups, backbone.input_size, seed=0)
+                    refuse_unused(backbone.module, attached, backbone.input_size)
                 head = settings.head.build(backbone.feature_dim, classes, backbone.source_classifier, seed=0)
                 model = TransferModel(backbone.module, head, backbone.mean, backbone.std)
             return network_of(model, attached.groups, attached.parameters)
 
-                if settings.adapter is not None:
-                    attached = attach(settings.adapter, backbone.module, backbone.groups, backbone.input_size, seed=0)
-                    refuse_unused(backbone.module, attached, backbone.input_size)
         key = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r} {classes}"
         return self.once("network", key, make)
 

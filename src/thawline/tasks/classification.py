@@ -22,6 +22,7 @@ from thawline.randomness import counter_seed
 from thawline.schedulers import Scheduler
 from thawline.tasks.data import Batch
 from thawline.tasks.model import TransferModel
+from thawline.tasks.penalties import COMPANIONS, Penalties
 
 Forward = Callable[..., torch.Tensor]
 
@@ -89,6 +90,7 @@ class Classification(pl.LightningModule):
         objective: optimizer, schedule, loss and metrics.
         input_size: (H, W) of the images.
         states: what the optimizer of the phase before remembered, for the parameters that go on with it.
+        penalties: the regularizers of the phase.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Classification(pl.LightningModule):
         objective: Objective,
         input_size: tuple[int, int],
         states: States | None = None,
+        penalties: Penalties | None = None,
     ) -> None:
         super().__init__()
         # Checkpoints hold what training moves; the rest comes from the source weights.
@@ -110,7 +113,10 @@ class Classification(pl.LightningModule):
         self.input_size = input_size
         self._forwards, self._network, self._phase, self._phase_index = forwards, network, phase, phase_index
         self._objective, self._first_epoch, self._states = objective, first_epoch, states
-        self._train_sums = torch.zeros(3, dtype=torch.float64)
+        self._penalties = Penalties() if penalties is None else penalties
+        self.companions = self._penalties.companions
+        self._steps = 1
+        self._train_sums = torch.zeros(0)
         self._metrics = classification_metrics(objective.classes, objective.top_k)
         self._tested: list[Predictions] = []
         self.evaluated: dict[str, float] = {}
@@ -124,6 +130,7 @@ class Classification(pl.LightningModule):
         """Keep what differs from the source: a frozen tensor is not written again in every epoch."""
         state = checkpoint["state_dict"]
         kept = {f"model.{name}" for name in self.moved}
+        kept |= {f"companions.{name}" for name in self.companions.state_dict()}
         checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in kept}
         checkpoint["history"] = self.history
 
@@ -134,7 +141,7 @@ class Classification(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Start the epoch's sums."""
         self._epoch_start = time.perf_counter()
-        self._train_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self._train_sums = torch.zeros(3 + len(self._penalties.columns), dtype=torch.float64, device=self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make the step's randomness (dropout, drop path) a function of seed, phase, step and rank."""
@@ -143,28 +150,29 @@ class Classification(pl.LightningModule):
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """The mean cross-entropy of the batch; the shares of several devices add up to the mean over all."""
-        logits = self._forwards.train(*batch.inputs)
+        """The mean cross-entropy of the batch and its penalties; the shares of several devices add up to the mean."""
+        with self._penalties.watching():
+            logits = self._forwards.train(*batch.inputs)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self._objective.label_smoothing)
+        objective, penalties = self._penalties.objective(loss, batch, self.trainer.global_step, self._steps)
         with torch.no_grad():
-            correct = (logits.argmax(dim=1) == batch.labels).sum()
-            n = len(batch.labels)
-            self._train_sums += torch.stack(
-                [loss.detach().double() * n, correct.double(), correct.new_tensor(n).double()]
-            )
-        return loss * batch.share
+            correct = (logits.argmax(dim=1) == batch.labels).sum().double()
+            n = correct.new_tensor(len(batch.labels))
+            self._train_sums += torch.cat([torch.stack([loss.detach().double() * n, correct, n]), penalties * n])
+        return objective * batch.share
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training loss and accuracy over all devices, and add it to the history."""
         sums = self.trainer.strategy.reduce(self._train_sums, reduce_op="sum")
-        loss, correct, n = sums.tolist()
+        loss, correct, n, *penalties = sums.tolist()
         trained = {"train/loss": loss / n, "train/top1": correct / n}
+        trained |= {name: total / n for name, total in zip(self._penalties.columns, penalties, strict=True)}
         self.log_dict(trained)
         self.history.append(
             {
                 "phase": self._phase.name,
                 "epoch": self._first_epoch + self.current_epoch,
-                "lr": self.trainer.optimizers[0].param_groups[-1]["lr"],
+                "lr": [g["lr"] for g in self.trainer.optimizers[0].param_groups if g["name"] != COMPANIONS][-1],
                 **self.measured,
                 **trained,
                 **self._validated,
@@ -208,7 +216,11 @@ class Classification(pl.LightningModule):
             head=objective.learning_rates.head,
             states=self._states,
         )
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        companions = [parameter for parameter in self.companions.parameters() if parameter.requires_grad]
+        if companions:
+            lr = objective.optimizer.lr * self._phase.lr_multiplier
+            optimizer.add_param_group({"name": COMPANIONS, "place": COMPANIONS, "params": companions, "lr": lr})
+        self._steps = steps = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: objective.scheduler.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

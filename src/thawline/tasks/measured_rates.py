@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from thawline.learning_rates import MeasuredRates
 from thawline.tasks.data import Batches
+from thawline.tasks.penalties import COMPANIONS
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -41,7 +42,8 @@ class RenewedRates(Callback):
         names = {id(parameter): name for name, parameter in module.model.named_parameters()}
         places: dict[str, list[str]] = {}
         for group in optimizer.param_groups:
-            places.setdefault(group["place"], []).extend(names[id(parameter)] for parameter in group["params"])
+            if group["name"] != COMPANIONS:
+                places.setdefault(group["place"], []).extend(names[id(parameter)] for parameter in group["params"])
         weights = self._measure(module, trainer.current_epoch, places)
         set_weights(optimizer, config.scheduler, weights)
         rates = {group["place"]: group["initial_lr"] for group in optimizer.param_groups}
@@ -80,10 +82,10 @@ class RenewedRates(Callback):
 def set_weights(optimizer: torch.optim.Optimizer, schedule: Any, weights: Mapping[str, float]) -> None:
     """Let each of the optimizer's groups train at its full rate times its place's weight.
 
-    The full rate is kept in the group, and so in the optimizer's state.
+    A group without a weight trains at its full rate, which is kept in the group, and so in the optimizer's state.
     """
     for index, group in enumerate(optimizer.param_groups):
         full = group.setdefault("full_lr", group["initial_lr"])
-        base = full * weights[group["place"]]
+        base = full * weights.get(group["place"], 1.0)
         group["initial_lr"] = schedule.base_lrs[index] = base
         group["lr"] = base * schedule.lr_lambdas[index](schedule.last_epoch)
