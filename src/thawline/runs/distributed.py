@@ -7,9 +7,11 @@ launcher's job or a phase change need no special care, and a process that dies t
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,14 @@ from typing import Any
 
 from thawline.files import write_json
 from thawline.records import Record, load_record
+from thawline.runs import signals
 from thawline.runs.plan import Plan
 from thawline.specs import allowed_extra_targets
 from thawline.tasks.data import Shard
 
 JOB_FILE = "job.json"
 _POLL_SECONDS = 0.05
+_STOPPED = {128 + number: number for number in signals.STOPPING} | {-number: number for number in signals.STOPPING}
 
 
 class RankFailed(RuntimeError):
@@ -63,6 +67,9 @@ def execute_on_all(plan: Plan, group: str | None) -> Record:
     ranks = [_start(plan, rank, world_size, port) for rank in range(world_size)]
     try:
         _wait(ranks)
+    except signals.Interrupted as interruption:
+        _pass_on(interruption, ranks)
+        raise
     finally:
         for rank in ranks:
             if rank.process.poll() is None:
@@ -88,7 +95,7 @@ def _start(plan: Plan, rank: int, world_size: int, port: int) -> _Rank:
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "thawline.runs.rank", str(plan.folder / JOB_FILE)],
-            env=environment, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=environment, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.PIPE,
         )  # fmt: skip
     return _Rank(process, log)
 
@@ -97,6 +104,8 @@ def _wait(ranks: list[_Rank]) -> None:
     while True:
         codes = [rank.process.poll() for rank in ranks]
         for index, code in enumerate(codes):
+            if code in _STOPPED:
+                raise signals.Interrupted(_STOPPED[code])
             if code not in (None, 0):
                 tail = ranks[index].log.read_text(errors="backslashreplace").strip().splitlines()
                 last = tail[-1] if tail else "no output"
@@ -104,6 +113,27 @@ def _wait(ranks: list[_Rank]) -> None:
         if all(code == 0 for code in codes):
             return
         time.sleep(_POLL_SECONDS)
+
+
+def _pass_on(interruption: signals.Interrupted, ranks: list[_Rank]) -> None:
+    """Let the processes leave at the end of their epoch, as a run on one device does."""
+    for rank in ranks:
+        if rank.process.poll() is None:
+            rank.process.send_signal(interruption.number)
+    deadline = time.monotonic() + signals.GRACE_SECONDS + _POLL_SECONDS
+    while time.monotonic() < deadline and any(rank.process.poll() is None for rank in ranks):
+        time.sleep(_POLL_SECONDS)
+
+
+def end_with_parent() -> None:
+    """End this process, one of a run's, with the one that started it, also when that is killed: nobody else would."""
+
+    def watch() -> None:
+        # The parent holds the other end and writes nothing, so this returns when it is gone.
+        os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _free_port() -> int:

@@ -6,20 +6,28 @@ import sys
 from pathlib import Path
 
 from thawline.files import read_json
+from thawline.runs.distributed import end_with_parent
 from thawline.runs.experiment import execute
 from thawline.runs.plan import plan_run
+from thawline.runs.signals import Interrupted, listening
 from thawline.runs.workbench import Workbench
 from thawline.specs import allow_targets
 
 
-def main(job_file: Path) -> None:
-    """Run the job that the starting process left in `job_file`."""
+def main(job_file: Path) -> int:
+    """Run the job that the starting process left in `job_file`, and return the exit status."""
+    end_with_parent()
     job = read_json(job_file)
     allow_targets(job["allow"])
-    bench = Workbench()
-    plan = plan_run(job["config"], job["overrides"], bench)
-    execute(plan, bench, group=job["group"], on_epoch=lambda row: None)
+    try:
+        with listening():
+            bench = Workbench()
+            plan = plan_run(job["config"], job["overrides"], bench)
+            execute(plan, bench, group=job["group"], on_epoch=lambda row: None)
+    except Interrupted as interruption:
+        return interruption.exit_status
+    return 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

@@ -15,7 +15,7 @@ from types import FrameType
 GRACE_SECONDS = 5.0
 """How long a stopped fit may go on to the end of its epoch, where its state can be written."""
 
-_STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Interrupted(BaseException):
@@ -58,7 +58,7 @@ def listening() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (*_STOPPING, signal.SIGALRM)}
+    before = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGALRM)}
     _Stop.requested = None
     install()
     try:
@@ -71,7 +71,7 @@ def listening() -> Iterator[None]:
 def install() -> None:
     """Take the signals (back, from a library that took them): the kernel knows one handler for each."""
     if threading.current_thread() is threading.main_thread():
-        for number in _STOPPING:
+        for number in STOPPING:
             signal.signal(number, _on_signal)
         signal.signal(signal.SIGALRM, _on_alarm)
 
