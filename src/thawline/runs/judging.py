@@ -34,6 +34,9 @@ def before_tuning(
     if source is None or backbone.source_classifier is None:
         return {}
     splits = plan.splits
+    if plan.settings.adapter is not None:  # it may change the network from the start, as visual prompts do
+        device = model.pixel_mean.device
+        model = TransferModel(backbone.module, model.head, backbone.mean, backbone.std).to(device)
     key = f"{source.identity} {splits.fingerprint}"
     features = {
         name: bench.once("features", f"{key} {split.sha256}", functools.partial(_features, plan, model, bench, split))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,12 +70,17 @@ def backbone_of(spec: BackboneSpec, plan: Plan, bench: Workbench, field: str = "
 
 
 def with_head(plan: Plan, backbone: Backbone) -> TransferModel:
-    """The target model: the source network with the run's adapter and a new head, nothing trainable yet."""
+    """The target model: the source network with a new head, nothing trainable yet.
+
+    An adapter is put into a copy of the source network, which itself stays what it was.
+    """
     settings, classifier = plan.settings, backbone.source_classifier
+    module = backbone.module
     if settings.adapter is not None:
-        attach(settings.adapter, backbone.module, backbone.groups, backbone.input_size, settings.seed)
+        module = copy.deepcopy(module)
+        attach(settings.adapter, module, backbone.groups, backbone.input_size, settings.seed)
     head = settings.head.build(backbone.feature_dim, plan.splits.classes, classifier, settings.seed)
-    model = TransferModel(backbone.module, head, backbone.mean, backbone.std)
+    model = TransferModel(module, head, backbone.mean, backbone.std)
     model.set_trainable(())
     return model
 
