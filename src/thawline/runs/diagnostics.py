@@ -53,7 +53,7 @@ class Diagnosis:
             }
 
     def of(self, model: TransferModel) -> dict[str, Any]:
-        """What there is to say of the tuned `model`, which holds the selected epoch's tensors; nothing on other ranks."""
+        """What there is to say of `model`, which holds the selected epoch's tensors; nothing but on the first rank."""
         plan, bench, wanted = self._plan, self._bench, self._plan.settings.diagnostics
         if not distributed.is_first():
             return {}

@@ -1,0 +1,203 @@
+"""``thawline rank-sources``: which source model promises most for a target, before any training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from thawline.cli.console import console, errors
+from thawline.config_paths import conf_folder, shipped_root
+from thawline.errors import Problem, UsageError, usage_error
+
+if TYPE_CHECKING:
+    from thawline.runs.ranking import Candidate, Ranking
+
+_HEADINGS = {
+    "logme": "LogME",
+    "shrunk_h_score": "H-score, shrunk",
+    "h_score": "H-score",
+    "leep": "LEEP",
+    "nce": "NCE",
+}
+_RUN = "run:"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Rank the sources, show the table and write it as JSON and CSV.
+
+    Raises:
+        UsageError: a source or the target cannot be used.
+    """
+    from thawline.files import atomic_write
+    from thawline.reports.rendering import csv_text
+    from thawline.runs.ranking import rank, write_ranking
+    from thawline.runs.workbench import Workbench
+
+    arguments = _parser().parse_intermixed_args(argv)
+    candidates = _candidates(arguments)
+    bench = Workbench(len(candidates))
+    with errors.status("") as status:
+        ranking = rank(candidates, arguments.by, bench, lambda label: status.update(Text(label)))
+    file = write_ranking(ranking)
+    table = file.with_suffix(".csv")
+    with atomic_write(table) as stream:
+        stream.write(csv_text(_rows(ranking)).encode("utf-8", errors="replace"))
+    if arguments.json:
+        print(json.dumps(_rows(ranking), indent=2, allow_nan=False))
+    else:
+        _show(ranking, file, table)
+    return 0
+
+
+def _candidates(arguments: argparse.Namespace) -> list[Candidate]:
+    """The sources with their configurations; every problem of every source at once."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from thawline.cli.diagnosis import diagnose
+    from thawline.runs.ranking import Candidate
+
+    shared, sources = _sources(arguments)
+    found, problems = [], []
+    for source in sources:
+        overrides: list[str] = []
+        try:
+            network, overrides = _read(source)
+            overrides = [*shared, *overrides]
+            found.append(Candidate(source, _composed(network, overrides, arguments.config_dir)))
+        except (HydraException, OmegaConfBaseException) as error:
+            problems += diagnose(overrides, error)
+        except UsageError as error:
+            problems += error.problems
+    if problems:
+        raise UsageError(list(dict.fromkeys(problems)))
+    return found
+
+
+def _sources(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The overrides of all sources, and the sources: those of ``backbones=[...]``, then those of ``--source``."""
+    shared, sources = [], []
+    for override in arguments.overrides:
+        name, _, value = override.partition("=")
+        if name == "backbones":
+            sources += [item.strip() for item in value.strip().removeprefix("[").removesuffix("]").split(",")]
+        else:
+            shared.append(override)
+    sources = [source for source in [*sources, *arguments.source] if source]
+    if not sources:
+        raise usage_error("", "name the sources: backbones=[mobilenetv2,resnet18] or --source 'resnet18 OVERRIDE ...'")
+    twice = sorted({source for source in sources if sources.count(source) > 1})
+    if twice:
+        raise UsageError([Problem("", f"the source {source!r} is named twice") for source in twice])
+    return shared, sources
+
+
+def _read(source: str) -> tuple[str, list[str]]:
+    """A run's identity, or nothing, and the overrides of one source: its backbone option and what else it sets."""
+    words = shlex.split(source)
+    options = [word for word in words if "=" not in word and not word.startswith("~")]
+    rest = [word for word in words if word not in options]
+    if len(options) > 1:
+        raise usage_error("", f"{source!r} names {len(options)} backbones; OVERRIDES are FIELD=VALUE")
+    if options and options[0].startswith(_RUN):
+        if rest:
+            raise usage_error("", f"{source!r}: the network of a run is taken as it is, without {rest[0]}")
+        return options[0].removeprefix(_RUN), []
+    return "", [*(f"backbone={option}" for option in options), *rest]
+
+
+def _composed(network: str, overrides: Sequence[str], config_dir: Path | None) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from thawline.cli.sweeping import plain
+    from thawline.runs.ranking import of_run
+
+    os.environ["THAWLINE_SHIPPED"] = str(shipped_root())
+    paths = [f"file://{shipped_root()}", *([f"file://{config_dir.resolve()}"] if config_dir else [])]
+    searched = f"hydra.searchpath={json.dumps(paths)}"
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = plain(compose("config", [*overrides, searched], return_hydra_config=False))
+    if config.get("source") is not None:
+        raise usage_error("source", "train the source first; then name it as run:IDENTITY")
+    return of_run(config, network) if network else config
+
+
+def _rows(ranking: Ranking) -> list[dict[str, Any]]:
+    """A row per source, best first, in full precision."""
+    return [
+        {
+            "rank": place,
+            "source": source.label,
+            "backbone": source.backbone,
+            "weights": source.weights["description"],
+            "features": source.feature_dim,
+            "source_classes": source.source_classes,
+            **source.scores,
+            "seconds": source.seconds,
+        }
+        for place, source in enumerate(ranking.sources, start=1)
+    ]
+
+
+def _show(ranking: Ranking, file: Path, csv: Path) -> None:
+    from thawline.reports.escaping import plain as plain_text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    table.add_column("source", overflow="fold")
+    for heading in ("features", *_HEADINGS.values(), "seconds"):
+        table.add_column(heading, justify="right")
+    for place, source in enumerate(ranking.sources, start=1):
+        scores = [source.scores[name] for name in _HEADINGS]
+        told = ["-" if score is None else f"{score:.4f}" for score in scores]
+        entries = (str(place), source.label, f"{source.feature_dim:,}", *told, f"{source.seconds:.1f}")
+        table.add_row(*(Text(plain_text(entry)) for entry in entries))
+    console.print(table)
+    target = ranking.target
+    console.print(
+        Text(
+            f"by {_HEADINGS[ranking.by]}, on {target['samples']:,} training pictures of {len(target['classes'])} "
+            "classes; higher is better, within a column only"
+        )
+    )
+    if any(source.scores["h_score"] is None for source in ranking.sources):
+        console.print(Text("H-score says nothing where there are not more samples than features", style="dim"))
+    if any(source.scores["leep"] is None for source in ranking.sources):
+        console.print(Text("LEEP and NCE need a source with its own classifier", style="dim"))
+    console.print(Text(f"ranking: {file}\ntable:   {csv}"), soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="thawline rank-sources",
+        description="Rank source models for a target by transferability scores of its training split; trains nothing.",
+        epilog="example: thawline rank-sources dataset=image_folder dataset.root=flowers 'backbones=[mobilenetv2,"
+        "resnet18]' --source 'mobilenetv2 backbone.weights=birds.pth' --source run:0123456789abcdef0123",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="OVERRIDE",
+        help="FIELD=VALUE as of thawline train: the target; backbones=[A,B] names sources by their option",
+    )
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="'BACKBONE OVERRIDE ...'",
+        help="a source with its own overrides, or run:IDENTITY, a model that thawline trained; again for each",
+    )
+    parser.add_argument("--by", choices=tuple(_HEADINGS), default="logme", help="the score that ranks (default: logme)")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your own options")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
