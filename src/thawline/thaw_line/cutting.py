@@ -1,4 +1,4 @@
-"""Choosing the thaw line in a traced graph: the values of fewest bytes that part what is computed once from the rest."""
+"""Choosing the thaw line in a traced graph: the fewest bytes that part what is computed once from the rest."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Collection, Container, Iterable, Iterator
 from torch import fx
 
 from thawline.thaw_line.minimum_cut import minimum_cut
-from thawline.thaw_line.tracing import Trace, UntraceableError
+from thawline.thaw_line.traced_graph import Trace, UntraceableError
 
+Edge = tuple[object, object, int | None]
 _SOURCE, _SINK = "source", "sink"
 
 
@@ -82,9 +83,8 @@ class _Choice:
         self._unusable = unusable
         needed = closure(trace, final_nodes(trace))
         self._order = [node for node in trace.graph.nodes if node in needed]
-        self._cold = {
-            node for node in self._order if node in trace.facts and trace.facts[node].data and not trace.facts[node].warm
-        }
+        facts = trace.facts
+        self._cold = {n for n in self._order if n in facts and facts[n].data and not facts[n].warm}
         self._uses: dict[fx.Node, list[fx.Node]] = {node: [] for node in self._cold}
         for node in self._order:
             if self._takes_values(node):
@@ -107,27 +107,28 @@ class _Choice:
         usable = all(self._price(node) is not None for node in line)
         return line if usable else None
 
-    def _edges(self, before: set[fx.Node], spare_nothing: bool) -> Iterator[tuple[object, object, int | None]]:
-        weight = 1 + sum(self._price(node) or 0 for node in self._cold)
+    def _edges(self, before: set[fx.Node], spare_nothing: bool) -> Iterator[Edge]:
         for node in self._cold:
-            computed = self._computed(node, before)
-            uses = {self._computed(use, before) for use in self._uses[node]} - {_SOURCE}
-            if uses:
-                yield computed, (node, "passed"), self._price(node)
-            for use in uses:
-                yield (node, "passed"), use, None
-            if computed == _SOURCE:
-                continue
-            for upstream in self._trace.upstream(node):
-                if upstream in self._cold:
-                    yield computed, self._computed(upstream, before), None
-            if not spare_nothing and self._cost(node):
-                yield _SOURCE, computed, weight * self._cost(node)
+            yield from self._value_edges(node, before)
+            if node not in before:
+                yield from ((self._computed(node, before), each, None) for each in self._sources(node, before))
+        if not spare_nothing:
+            weight = 1 + sum(self._price(node) or 0 for node in self._cold)
+            yield from ((_SOURCE, self._computed(n, before), weight * self._cost(n)) for n in self._cold - before)
+        # What reads memory that was written to must be on the side of the write.
         for node in self._order:
-            # What reads memory that was written to must be on the side of the write.
-            for writer in self._trace.facts[node].after if node in self._trace.facts else ():
-                if writer in self._cold:
-                    yield self._computed(writer, before), self._computed(node, before), None
+            for writer in self._cold.intersection(self._trace.facts[node].after if node in self._trace.facts else ()):
+                yield self._computed(writer, before), self._computed(node, before), None
+
+    def _value_edges(self, node: fx.Node, before: set[fx.Node]) -> Iterator[Edge]:
+        uses = {self._computed(use, before) for use in self._uses[node]} - {_SOURCE}
+        if uses:
+            yield self._computed(node, before), (node, "passed"), self._price(node)
+        for use in uses:
+            yield (node, "passed"), use, None
+
+    def _sources(self, node: fx.Node, before: set[fx.Node]) -> set[object]:
+        return {self._computed(each, before) for each in self._trace.upstream(node) if each in self._cold}
 
     def _computed(self, node: fx.Node, before: set[fx.Node]) -> object:
         if node in before:

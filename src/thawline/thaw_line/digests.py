@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from thawline.thaw_line.tracing import Trace
+from thawline.thaw_line.traced_graph import Trace
 
 
 def digests_by_name(trace: Trace, nodes: Collection[fx.Node]) -> dict[fx.Node, str]:
@@ -38,9 +38,7 @@ def digests_by_content(trace: Trace, nodes: Collection[fx.Node]) -> dict[fx.Node
     return _digests(trace, nodes, describe)
 
 
-def _digests(
-    trace: Trace, nodes: Collection[fx.Node], describe: Callable[[fx.Node], str]
-) -> dict[fx.Node, str]:
+def _digests(trace: Trace, nodes: Collection[fx.Node], describe: Callable[[fx.Node], str]) -> dict[fx.Node, str]:
     """Digest each node from its operation, its description and the digests of its arguments (a Merkle tree)."""
     found: dict[fx.Node, str] = {}
     for node in trace.graph.nodes:

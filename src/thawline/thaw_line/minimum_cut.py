@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable, Mapping
+from itertools import pairwise
 from typing import TypeVar
 
 Node = TypeVar("Node", bound=Hashable)
@@ -33,7 +34,7 @@ def minimum_cut(
         residual[head].setdefault(tail, 0)
     flow = 0
     while flow < endless and (path := _shortest_path(residual, source, sink)):
-        steps = list(zip(path, path[1:], strict=False))
+        steps = list(pairwise(path))
         amount = min(residual[tail][head] for tail, head in steps)
         for tail, head in steps:
             residual[tail][head] -= amount
@@ -43,9 +44,7 @@ def minimum_cut(
     return (flow if flow < endless else None), frozenset(residual.keys() - warm)
 
 
-def _shortest_path(
-    residual: Mapping[Node, Mapping[Node, int]], source: Node, sink: Node
-) -> list[Node] | None:
+def _shortest_path(residual: Mapping[Node, Mapping[Node, int]], source: Node, sink: Node) -> list[Node] | None:
     before = {source: source}
     queue = deque([source])
     while queue and sink not in before:

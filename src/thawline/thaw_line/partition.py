@@ -1,7 +1,7 @@
 """The thaw line of a model: the frozen side, to be computed once, and the side past it, which trains.
 
-`partition` works on any model that `torch.fx` can follow and on any set of trainable parameters. Nothing is copied: both
-sides run on the model's own parameters, buffers and modules, and the model's state dict stays what it is.
+`partition` works on any model that `torch.fx` can follow and on any set of trainable parameters. Nothing is copied:
+both sides run on the model's own parameters, buffers and modules, and the model's state dict stays what it is.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from torch import Tensor, fx, nn
 
 from thawline.thaw_line.cutting import closure, final_nodes, thaw_line, written_apart
 from thawline.thaw_line.digests import digests_by_content, digests_by_name
-from thawline.thaw_line.subgraphs import FrozenPart, Given, between, layout_of, nodes_between, remainder
-from thawline.thaw_line.tracing import BATCHES, PerSample, Trace, UntraceableError, trace, untouched
+from thawline.thaw_line.subgraphs import FrozenPart, Given, between, can_run, layout_of, nodes_between, remainder
+from thawline.thaw_line.traced_graph import BATCHES, PerSample, Trace, UntraceableError
+from thawline.thaw_line.tracing import trace
+from thawline.thaw_line.untouched import untouched
 
 __all__ = ["LineValue", "ThawLine", "UntraceableError", "partition"]
 
@@ -50,8 +52,8 @@ class ThawLine:
     ``suffix(*prefix(*inputs))`` is bit-equal to ``model(*inputs)``, for any number of samples of the example's size.
 
     Attributes:
-        prefix: the model's inputs -> the line, a tuple of tensors (B, ...), contiguous, one for each of `values`; always
-            without gradients and in evaluation mode.
+        prefix: the model's inputs -> the line, a tuple of tensors (B, ...), contiguous, one for each of `values`;
+            always without gradients and in evaluation mode.
         train_suffix: the line -> the model's output, as in the modes of the model when it was parted. It never writes
             to the line's tensors.
         eval_suffix: the same as in evaluation mode. The modules of both suffixes are the model's and follow
@@ -105,9 +107,8 @@ class ThawLine:
         nodes = {node: places[digest] for node, digest in self._digests.items() if digest in places}
         layout = tuple(layout_of(other._trace, node) for node in other._line)
         same_layout = all(layout_of(trace, node) == layout[place] for node, place in nodes.items())
-        if not same_layout or not closure(trace, self._line, stop=nodes).isdisjoint(trace.inputs):
-            return None
-        return between(trace, Given(layout, nodes), self._line)
+        given = Given(layout, nodes)
+        return between(trace, given, self._line) if same_layout and can_run(trace, given, self._line) else None
 
 
 def partition(model: nn.Module, trainable: Collection[str], example: Tensor | tuple[Tensor, ...]) -> ThawLine:
@@ -157,29 +158,33 @@ class _Partition:
 
     def thaw_line(self) -> ThawLine:
         """The cheapest line that passes every test."""
-        given = Given.of(self._training, self._training.inputs)
+        start = Given.of(self._training, self._training.inputs)
         while True:
             line = thaw_line(self._training, self._unusable)
-            twins = self._twins(line)
-            if twins is None:
+            given = Given.of(self._training, line)
+            in_evaluation = self._in_evaluation(given)
+            if in_evaluation is None:
                 continue
-            apart = written_apart(self._training, line)
-            apart |= {line[twins.index(twin)] for twin in written_apart(self._evaluation, twins)}
+            apart = written_apart(self._training, given.nodes)
+            apart |= {line[in_evaluation.nodes[node]] for node in written_apart(self._evaluation, in_evaluation.nodes)}
             if apart:
                 self._unusable |= apart
                 continue
-            prefix = between(self._training, given, line)
+            prefix = between(self._training, start, line)
             if mixing := self._mixing(line, prefix):
-                self._training.mark_warm({node: "mixes the samples of a batch" for node in mixing})
+                self._training.mark_warm(dict.fromkeys(mixing, "mixes the samples of a batch"))
                 continue
-            return self._parted(line, twins, prefix)
+            return self._parted(line, given, in_evaluation, prefix)
 
-    def _twins(self, line: Sequence[fx.Node]) -> tuple[fx.Node, ...] | None:
-        """The nodes of the evaluation graph that compute the same; None where there are none, for another try."""
-        digests = digests_by_name(self._training, closure(self._training, line))
-        twins = [self._evaluation_nodes.get(digests[node]) for node in line]
-        found = tuple(twin for twin in twins if twin is not None)
-        if len(found) == len(line):
+    def _in_evaluation(self, given: Given) -> Given | None:
+        """The line in the evaluation graph, or None, for another try, where that graph does not pass through it.
+
+        What only training computes, such as a frozen auxiliary head, has no node there.
+        """
+        digests = digests_by_name(self._training, closure(self._training, given.nodes))
+        twins = {self._evaluation_nodes.get(digests[node]): place for node, place in given.nodes.items()}
+        found = Given(given.layout, {twin: place for twin, place in twins.items() if twin is not None})
+        if can_run(self._evaluation, found, final_nodes(self._evaluation)):
             return found
         self._unusable |= {node for node, digest in digests.items() if digest not in self._evaluation_nodes}
         return None
@@ -202,18 +207,16 @@ class _Partition:
         probe = between(self._training, given, nodes)
         return {n for n, a, b in zip(nodes, probe(*one), probe(*other), strict=True) if not _alike(a[1], b[1])}
 
-    def _parted(self, line: tuple[fx.Node, ...], twins: tuple[fx.Node, ...], prefix: FrozenPart) -> ThawLine:
+    def _parted(self, line: tuple[fx.Node, ...], given: Given, in_evaluation: Given, prefix: FrozenPart) -> ThawLine:
         facts = self._training.facts
-        given = Given.of(self._training, line)
         before = nodes_between(self._training, Given.of(self._training, self._training.inputs), line)
         past = nodes_between(self._training, given, final_nodes(self._training))
-        layout = [layout_of(self._training, node) for node in line]
         result = ThawLine(
             prefix=prefix,
             train_suffix=remainder(self._training, given),
-            eval_suffix=remainder(self._evaluation, Given.of(self._evaluation, twins, given.layout)),
+            eval_suffix=remainder(self._evaluation, in_evaluation),
             values=tuple(
-                LineValue(node.name, kept.shape, kept.dtype) for node, kept in zip(line, layout, strict=True)
+                LineValue(node.name, kept.shape, kept.dtype) for node, kept in zip(line, given.layout, strict=True)
             ),
             prefix_flops_per_sample=sum(facts[node].flops for node in before),
             suffix_flops_per_sample=sum(facts[node].flops for node in past if node in facts),
@@ -245,7 +248,7 @@ class _Partition:
             values = torch.randn(shape, generator=self._generator).to(example.dtype)
         else:
             values = example[(torch.arange(size) + size) % example.shape[0]]
-        if example.dim() == 4 and not example.is_contiguous() and example.is_contiguous(memory_format=torch.channels_last):
+        if _is_channels_last(example):
             values = values.contiguous(memory_format=torch.channels_last)
         return values.to(example.device)
 
@@ -276,3 +279,9 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     scale = one.abs().nan_to_num().max().item()
     tolerance = 64 * torch.finfo(one.dtype).eps * scale
     return torch.allclose(one, other, rtol=0.0, atol=tolerance, equal_nan=True)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    if tensor.dim() != 4 or tensor.is_contiguous():
+        return False
+    return tensor.is_contiguous(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from thawline.thaw_line.cutting import closure, final_nodes
-from thawline.thaw_line.tracing import PerSample, Trace, UntraceableError
+from thawline.thaw_line.traced_graph import PerSample, Trace, UntraceableError
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,15 @@ def remainder(trace: Trace, given: Given) -> fx.GraphModule:
 def nodes_between(trace: Trace, given: Given, wanted: Collection[fx.Node]) -> set[fx.Node]:
     """The nodes that are run to get from `given` to `wanted`."""
     return _Part(trace, given, wanted).needed
+
+
+def can_run(trace: Trace, given: Given, wanted: Collection[fx.Node]) -> bool:
+    """Whether `wanted` can be computed from the given values, without the model's inputs."""
+    try:
+        nodes_between(trace, given, wanted)
+    except UntraceableError:
+        return False
+    return True
 
 
 class _Part:
@@ -138,9 +148,7 @@ class _Part:
     def _told(self, node: fx.Node) -> Any:
         facts = self._trace.facts[node]
         if facts.multiple is not None:
-            if self._samples is None:
-                self._samples = self.graph.call_method("size", (self._arguments[0], 0))
-            return self._samples if facts.multiple == 1 else self.graph.call_function(_times, (self._samples, facts.multiple))
+            return self._times_samples(facts.multiple)
         if node.op == "call_method":
             return self._new_tensor(node)
         if node.args[1] == "device":
@@ -149,11 +157,16 @@ class _Part:
             return facts.dtype
         raise UntraceableError(f"{node.name} is not known past the thaw line")
 
+    def _times_samples(self, multiple: int) -> fx.Node:
+        if self._samples is None:
+            self._samples = self.graph.call_method("size", (self._arguments[0], 0))
+        return self._samples if multiple == 1 else self.graph.call_function(operator.mul, (self._samples, multiple))
+
     def _new_tensor(self, node: fx.Node) -> fx.Node:
         """A call of ``new_zeros`` and the like, on another tensor."""
-        rest = self.argument(node.args[1:])
-        dtype = {"dtype": self._trace.facts[node].dtype}
-        return self.graph.call_method(str(node.target), (self._arguments[0], *rest), {**self.argument(node.kwargs), **dtype})
+        arguments = (self._arguments[0], *self.argument(node.args[1:]))
+        settings = {**self.argument(node.kwargs), "dtype": self._trace.facts[node].dtype}
+        return self.graph.call_method(str(node.target), arguments, settings)
 
     def argument(self, value: Any) -> Any:
         """An argument of the traced graph, in this one."""
@@ -186,14 +199,11 @@ class _Part:
         return module
 
 
-def _times(samples: int, multiple: int) -> int:
-    return samples * multiple
-
-
 def layout_of(trace: Trace, node: fx.Node) -> PerSample:
     """How the node's value is kept per sample."""
     layout = trace.facts[node].per_sample
-    assert layout is not None, f"{node.name} has no samples"
+    if layout is None:
+        raise ValueError(f"the value of {node.name} has no dimension of samples")
     return layout
 
 

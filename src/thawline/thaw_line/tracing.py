@@ -13,148 +13,29 @@ import functools
 import math
 import operator
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
 from inspect import isroutine
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
-BATCHES = (2, 3)
-"""The batch sizes that a model is run on; neither is 1, where batch norms in training refuse features of one pixel."""
+from thawline.thaw_line.proxies import ValueProxy, ValueTracer
+from thawline.thaw_line.traced_graph import BATCHES, Facts, PerSample, Trace, UntraceableError
+from thawline.thaw_line.watching import Watch
 
-_SIZES_AND_KINDS = frozenset(
-    "dim ndimension size stride numel nelement element_size itemsize nbytes is_contiguous is_floating_point is_complex "
-    "get_device storage_offset shape dtype device layout ndim is_cuda is_cpu is_meta is_mps is_xpu is_sparse "
-    "is_quantized is_mkldnn is_nested is_leaf requires_grad names".split()
-)
+_SIZES = frozenset({"shape", "size", "ndim", "dim", "numel", "nelement", "stride"})
+_KINDS = frozenset({"dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex", "is_contiguous"})
 _NEW_TENSORS = frozenset({"new_zeros", "new_ones", "new_full", "new_empty"})
 # Torch refuses proxies in these; recorded as one node each where they are given one.
-_FACTORIES = "arange empty eye full linspace logspace ones rand randn randint randperm tensor as_tensor zeros".split()
+_FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "zeros", "tensor", "as_tensor")
+_RANDOM_FACTORIES = ("rand", "randn", "randint", "randperm")
 # What is traced through would be different graphs in training and in evaluation, and many small nodes.
 _LEAVES = {
     "timm.layers": ("DropPath", "DropBlock2d"),
     "torchvision.ops": ("DropBlock2d", "DropBlock3d", "StochasticDepth", "FrozenBatchNorm2d", "DeformConv2d"),
 }
-
-
-class UntraceableError(Exception):
-    """The model has no graph that can be parted, for the `reason`."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
-
-
-@dataclass(frozen=True)
-class PerSample:
-    """How the value of a node is kept for one sample.
-
-    Attributes:
-        shape: of one sample, its dimensions in the order in which they lie in memory.
-        dtype: of the elements.
-        order: the dimensions of the value, as `Tensor.permute` takes them, that put it batch first and in that order.
-    """
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    order: tuple[int, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of one sample."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def is_reordered(self) -> bool:
-        """Whether the dimensions lie in memory in another order than the value has them."""
-        return self.order != tuple(range(len(self.order)))
-
-
-@dataclass
-class Facts:
-    """What is known about a node.
-
-    Attributes:
-        index: its place in the order of execution.
-        path: the module whose code it belongs to.
-        data: its value depends on the values (not only on the sizes) of the model's inputs.
-        cause: why it cannot be computed once for all, in words, whatever is upstream of it; empty where it can.
-        warm: it, or something upstream, has a cause.
-        describes: it tells sizes, types or devices of its first argument, not its values.
-        weighs: it is a module with weights of more than one dimension, which multiplies even where that is not counted.
-        flops: floating-point operations per sample (a multiply-add is two), forward.
-        per_sample: how it is stored, if it is a tensor with one dimension that is the batch.
-        multiple: it is an integer: this many times the number of samples.
-        dtype: of its tensor, or that it is.
-        memory: a number for the memory that its tensor lives in; views of one another share it.
-        writes: the memories that it changes.
-        after: nodes that write what it reads, without being its arguments.
-        same: the argument that it returns itself.
-        state: it changes a parameter or a buffer of the model.
-    """
-
-    index: int
-    path: str
-    data: bool = False
-    cause: str = ""
-    warm: bool = False
-    describes: bool = False
-    weighs: bool = False
-    flops: int = 0
-    per_sample: PerSample | None = None
-    multiple: int | None = None
-    dtype: torch.dtype | None = None
-    memory: int | None = None
-    writes: frozenset[int] = frozenset()
-    after: tuple[fx.Node, ...] = ()
-    same: fx.Node | None = None
-    state: bool = False
-
-
-@dataclass
-class Trace:
-    """A model's graph, in one set of training modes.
-
-    Attributes:
-        model: the model that was traced; node targets are paths in it.
-        graph: the nodes in order of execution.
-        facts: for every node but the output.
-        constants: tensors that the model's code made while it was traced, by the target of the nodes that get them.
-    """
-
-    model: nn.Module
-    graph: fx.Graph
-    facts: dict[fx.Node, Facts]
-    constants: dict[str, Tensor] = field(default_factory=dict)
-
-    @functools.cached_property
-    def output(self) -> fx.Node:
-        """The node that returns the model's output."""
-        return next(node for node in reversed(self.graph.nodes) if node.op == "output")
-
-    @functools.cached_property
-    def inputs(self) -> tuple[fx.Node, ...]:
-        """The model's inputs."""
-        return tuple(node for node in self.graph.nodes if node.op == "placeholder")
-
-    def upstream(self, node: fx.Node) -> list[fx.Node]:
-        """What must have run before this node: its arguments, and what writes to their memory before it."""
-        after = self.facts[node].after if node in self.facts else ()
-        return [*node.all_input_nodes, *after]
-
-    def mark_warm(self, causes: Mapping[fx.Node, str]) -> None:
-        """Note further causes, and pass them on to everything downstream."""
-        for node, cause in causes.items():
-            self.facts[node].cause = cause
-        for node, facts in self.facts.items():
-            facts.warm = bool(facts.cause) or (
-                not facts.describes and any(self.facts[before].warm for before in self.upstream(node))
-            )
 
 
 def trace(model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable: Collection[int]) -> Trace:
@@ -184,32 +65,6 @@ def trace(model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable:
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Within the block the model can be run in any mode; afterwards it and torch's randomness are as before."""
-    attributes = [
-        (module, {name: _shallow(value) for name, value in vars(module).items()}) for module in model.modules()
-    ]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, before in attributes:
-            module.__dict__.clear()
-            module.__dict__.update(before)
-        with torch.no_grad():
-            for buffer, values in buffers:  # batch norms write their statistics without raising the version
-                if not torch.equal(buffer, values):
-                    buffer.copy_(values)
-
-
-def _shallow(value: Any) -> Any:
-    """A copy of a container that code may keep things in, for instance a cache; anything else itself."""
-    return value.copy() if type(value) in (dict, list, set) else value
-
-
-@contextlib.contextmanager
 def _no_fused_encoders() -> Iterator[None]:
     """Without torch's fused transformer layers, which would hide their operations from the counting."""
     before = torch.backends.mha.get_fastpath_enabled()
@@ -220,70 +75,7 @@ def _no_fused_encoders() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-class _Proxy(fx.Proxy):
-    """A value of the model while it is traced, with what it is for each batch size."""
-
-    held: tuple[Any, Any]
-    tracer: _Tracer
-
-    def __init__(self, node: fx.Node, tracer: _Tracer, held: tuple[Any, Any]) -> None:
-        super().__init__(node, tracer)
-        self.held = held
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        value = getattr(self.held[0], name)
-        if callable(value):
-            return functools.partial(self._call_method, name)
-        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-
-    def _call_method(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self.tracer.create_proxy("call_method", name, (self, *args), kwargs)
-
-    def keys(self) -> Any:
-        return self._call_method("keys")
-
-    def __bool__(self) -> bool:
-        return bool(self.tracer.concrete(self, bool))
-
-    def __int__(self) -> int:
-        return int(self.tracer.concrete(self, int))
-
-    def __index__(self) -> int:
-        return operator.index(self.tracer.concrete(self, operator.index))
-
-    def __float__(self) -> float:
-        return float(self.tracer.concrete(self, float))
-
-    def __len__(self) -> int:
-        return int(self.tracer.concrete(self, len))
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([self[i] for i in range(len(self))])
-
-    def __contains__(self, item: Any) -> bool:
-        return any(bool(each == item) for each in self)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
-
-
-def _define_in_place(name: str) -> None:
-    # Without these, Python would turn `x += y` into `x = x + y`, and who else holds x would not see the change.
-    target = getattr(operator, name)
-
-    def in_place(self: _Proxy, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", target, (self, other), {})
-
-    setattr(_Proxy, f"__{name}__", in_place)
-
-
-for _name in "iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift imatmul".split():
-    _define_in_place(_name)
-
-
-class _Tracer(fx.Tracer):
+class _Tracer(ValueTracer):
     """Follows a model's code, running every operation on both batches as it is recorded."""
 
     def __init__(self, model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable: Collection[int]) -> None:
@@ -300,8 +92,8 @@ class _Tracer(fx.Tracer):
         self._memory_count = len(states)
         self._writers: dict[int, fx.Node] = {}
         self._newest: dict[fx.Node, fx.Node] = {}
-        self._tensors: dict[str, _Proxy] = {}
-        self._watch = _Watch()
+        self._tensors: dict[str, ValueProxy] = {}
+        self._watch = Watch()
         self._running = False
         self._ambient = _ambient(examples[0][0].device)
         self.facts: dict[fx.Node, Facts] = {}
@@ -344,12 +136,12 @@ class _Tracer(fx.Tracer):
             if facts.per_sample is None:
                 raise UntraceableError(f"input {place} of the model has no batch dimension")
             facts.per_sample = PerSample(tuple(held[0].shape[1:]), held[0].dtype, tuple(range(held[0].dim())))
-            args.append(_Proxy(node, self, held))
+            args.append(ValueProxy(node, self, held))
         return root_fn, args
 
     def create_arg(self, a: Any) -> Any:
         """The node of a proxy or tensor, as it is after writes in place; containers of them; anything else itself."""
-        if isinstance(a, _Proxy):
+        if isinstance(a, ValueProxy):
             return self._current(a.node)
         if isinstance(a, Tensor):
             return self._current(self._tensor(a).node)
@@ -392,8 +184,9 @@ class _Tracer(fx.Tracer):
         fx has the same under the name of autowrapping; that one fails on functions that return several values.
         """
         namespaces = [vars(library) for library in (torch, math, *_loaded("torchvision.ops"))]
-        forwards = [vars(base).get("forward") for kind in set(map(type, self._modules_by_path.values())) for base in kind.__mro__]
-        namespaces += {id(space): space for space in (getattr(f, "__globals__", None) for f in forwards) if space}.values()
+        classes = {base for kind in map(type, self._modules_by_path.values()) for base in kind.__mro__}
+        spaces = [getattr(vars(each).get("forward"), "__globals__", {}) for each in classes]
+        namespaces += {id(space): space for space in spaces}.values()
         wrapped = {id(function): self._as_one_node(function) for function in _functions_kept_whole()}
         replaced = [
             (space, name, value) for space in namespaces for name, value in list(space.items()) if id(value) in wrapped
@@ -441,8 +234,8 @@ class _Tracer(fx.Tracer):
             return self._modules_by_path[str(node.target)](*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
+        function: Any = node.target
+        return function(*args, **kwargs)
 
     def _written(self, node: fx.Node, arguments: dict[int, Tensor]) -> Iterator[Tensor]:
         """The tensors that this node could write to."""
@@ -475,9 +268,7 @@ class _Tracer(fx.Tracer):
         facts = Facts(len(self.facts), self.where)
         inputs = node.all_input_nodes
         facts.after = tuple(self._stale_writers(inputs))
-        facts.describes = (
-            node.op == "call_function" and node.target is getattr and node.args[1] in _SIZES_AND_KINDS
-        ) or (node.op == "call_method" and node.target in _SIZES_AND_KINDS | _NEW_TENSORS)
+        facts.describes = _describes(node)
         upstream = [self.facts[before] for before in (*inputs, *facts.after)]
         if not facts.describes:
             facts.data = any(before.data for before in upstream)
@@ -525,7 +316,7 @@ class _Tracer(fx.Tracer):
             facts.per_sample = _per_sample(first, varying[0])
         facts.warm = facts.warm or bool(facts.cause)
 
-    def _tensor(self, tensor: Tensor) -> _Proxy:
+    def _tensor(self, tensor: Tensor) -> ValueProxy:
         """The proxy of a parameter, a buffer, or a tensor that the model's code made of nothing traced."""
         name = self._names.get(id(tensor))
         if name is None:
@@ -544,7 +335,7 @@ class _Tracer(fx.Tracer):
             facts.memory = self._memories[_storage(tensor)]
             if id(tensor) in self._trainable:
                 facts.cause, facts.warm = "trains", True
-            self._tensors[name] = _Proxy(node, self, (tensor, tensor))
+            self._tensors[name] = ValueProxy(node, self, (tensor, tensor))
         return self._tensors[name]
 
     def _wrap(self, node: fx.Node, held: tuple[Any, Any], arguments: dict[int, Tensor]) -> Any:
@@ -565,7 +356,7 @@ class _Tracer(fx.Tracer):
             raise UntraceableError(f"the dimensions of {node.name} depend on the number of samples")
         self._look_at(node, facts, held, arguments)
         self._note_same(node, facts, first, arguments)
-        return _Proxy(node, self, held)
+        return ValueProxy(node, self, held)
 
     def _wrap_items(
         self,
@@ -600,7 +391,7 @@ class _Tracer(fx.Tracer):
                 self._newest[same] = node
                 same = self.facts[same].same
 
-    def concrete(self, proxy: _Proxy, kind: Callable[[Any], Any]) -> Any:
+    def concrete(self, proxy: ValueProxy, kind: Callable[[Any], Any]) -> Any:
         """What Python code sees that asks for the truth, size or number of a value.
 
         Raises:
@@ -620,67 +411,11 @@ class _Tracer(fx.Tracer):
         return first
 
 
-class _Watch(TorchDispatchMode):
-    """Watches the operations of one node: their cost, and whether they are random or use batch statistics."""
-
-    facts: Facts
-
-    @contextlib.contextmanager
-    def over(self, facts: Facts) -> Iterator[None]:
-        self.facts = facts
-        with self:
-            yield
-        facts.warm = facts.warm or bool(facts.cause)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        rule = _rule(func)
-        if rule.flops is not None and self.facts.data:
-            self.facts.flops += int(rule.flops(*args, **kwargs, out_val=result)) // BATCHES[0]
-        if rule.random and _is_on(rule.switch, args, kwargs):
-            self.facts.cause = "draws random numbers"
-        # Batch norm over a first dimension of size 1 is how weights are standardised and instance norms are computed.
-        if rule.batch_statistics and _is_on(rule.switch, args, kwargs) and args[0].shape[0] > 1:
-            self.facts.cause = "normalises by batch statistics"
-        return result
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """What one of torch's operators does, and the argument (place and name) that switches it off where it is 0."""
-
-    random: bool
-    batch_statistics: bool
-    flops: Callable[..., Any] | None
-    switch: tuple[int, str] | None
-
-
-@functools.cache
-def _rule(func: torch._ops.OpOverload) -> _Rule:
-    switches = ("dropout_p", "dropout", "training", "train")
-    name = func._schema.name.removeprefix("aten::")
-    return _Rule(
-        random=torch.Tag.nondeterministic_seeded in func.tags,
-        batch_statistics="batch_norm" in name and "backward" not in name and "elemt" not in name,
-        flops=flop_registry.get(func._overloadpacket),
-        switch=next(((i, a.name) for i, a in enumerate(func._schema.arguments) if a.name in switches), None),
-    )
-
-
-def _is_on(switch: tuple[int, str] | None, args: Any, kwargs: Any) -> bool:
-    if switch is None:
-        return True
-    place, name = switch
-    value = args[place] if place < len(args) else kwargs.get(name, False)
-    return bool(value)
-
-
 def _substitute(arguments: Any, batch: int, tensors: dict[int, Tensor]) -> Any:
     """The arguments with values for proxies, whose tensors are added to `tensors` by their storage."""
 
     def value(argument: Any) -> Any:
-        if isinstance(argument, _Proxy):
+        if isinstance(argument, ValueProxy):
             argument = argument.held[batch]
         if isinstance(argument, Tensor):
             tensors.setdefault(_storage(argument), argument)
@@ -700,7 +435,7 @@ def _rebuild(like: Any, items: list[Any]) -> Any:
 
 def _per_sample(value: Tensor, batch: int) -> PerSample:
     natural = (batch, *(d for d in range(value.dim()) if d != batch))
-    by_memory = tuple(sorted(range(value.dim()), key=lambda d: -value.stride(d)))
+    by_memory = tuple(sorted(range(value.dim()), key=value.stride, reverse=True))
     dense = not value.permute(natural).is_contiguous() and value.permute(by_memory).is_contiguous()
     order = by_memory if dense and by_memory[0] == batch else natural
     return PerSample(tuple(value.shape[d] for d in order[1:]), value.dtype, order)
@@ -710,6 +445,12 @@ def _multiple(first: int, second: int) -> int | None:
     """How many times the batch size an integer is, from its values for both; None where it is not."""
     times = second // BATCHES[1]
     return times if times and (first, second) == (times * BATCHES[0], times * BATCHES[1]) else None
+
+
+def _describes(node: fx.Node) -> bool:
+    if node.op == "call_function":
+        return node.target is getattr and node.args[1] in _SIZES | _KINDS
+    return node.op == "call_method" and node.target in _SIZES | _KINDS | _NEW_TENSORS
 
 
 def _storage(tensor: Tensor) -> int:
@@ -735,7 +476,7 @@ def _leaf_classes() -> tuple[type[nn.Module], ...]:
 
 
 def _functions_kept_whole() -> list[Callable[..., Any]]:
-    functions = [getattr(torch, name) for name in _FACTORIES]
+    functions = [getattr(torch, name) for name in (*_FACTORIES, *_RANDOM_FACTORIES)]
     for library in (math, *_loaded("torchvision.ops")):
         functions += [value for name, value in vars(library).items() if isroutine(value) and not name.startswith("_")]
     for timm_layers in _loaded("timm.layers"):
@@ -745,5 +486,7 @@ def _functions_kept_whole() -> list[Callable[..., Any]]:
 
 def _holds_proxy(arguments: Any) -> bool:
     found: list[Any] = []
-    fx.node.map_aggregate(arguments, lambda argument: found.append(argument) if isinstance(argument, _Proxy) else None)
+    fx.node.map_aggregate(
+        arguments, lambda argument: found.append(argument) if isinstance(argument, ValueProxy) else None
+    )
     return bool(found)
