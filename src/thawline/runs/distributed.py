@@ -109,7 +109,8 @@ def _wait(ranks: list[_Rank]) -> None:
             if code not in (None, 0):
                 tail = ranks[index].log.read_text(errors="backslashreplace").strip().splitlines()
                 last = tail[-1] if tail else "no output"
-                raise RankFailed(f"rank {index} ended with status {code}: {last} (log: {ranks[index].log})")
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+                raise RankFailed(f"rank {index} {how}: {last} (log: {ranks[index].log})")
         if all(code == 0 for code in codes):
             return
         time.sleep(_POLL_SECONDS)

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from thawline.errors import Problem, UsageError
-from thawline.files import write_json
 from thawline.runs.plan import Plan, plan_run, run_folder
 from thawline.runs.workbench import Workbench
-
-SWEEP_FILE = "sweep.json"
+from thawline.sweeps.manifest import CellEntry, Manifest, write_manifest
 
 
 @dataclass(frozen=True)
@@ -70,15 +68,13 @@ def plan_sweep(
     name = first.settings.sweep.name or f"{label}-{digest}"
     folder = first.settings.output_dir / "sweeps" / name
     sweep = Sweep(name, folder, first.settings.output_dir, tuple(plans.values()))
-    manifest = {
-        "schema_version": 1,
-        "name": name,
-        "command": command,
-        "axes": {key: list(values) for key, values in axes.items()},
-        "cells": [{"identity": plan.identity, "overrides": list(plan.overrides)} for plan in sweep.plans],
-        "runs_folder": "../../runs",
-    }
-    write_json(folder / SWEEP_FILE, manifest)
+    manifest = Manifest(
+        name=name,
+        command=command,
+        axes={key: list(values) for key, values in axes.items()},
+        cells=[CellEntry(identity=plan.identity, overrides=list(plan.overrides)) for plan in sweep.plans],
+    )
+    write_manifest(folder, manifest)
     return sweep
 
 

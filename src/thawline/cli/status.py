@@ -1,0 +1,186 @@
+"""``thawline status``: which runs of a sweep are done, running, interrupted, failed or left."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from thawline.cli.console import console
+from thawline.runs.signals import Interrupted
+from thawline.sweeps.manifest import CellStatus, Manifest, counts, read_manifest, statuses, sweep_folders
+from thawline.sweeps.progress import duration, first_line
+
+# More rows than these hide what is going on; then only what is not plainly done or left is shown.
+_MOST_ROWS = 60
+_STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "pending": "dim"}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Show the states; the exit status is 0 when every cell is done, else 1.
+
+    Raises:
+        UsageError: there is no such sweep.
+    """
+    arguments = _parser().parse_args(argv)
+    if arguments.sweep is None:
+        return _all_sweeps(arguments.outputs)
+    from thawline.reports.loading import find_sweep
+
+    folder = find_sweep(arguments.sweep, arguments.outputs)
+    manifest = read_manifest(folder)
+    if arguments.watch is not None and not arguments.json:
+        return _watch(folder, manifest, arguments)
+    cells = statuses(folder, manifest)
+    if arguments.json:
+        print(json.dumps(_plain(manifest, cells), indent=2))
+    elif arguments.failed:
+        _print_failures(cells)
+    else:
+        console.print(_view(manifest, cells, everything=arguments.all))
+    return _exit_status(cells)
+
+
+def _watch(folder: Path, manifest: Manifest, arguments: argparse.Namespace) -> int:
+    """Show the states until every cell is done, or the user has seen enough."""
+    cells = statuses(folder, manifest)
+    with (
+        contextlib.suppress(Interrupted),
+        Live(_view(manifest, cells, everything=arguments.all), console=console, auto_refresh=False) as live,
+    ):
+        while _exit_status(cells):
+            time.sleep(arguments.watch)
+            cells = statuses(folder, manifest)
+            live.update(_view(manifest, cells, everything=arguments.all), refresh=True)
+    return _exit_status(cells)
+
+
+def _summary(manifest: Manifest, cells: Sequence[CellStatus]) -> Text:
+    parts = [Text(f"{number} {state}", style=_STYLES[state]) for state, number in counts(cells).items()]
+    return Text(f"{_printable(manifest.name)}: {len(cells)} runs: ").append(Text(", ").join(parts))
+
+
+def _view(manifest: Manifest, cells: Sequence[CellStatus], *, everything: bool) -> RenderableType:
+    summary = _summary(manifest, cells)
+    shown = cells if everything or len(cells) <= _MOST_ROWS else [c for c in cells if _tells(c)][:_MOST_ROWS]
+    if not shown:
+        return summary
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "state", "attempt", "where", "since", ""):
+        table.add_column(name, overflow="fold", justify="right" if name == "attempt" else "left")
+    now = datetime.datetime.now(datetime.UTC)
+    for cell in shown:
+        table.add_row(*_row(cell, now))
+    left_out = len(cells) - len(shown)
+    note = [Text(f"{left_out} more that are done or not begun; --all shows them", style="dim")] if left_out else []
+    return Group(summary, table, *note)
+
+
+def _tells(cell: CellStatus) -> bool:
+    return cell.status.state not in ("done", "pending")
+
+
+def _row(cell: CellStatus, now: datetime.datetime) -> list[Text]:
+    status = cell.status
+    # Labels and messages come from outside: as Text they are shown as they are and not read as markup.
+    return [
+        Text(_printable(cell.label)),
+        Text(status.state, style=_STYLES[status.state]),
+        Text(str(status.attempt or "")),
+        Text(_printable(f"{status.host}:{status.pid}") if status.host else ""),
+        Text(_age(status.since, now)),
+        Text(_printable(first_line(status.error)), overflow="ellipsis", no_wrap=True),
+    ]
+
+
+def _print_failures(cells: Sequence[CellStatus]) -> None:
+    failed = [cell for cell in cells if cell.status.state == "failed"]
+    for cell in failed:
+        console.print(Text(_printable(cell.label), style="bold red"))
+        console.print(Text(f"  overrides: {_printable(' '.join(cell.overrides))}"), soft_wrap=True)
+        for line in cell.status.error.splitlines() or [""]:
+            console.print(Text(f"  {_printable(line)}"), soft_wrap=True)
+        if cell.status.traceback_file:
+            console.print(Text(f"  traceback: {_printable(cell.status.traceback_file)}"), soft_wrap=True)
+    console.print(Text(f"{len(failed)} of {len(cells)} runs failed"))
+
+
+def _all_sweeps(outputs: Path) -> int:
+    """One line for each sweep."""
+    left = 0
+    for folder in sweep_folders(outputs):
+        manifest = read_manifest(folder)
+        cells = statuses(folder, manifest)
+        left += _exit_status(cells)
+        console.print(_summary(manifest, cells))
+    return int(left > 0)
+
+
+def _plain(manifest: Manifest, cells: Sequence[CellStatus]) -> dict[str, object]:
+    return {
+        "name": manifest.name,
+        "counts": counts(cells),
+        "cells": [
+            {
+                "identity": cell.identity,
+                "label": cell.label,
+                "overrides": list(cell.overrides),
+                "folder": str(cell.folder),
+                **{key: value for key, value in asdict(cell.status).items() if key != "record_stamp"},
+            }
+            for cell in cells
+        ],
+    }
+
+
+def _exit_status(cells: Sequence[CellStatus]) -> int:
+    return int(any(cell.status.state != "done" for cell in cells))
+
+
+def _age(since: str, now: datetime.datetime) -> str:
+    try:
+        return f"{duration((now - datetime.datetime.fromisoformat(since)).total_seconds())} ago"
+    except (ValueError, TypeError):
+        return ""
+
+
+def _printable(text: str) -> str:
+    """Overrides and errors may hold anything, also what moves a terminal's cursor."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="thawline status",
+        description="Show which runs of a sweep are done, running, interrupted, failed or left. "
+        "The exit status is 0 when every run is done, else 1.",
+    )
+    parser.add_argument(
+        "sweep",
+        metavar="SWEEP",
+        nargs="?",
+        help="a sweep's folder or its name; without it, a line for each sweep",
+    )
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where sweeps lie")
+    parser.add_argument("--failed", action="store_true", help="print the overrides and the error of each failure")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--all", action="store_true", help="a row for every run, also in a large sweep")
+    parser.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=2.0,
+        metavar="SECONDS",
+        help="keep showing it until every run is done (Ctrl-C ends it), every 2 seconds by default",
+    )
+    return parser
