@@ -21,6 +21,7 @@ from thawline.runs.ledger import run_once
 from thawline.runs.loggers import Mirrored, mirroring, summary_of
 from thawline.runs.outcome import Outcome, make_record, write_files
 from thawline.runs.plan import Plan
+from thawline.runs.probing import solve_path
 from thawline.runs.regularizing import Regularizing, why_whole
 from thawline.runs.shifted_tests import shifted_metrics
 from thawline.runs.weights import source_backbone, with_head
@@ -145,7 +146,10 @@ class _Run:
         fit = prepare_fit(
             plan, self._model, inputs, index, first_epoch, self._logger, self._on_epoch, at_epochs, states, penalties
         )
-        fit.train()
+        if plan.settings.probe is not None:
+            solve_path(plan, self._model, fit, self._on_epoch)
+        else:
+            fit.train()
         outcome.train_seconds += time.perf_counter() - began
         fit.selection.restore()
         outcome.absorb(plan, self._model, fit)

@@ -175,7 +175,8 @@ def _phase_record(model: TransferModel, fit: Fit) -> PhaseRecord:
             "lr": group["initial_lr"],
             "weight_decay": group["weight_decay"],
         }
-        for group in fit.trainer.optimizers[0].param_groups
+        for optimizer in fit.trainer.optimizers
+        for group in optimizer.param_groups
     ]
     return PhaseRecord(
         name=fit.phase.name,

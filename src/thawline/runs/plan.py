@@ -78,6 +78,8 @@ def _plan(
     transform = settings.transform.fitted(skeleton.input_size, skeleton.interpolation, skeleton.crop_pct)
     network = bench.network(settings, splits.classes)
     phases = _with_lengths(settings.freeze_policy.phases(network), settings.trainer.max_epochs)
+    if settings.probe is not None:
+        _check_path(network, phases, transform)
     trained = source is not None or settings.backbone.weights is not None
     for name, regularizer in settings.regularizer.items():
         regularizer.check(f"regularizer.{name}", skeleton.module, network, source_classifier=trained)
@@ -141,6 +143,16 @@ def weights_file(backbone: BackboneSpec, settings: RunSettings, field: str = "ba
             raise usage_error(f"{field}.weights", f"{folder} holds no finished run")
         return folder / "model.safetensors"
     return backbone.local_weights()
+
+
+def _check_path(network: Network, phases: Sequence[Phase], transform: Transform) -> None:
+    """Refuse to solve a path where there is more to train than one linear layer on fixed features."""
+    if len(phases) != 1 or phases[0].trainable != frozenset(network.head):
+        raise usage_error("probe", "lbfgs_path solves a linear probe: it needs freeze_policy=linear_probe")
+    if set(network.head) != {"head.weight", "head.bias"}:
+        raise usage_error("probe", "lbfgs_path solves one linear layer: it needs head=linear without dropout")
+    if transform.is_random:
+        raise usage_error("probe", "lbfgs_path needs the same features in every step: no augmentation")
 
 
 def _with_lengths(phases: tuple[Phase, ...], max_epochs: int) -> tuple[Phase, ...]:

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from thawline.errors import usage_error
 from thawline.metrics import classification_metrics
-from thawline.optimizers import LBFGSPath
-from thawline.runs.fitting import Fit
+from thawline.runs.fitting import Fit, OnEpoch
 from thawline.runs.plan import Plan
 from thawline.tasks.model import TransferModel
 from thawline.tasks.probes import regularisation_path
 
 _BATCH = 512
-
-
-def check_path(plan: Plan) -> None:
-    """Refuse a path where there is more to train than one linear layer."""
-    if plan.settings.optimizer.__class__ is not LBFGSPath:
-        return
-    if len(plan.phases) != 1 or plan.phases[0].trainable != frozenset(plan.network.head):
-        raise usage_error("optimizer", "lbfgs_path solves a linear probe: it needs freeze_policy=linear_probe")
-    if set(plan.network.head) != {"head.weight", "head.bias"}:
-        raise usage_error("optimizer", "lbfgs_path solves one linear layer: it needs head=linear without dropout")
-    if plan.transform.is_random:
-        raise usage_error("transform.augmentation", "lbfgs_path needs the same features in every step: no augmentation")
 
 
 def features(fit: Fit, model: TransferModel, part: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,10 +34,10 @@ def features(fit: Fit, model: TransferModel, part: str) -> tuple[torch.Tensor, t
     return torch.cat(kept).clone(), torch.from_numpy(data.labels[data.rows])
 
 
-def solve_path(plan: Plan, model: TransferModel, fit: Fit, on_epoch: Any) -> None:
+def solve_path(plan: Plan, model: TransferModel, fit: Fit, on_epoch: OnEpoch) -> None:
     """Train the head along the path; the history has one row for each strength, and validation chooses among them."""
-    spec = plan.settings.optimizer
-    if not isinstance(spec, LBFGSPath) or not isinstance(model.head, nn.Linear):
+    spec = plan.settings.probe
+    if spec is None or not isinstance(model.head, nn.Linear):
         raise TypeError("a path is solved for a linear head")
     fit.contract.remember()
     train, labels = features(fit, model, "train")

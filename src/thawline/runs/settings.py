@@ -16,6 +16,7 @@ from thawline.freeze_policies import FreezePolicy
 from thawline.heads import Head
 from thawline.learning_rates import LearningRates
 from thawline.optimizers import Optimizer
+from thawline.probes import LBFGSPath
 from thawline.regularizers import Regularizer
 from thawline.runs.loggers import LoggerSpec
 from thawline.runs.shift import Shift
@@ -127,6 +128,7 @@ class RunSettings(Spec):
     transform: Transform
     optimizer: Optimizer
     scheduler: Scheduler
+    probe: LBFGSPath | None = None
     learning_rates: LearningRates
     regularizer: dict[str, Regularizer] = Field(default_factory=dict)
     trainer: TrainerSettings

@@ -34,7 +34,9 @@ class ProbeRates:
 
 
 class _Update(Protocol):
-    def __call__(self, parameter: torch.Tensor, gradient: torch.Tensor, lr: torch.Tensor, decay: torch.Tensor) -> None: ...
+    def __call__(
+        self, parameter: torch.Tensor, gradient: torch.Tensor, lr: torch.Tensor, decay: torch.Tensor
+    ) -> None: ...
 
 
 class ManyProbes:
@@ -63,7 +65,9 @@ class ManyProbes:
         flat = F.linear(features, self.weight.view(probes * classes, width), self.bias.view(-1))
         return flat.view(len(features), probes, classes).transpose(0, 1)
 
-    def step(self, features: torch.Tensor, labels: torch.Tensor, factors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(
+        self, features: torch.Tensor, labels: torch.Tensor, factors: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of every probe on a batch; `factors` (P,) are those of the schedules.
 
         Returns:
@@ -148,7 +152,13 @@ class Solution:
 
 
 def regularisation_path(
-    features: torch.Tensor, labels: torch.Tensor, classes: int, cs: Sequence[float], *, max_iterations: int, tolerance: float
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    cs: Sequence[float],
+    *,
+    max_iterations: int,
+    tolerance: float,
 ) -> Iterator[Solution]:
     """Minimise sum CE + ‖W‖²/(2c) for each c by L-BFGS, from strong to weak, each from the one before.
 
@@ -174,7 +184,9 @@ def regularisation_path(
         )  # fmt: skip
         start = found.x
         table = start.reshape(classes, -1)
-        yield Solution(c, table[:, :-1].copy(), table[:, -1].copy(), float(found.fun) * n, float(np.abs(found.jac).max()))
+        yield Solution(
+            c, table[:, :-1].copy(), table[:, -1].copy(), float(found.fun) * n, float(np.abs(found.jac).max())
+        )
 
 
 def _objective(
