@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from tests.conftest import TINY
+from tests.conftest import TINY, records
+from thawline.records import load_record
 from thawline.runs.plan import plan_run
 from thawline.runs.weights import build_model
 from thawline.runs.workbench import Workbench
@@ -114,3 +115,24 @@ def test_a_path_needs_a_linear_probe(thawline, override, message):
     result = thawline("train", *TINY, *PATH, override, "transform.size=32")
     assert result.status == 2
     assert message in result.err
+
+
+def test_a_packed_sweep_gives_the_records_of_its_runs_alone(thawline, tmp_path, monkeypatch):
+    grid = ("freeze_policy=linear_probe", "data_seed=0", "optimizer.lr=0.01,0.1", "optimizer.weight_decay=0,0.1")
+    assert thawline("train", "-m", *TINY, *grid, "sweep.report=false").status == 0
+    packed = {folder.name: load_record(folder) for folder in records()}
+    assert {record.phases[0].thaw_line["packed"] for record in packed.values()} == {4}
+    for record in packed.values():
+        overrides = [item for item in record.overrides if not item.startswith(("output_dir", "sweep"))]
+        assert thawline("train", *overrides, "output_dir=alone").status == 0
+        alone = load_record(tmp_path / "alone" / "runs" / record.identity)
+        assert "packed" not in alone.phases[0].thaw_line
+        assert [set(row) for row in alone.history] == [set(row) for row in record.history]
+        for row, other in zip(alone.history, record.history, strict=True):
+            for key in row.keys() - {"seconds", "phase"}:
+                assert row[key] == pytest.approx(other[key], rel=1e-4, abs=1e-5), key
+        for part, values in alone.metrics.items():
+            assert record.metrics[part] == pytest.approx(values, rel=1e-4, abs=1e-5)
+        one, other = (load_file(f"{root}/runs/{record.identity}/best.safetensors") for root in ("alone", "outputs"))
+        for name, tensor in one.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)

@@ -14,8 +14,8 @@ from thawline.metrics import confusion_matrix
 from thawline.records import Record, write_record
 from thawline.runs import distributed, judging, provenance
 from thawline.runs.checkpoint import AtEpochs, Checkpoint, Saved
-from thawline.runs.fitting import Fit, OnEpoch, prepare_fit
 from thawline.runs.diagnostics import Diagnosis
+from thawline.runs.fitting import Fit, OnEpoch, prepare_fit
 from thawline.runs.inputs import phase_inputs
 from thawline.runs.ledger import run_once
 from thawline.runs.loggers import Mirrored, mirroring, summary_of
@@ -55,7 +55,12 @@ def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoc
     spec = plan.settings.logger if distributed.is_first() else None
     about = Mirrored(plan.folder, plan.identity, plan.label or plan.identity, group, plan.config)
     with mirroring(spec, about, on_epoch) as mirror:
-        record = _Run(plan, bench, None, mirror.epoch).to_record(source_record)
+        pack = bench.packs.get(plan.identity)
+        record = (
+            _Run(plan, bench, None, mirror.epoch).to_record(source_record)
+            if pack is None
+            else pack.record(plan, mirror.epoch)
+        )
         mirror.summary.update(summary_of(record))
     return record
 

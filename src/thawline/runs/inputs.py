@@ -250,7 +250,7 @@ class _LineStore:
         )
 
     def _entry(self, store: Store, part: str, spec: EntrySpec) -> Entry:
-        """The stored values of a part, computed now if they are not there: from a shallower line's where there is one."""
+        """The stored values of a part, computed now if they are not there: from a shallower line's if there is one."""
         images, indices, line, bench = self._images[part], self._indices(part), self._line, self._bench
 
         def from_images(rows: Rows) -> tuple[torch.Tensor, ...]:

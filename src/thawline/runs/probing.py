@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from thawline.metrics import classification_metrics
 from thawline.runs.fitting import Fit, OnEpoch
+from thawline.runs.inputs import PhaseInputs
 from thawline.runs.plan import Plan
 from thawline.tasks.model import TransferModel
 from thawline.tasks.probes import regularisation_path
@@ -18,17 +20,17 @@ from thawline.tasks.probes import regularisation_path
 _BATCH = 512
 
 
-def features(fit: Fit, model: TransferModel, part: str) -> tuple[torch.Tensor, torch.Tensor]:
+def features(inputs: PhaseInputs, model: TransferModel, part: str) -> tuple[torch.Tensor, torch.Tensor]:
     """What the head reads for each sample of a part, (N, D) in the order of its rows, and the labels (N,)."""
     kept: list[torch.Tensor] = []
-    handle = model.head.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0].detach().cpu().float()))
-    data, device = fit.inputs.parts[part], model.pixel_mean.device
+    handle = model.head.register_forward_pre_hook(lambda module, values: kept.append(values[0].detach().cpu().float()))
+    data, device = inputs.parts[part], model.pixel_mean.device
     model.eval()
     try:
         with torch.inference_mode():
             for start in range(0, len(data.rows), _BATCH):
                 values = data.inputs.read(0, data.rows[start : start + _BATCH])
-                fit.inputs.forwards.evaluate(*(value.to(device) for value in values))
+                inputs.forwards.evaluate(*(value.to(device) for value in values))
     finally:
         handle.remove()
     return torch.cat(kept).clone(), torch.from_numpy(data.labels[data.rows])
@@ -40,8 +42,8 @@ def solve_path(plan: Plan, model: TransferModel, fit: Fit, on_epoch: OnEpoch) ->
     if spec is None or not isinstance(model.head, nn.Linear):
         raise TypeError("a path is solved for a linear head")
     fit.contract.remember()
-    train, labels = features(fit, model, "train")
-    val, val_labels = features(fit, model, "val")
+    train, labels = features(fit.inputs, model, "train")
+    val, val_labels = features(fit.inputs, model, "val")
     classes = len(plan.splits.classes)
     began = time.perf_counter()
     path = regularisation_path(
@@ -52,7 +54,7 @@ def solve_path(plan: Plan, model: TransferModel, fit: Fit, on_epoch: OnEpoch) ->
         with torch.no_grad():
             model.head.weight.copy_(weight)
             model.head.bias.copy_(bias)
-        row = {
+        row: dict[str, Any] = {
             "phase": fit.phase.name,
             "epoch": fit.first_epoch + index,
             "c": solution.c,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save
+from torch import nn
 
 from thawline.adapters import attach
 from thawline.errors import usage_error
@@ -74,15 +75,19 @@ def with_head(plan: Plan, backbone: Backbone) -> TransferModel:
 
     An adapter is put into a copy of the source network, which itself stays what it was.
     """
-    settings, classifier = plan.settings, backbone.source_classifier
-    module = backbone.module
+    settings, module = plan.settings, backbone.module
     if settings.adapter is not None:
         module = copy.deepcopy(module)
         attach(settings.adapter, module, backbone.groups, backbone.input_size, settings.seed)
-    head = settings.head.build(backbone.feature_dim, plan.splits.classes, classifier, settings.seed)
-    model = TransferModel(module, head, backbone.mean, backbone.std)
+    model = TransferModel(module, new_head(plan, backbone), backbone.mean, backbone.std)
     model.set_trainable(())
     return model
+
+
+def new_head(plan: Plan, backbone: Backbone) -> nn.Module:
+    """The run's head as it is initialised."""
+    settings = plan.settings
+    return settings.head.build(backbone.feature_dim, plan.splits.classes, backbone.source_classifier, settings.seed)
 
 
 def restore(model: TransferModel, best_file: Path) -> None:

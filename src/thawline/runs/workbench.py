@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from thawline.backbones import Backbone, BackboneSpec
-
     from thawline.datasets import Dataset, Splits
     from thawline.freeze_policies import Phase
+    from thawline.runs.packing import Pack
     from thawline.runs.settings import CacheSettings, RunSettings
 
 _Made = TypeVar("_Made")
@@ -40,6 +40,7 @@ class Workbench:
 
     def __init__(self, runs: int = 1) -> None:
         self.runs = runs
+        self.packs: Mapping[str, Pack] = {}
         self.began = provenance.now("milliseconds")
         self._made: dict[tuple[str, str], object] = {}
         self._lines: dict[str, list[tuple[ThawLine, Entry]]] = {}
@@ -105,7 +106,7 @@ class Workbench:
         return torch.device("cpu")
 
     def settled(self, key: str, fresh: TransferModel) -> TransferModel:
-        """A model with the state of `fresh`: the one of the run before, where it is built alike, so that its partitions hold.
+        """A model with the state of `fresh`: that of the run before, if it is built alike, so that its partitions hold.
 
         Args:
             key: the same for models that are built alike and start from the same source weights.

@@ -39,6 +39,7 @@ def run_all(
     failures: list[Failure] = []
     with SweepProgress(console, len(plans), shown=shown) as progress:
         left = [plan for plan in plans if not _is_there(plan, progress)]
+        _pack(left, bench)
         while left:
             busy = []
             for plan in left:
@@ -57,6 +58,14 @@ def run_all(
                 time.sleep(POLL_SECONDS)
             left = busy
     return failures
+
+
+def _pack(plans: Sequence[Plan], bench: Workbench) -> None:
+    """Let linear probes that can share their work do so."""
+    if len(plans) > 1:
+        from thawline.runs.packing import packs
+
+        bench.packs = packs(plans, bench)
 
 
 def _is_there(plan: Plan, progress: SweepProgress) -> bool:
