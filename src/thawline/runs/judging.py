@@ -46,7 +46,7 @@ def before_tuning(
     target = _metrics(model.head, features["val"], labels["val"], plan)
     target["nearest_mean_top1"] = _nearest_mean(features, labels, len(splits.classes))
     classifier = backbone.source_classifier
-    head = nn.Linear(*reversed(classifier.weight.shape))
+    head = nn.Linear(classifier.weight.shape[1], classifier.weight.shape[0])
     with torch.no_grad():
         head.weight.copy_(classifier.weight)
         head.bias.copy_(torch.zeros(len(classifier.weight)) if classifier.bias is None else classifier.bias)

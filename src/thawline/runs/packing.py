@@ -265,7 +265,9 @@ class Pack:
 def _rates(plan: Plan) -> ProbeRates:
     optimizer, factor = plan.settings.optimizer, plan.settings.learning_rates.head
     decays = optimizer.weight_decay if optimizer.weight_decay_on_norm_and_bias else 0.0
-    arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in optimizer.arguments.items()}
+    arguments: dict[str, Any] = dict(optimizer.arguments)
+    if "betas" in arguments:
+        arguments["betas"] = tuple(arguments["betas"])
     return ProbeRates(
         kind="sgd" if optimizer.target == "torch.optim.SGD" else "adamw",
         lr=optimizer.lr * factor,
