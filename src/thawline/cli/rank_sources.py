@@ -28,6 +28,8 @@ _HEADINGS = {
     "nce": "NCE",
 }
 _RUN = "run:"
+_WIDE = 110
+"""Narrower terminals have no room for what a source costs."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -70,13 +72,16 @@ def _candidates(arguments: argparse.Namespace) -> list[Candidate]:
     for source in sources:
         overrides: list[str] = []
         try:
-            network, overrides = _read(source)
+            label, network, overrides = _read(source)
             overrides = [*shared, *overrides]
-            found.append(Candidate(source, _composed(network, overrides, arguments.config_dir)))
+            found.append(Candidate(label, _composed(network, overrides, arguments.config_dir)))
         except (HydraException, OmegaConfBaseException) as error:
             problems += diagnose(overrides, error)
         except UsageError as error:
             problems += error.problems
+    labels = [candidate.label for candidate in found]
+    for label in sorted({label for label in labels if labels.count(label) > 1}):
+        problems.append(Problem("", f"two sources are called {label!r}; name one: --source 'NAME: {label}'"))
     if problems:
         raise UsageError(list(dict.fromkeys(problems)))
     return found
@@ -94,24 +99,32 @@ def _sources(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     sources = [source for source in [*sources, *arguments.source] if source]
     if not sources:
         raise usage_error("", "name the sources: backbones=[mobilenetv2,resnet18] or --source 'resnet18 OVERRIDE ...'")
-    twice = sorted({source for source in sources if sources.count(source) > 1})
-    if twice:
-        raise UsageError([Problem("", f"the source {source!r} is named twice") for source in twice])
     return shared, sources
 
 
-def _read(source: str) -> tuple[str, list[str]]:
-    """A run's identity, or nothing, and the overrides of one source: its backbone option and what else it sets."""
-    words = shlex.split(source)
+def _read(source: str) -> tuple[str, str, list[str]]:
+    """Of one source its label, the run that made it (or nothing), and the overrides that make its network."""
+    try:
+        words = shlex.split(source)
+    except ValueError as error:
+        raise usage_error("", f"{source!r} cannot be read: {error}") from None
+    label = words.pop(0).removesuffix(":") if len(words) > 1 and words[0].endswith(":") else ""
     options = [word for word in words if "=" not in word and not word.startswith("~")]
     rest = [word for word in words if word not in options]
     if len(options) > 1:
         raise usage_error("", f"{source!r} names {len(options)} backbones; OVERRIDES are FIELD=VALUE")
+    label = label or ", ".join([*options, *map(_told, rest)])
     if options and options[0].startswith(_RUN):
         if rest:
             raise usage_error("", f"{source!r}: the network of a run is taken as it is, without {rest[0]}")
-        return options[0].removeprefix(_RUN), []
-    return "", [*(f"backbone={option}" for option in options), *rest]
+        return label, options[0].removeprefix(_RUN), []
+    return label, "", [*(f"backbone={option}" for option in options), *rest]
+
+
+def _told(override: str) -> str:
+    """An override in a label: without the words that all have, a file by its name."""
+    name, _, value = override.lstrip("+").partition("=")
+    return f"{name.removeprefix('backbone.')}={value.rpartition('/')[2]}"
 
 
 def _composed(network: str, overrides: Sequence[str], config_dir: Path | None) -> dict[str, Any]:
@@ -152,16 +165,19 @@ def _rows(ranking: Ranking) -> list[dict[str, Any]]:
 def _show(ranking: Ranking, file: Path, csv: Path) -> None:
     from thawline.reports.escaping import plain as plain_text
 
+    shown = [name for name in _HEADINGS if any(source.scores[name] is not None for source in ranking.sources)]
+    wide = console.width >= _WIDE
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
-    table.add_column("source", overflow="fold")
-    for heading in ("features", *_HEADINGS.values(), "seconds"):
+    table.add_column("source", overflow="fold", min_width=20)
+    for heading in (*(_HEADINGS[name] for name in shown), *(("features", "seconds") if wide else ())):
         table.add_column(heading, justify="right")
     for place, source in enumerate(ranking.sources, start=1):
-        scores = [source.scores[name] for name in _HEADINGS]
+        scores = [source.scores[name] for name in shown]
         told = ["-" if score is None else f"{score:.4f}" for score in scores]
-        entries = (str(place), source.label, f"{source.feature_dim:,}", *told, f"{source.seconds:.1f}")
-        table.add_row(*(Text(plain_text(entry)) for entry in entries))
+        cost = (f"{source.feature_dim:,}", f"{source.seconds:.1f}") if wide else ()
+        # Names come from outside: as Text they are shown as they are, as a string they would be read as markup.
+        table.add_row(*(Text(plain_text(entry)) for entry in (str(place), source.label, *told, *cost)))
     console.print(table)
     target = ranking.target
     console.print(
@@ -182,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="thawline rank-sources",
         description="Rank source models for a target by transferability scores of its training split; trains nothing.",
         epilog="example: thawline rank-sources dataset=image_folder dataset.root=flowers 'backbones=[mobilenetv2,"
-        "resnet18]' --source 'mobilenetv2 backbone.weights=birds.pth' --source run:0123456789abcdef0123",
+        "resnet18]' --source 'birds: mobilenetv2 backbone.weights=birds.pth' --source run:0123456789abcdef0123",
     )
     parser.add_argument(
         "overrides",
@@ -194,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         "--source",
         action="append",
         default=[],
-        metavar="'BACKBONE OVERRIDE ...'",
+        metavar="'[NAME:] BACKBONE OVERRIDE ...'",
         help="a source with its own overrides, or run:IDENTITY, a model that thawline trained; again for each",
     )
     parser.add_argument("--by", choices=tuple(_HEADINGS), default="logme", help="the score that ranks (default: logme)")

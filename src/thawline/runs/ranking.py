@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thawline.errors import Problem, UsageError
+from thawline.errors import Problem, UsageError, usage_error
 from thawline.files import write_json
 from thawline.records import identity_of, require_record
 from thawline.runs import provenance
@@ -133,7 +133,14 @@ def _plans(candidates: Sequence[Candidate], bench: Workbench) -> list[Plan]:
                 problems.setdefault(str(problem), Problem(problem.field, f"{problem.message} ({candidate.label})"))
     if problems:
         raise UsageError(list(problems.values()))
+    for candidate, plan in zip(candidates, plans, strict=True):
+        if _target(plan) != _target(plans[0]):
+            raise usage_error("dataset", f"{candidate.label} has another target than {candidates[0].label}")
     return plans
+
+
+def _target(plan: Plan) -> tuple[str, str]:
+    return plan.splits.fingerprint, plan.splits.train.sha256
 
 
 def _scored(label: str, plan: Plan, bench: Workbench) -> RankedSource:
