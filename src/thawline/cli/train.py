@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from thawline.config_paths import conf_folder, shipped_root
-from thawline.errors import UsageError
+from thawline.errors import UsageError, usage_error
 from thawline.runs.signals import listening
 
 if TYPE_CHECKING:
@@ -15,46 +16,80 @@ if TYPE_CHECKING:
 
     from thawline.runs.ledger import RunFailed
 
-_failed: list[RunFailed] = []
-"""Hydra prints its own text for an error that leaves a job, so a failed run is kept here instead."""
+_FREE = re.compile(r"^[a-z][\w.]*\.(arguments|layer_weights)(\.|$)")
+_kept: list[UsageError | RunFailed] = []
+"""Hydra prints its own text for an error that leaves a job, so that of a single run is kept here instead."""
 
 
 def run(argv: list[str]) -> int:
     """Compose the configuration by Hydra and run it; see ``thawline train --help``."""
     import hydra
+    import yaml
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from thawline.cli.diagnosis import diagnose, flags_first, one_line
     from thawline.cli.sweeping import SweepIncomplete
 
     # Hydra would turn an error into a text and exit status 1; with this it passes the exception on.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ["THAWLINE_SHIPPED"] = str(shipped_root())
     main = hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)
-    sys.argv = [sys.argv[0], *argv]
+    argv = [opened(argument) for argument in argv]
+    arguments = flags_first(argv)
+    sys.argv = ["thawline train", *arguments]
+    _kept.clear()
     try:
         main()
     except (HydraException, OmegaConfBaseException) as error:
-        from thawline.cli.diagnosis import diagnose
-
-        raise UsageError(diagnose(argv, error)) from error
+        raise UsageError(diagnose(arguments, error)) from error
+    except yaml.YAMLError as error:
+        raise usage_error("", one_line(str(error))) from error
     except SweepIncomplete:
         return 1
-    if _failed:
-        print(f"error: {_failed.pop()}", file=sys.stderr)
-        return 1
-    return 0
+    for kept in _kept:
+        if isinstance(kept, UsageError):
+            raise kept
+        print(f"error: {kept}", file=sys.stderr)
+    return 1 if _kept else 0
+
+
+def opened(argument: str) -> str:
+    """An override of a mapping with free keys, such as ``backbone.arguments.pad_type=same``, as Hydra takes it.
+
+    Hydra lets a known mapping be changed, not extended, unless the override says so (``++``). Which keys may be there
+    is checked by who takes the mapping.
+    """
+    key = argument.partition("=")[0]
+    return f"++{argument}" if _FREE.search(key) and "=" in argument else argument
 
 
 def job(config: DictConfig) -> str:
     """One run, in this process; Hydra calls this, here or wherever a launcher has sent the job."""
-    with listening():
-        return _job(config)
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from thawline.runs.ledger import RunFailed
+
+    try:
+        with listening():
+            return _job(config)
+    except (UsageError, RunFailed) as error:
+        if HydraConfig.get().mode != RunMode.RUN:
+            raise
+        _kept.append(error)
+        return ""
 
 
 def _job(config: DictConfig) -> str:
     from hydra.core.hydra_config import HydraConfig
 
+    from thawline.cli.diagnosis import wrong_fields
+
+    # A wrong field is found before torch is imported.
+    problems = wrong_fields(config)
+    if problems:
+        raise UsageError(problems)
     from thawline.cli.console import console
     from thawline.cli.reporting import print_run
     from thawline.cli.sweeping import plain
@@ -76,7 +111,6 @@ def _job(config: DictConfig) -> str:
         )
     failures = run_all([plan], bench, group=group, console=console)
     if failures:
-        _failed.append(failures[0].error)
-    else:
-        print_run(plan)
+        raise failures[0].error
+    print_run(plan)
     return plan.identity
