@@ -110,7 +110,8 @@ class WandB(Spec):
             "group": group,
             "job_type": job_type,
             "name": name[:_LONGEST_NAME],
-            "dir": str(folder),
+            # W&B's service may have been started in another folder.
+            "dir": str(folder.absolute()),
             "config": dict(config),
             "tags": list(self.tags),
             "reinit": "finish_previous",
@@ -129,7 +130,10 @@ class WandB(Spec):
                 return wandb.init(mode="online", **keywords)
             except (wandb.Error, OSError) as error:
                 self._unreachable.add(server)
-                log.warning("W&B cannot be reached, going on offline (upload later with: thawline sync): %s", error)
+                reason = str(error).partition("\n")[0]
+                log.warning("W&B cannot be reached, going on offline (upload later: thawline sync): %s", reason)
+                # Its service would go on trying, and keep the id to itself.
+                wandb.teardown()
         return wandb.init(mode="offline", **keywords)
 
     def replay(self, record: Record, run: Mirrored) -> None:
@@ -190,7 +194,9 @@ class _WandBMirror:
     handle: WandBHandle
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        self.handle.log({key: value for key, value in row.items() if value is not None}, step=int(row["epoch"]))
+        # At once: W&B would keep the row for later, and then lay the last epoch's numbers over the summary's.
+        shown = {key: value for key, value in row.items() if value is not None}
+        self.handle.log(shown, step=int(row["epoch"]), commit=True)
 
     def close(self, summary: Mapping[str, Any], *, failed: bool) -> None:
         try:
@@ -233,13 +239,14 @@ class _LightningMirror:
     logger: CSVLogger | TensorBoardLogger
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
+        numbers: dict[str, Any] = {key: value for key, value in row.items() if isinstance(value, (int, float))}
         self.logger.log_metrics(numbers, step=int(row["epoch"]))
         self.logger.save()
 
     def close(self, summary: Mapping[str, Any], *, failed: bool) -> None:
-        if summary:
-            self.logger.log_metrics({f"final/{key}": float(value) for key, value in summary.items()})
+        final: dict[str, Any] = {f"final/{key}": value for key, value in summary.items()}
+        if final:
+            self.logger.log_metrics(final)
         self.logger.finalize("failed" if failed else "success")
 
 

@@ -1,0 +1,189 @@
+"""W&B mirrors the records: one run per job, made again from records at any time, and it never costs a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY, TINY, records
+from thawline.records import load_record
+from thawline.runs import experiment, loggers
+
+WANDB = [override for override in TINY if override != "logger=none"] + ["logger=wandb"]
+
+
+def inspect(folder: Path) -> list[dict]:
+    """The entries of a W&B run's transaction log, by W&B's own reader, in a process of its own."""
+    tool = Path(sys.executable).with_name("wandb")
+    done = subprocess.run([tool, "leet", "inspect", "--json", folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+class Seen:
+    """What a W&B run holds: its id, configuration, rows, summary and exit codes."""
+
+    def __init__(self, folder: Path) -> None:
+        entries = inspect(folder)
+        (self.run,) = [entry["run"] for entry in entries if entry["type"] == "run"]
+        self.config = {key: value for key, value in self.run["config"]["update"].items() if key != "_wandb"}
+        rows = [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
+        self.rows = [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+        self.steps = [row["_step"] for row in rows]
+        self.exits = [entry["exit"]["exit_code"] for entry in entries if entry["type"] == "exit"]
+        self.summary: dict = {}
+        for entry in entries:
+            if entry["type"] == "summary":
+                self.summary.update(entry["summary"]["update"])
+
+
+def folders(pattern: str = "outputs/runs/*") -> list[Path]:
+    return sorted(Path().glob(f"{pattern}/wandb/offline-run-*"))
+
+
+def assert_mirrors(seen: Seen, record) -> None:
+    assert seen.steps == [row["epoch"] for row in record.history]
+    assert seen.rows == [{key: value for key, value in row.items() if value is not None} for row in record.history]
+    for split, values in record.metrics.items():
+        for name, value in values.items():
+            assert seen.summary[f"{split}/{name}"] == value
+    assert seen.summary["parameters/trainable"] == record.parameters.trainable
+
+
+def test_every_job_of_a_multirun_is_a_wandb_run_of_its_own(thawline):
+    assert thawline("train", "-m", *WANDB, "freeze_policy.k=0,1", "sweep.name=grid").status == 0
+    assert len(folders()) == 2
+    for folder in folders():
+        seen, record = Seen(folder), load_record(folder.parent.parent)
+        assert seen.run["run_id"] == record.identity
+        assert seen.run["run_group"] == "grid"
+        assert seen.run["display_name"] == f"freeze_policy.k={record.config['freeze_policy']['k']}"
+        assert seen.config == record.config
+        assert seen.exits == [0]
+        assert_mirrors(seen, record)
+    assert {Seen(folder).config["freeze_policy"]["k"] for folder in folders()} == {0, 1}
+    (folder,) = folders("outputs/sweeps/grid")
+    assert_summarises(Seen(folder), folder)
+
+
+def assert_summarises(seen: Seen, folder: Path) -> None:
+    """The sweep's own W&B run has its tables and its figure."""
+    assert seen.run["run_group"] == "grid"
+    assert seen.run["job_type"] == "sweep"
+    figure = Path(folder, "files", seen.summary["figure.path"])
+    assert figure.read_bytes() == Path("outputs/sweeps/grid/report/figure.png").read_bytes()
+    assert seen.summary["table._type"] == "table-file"
+    assert seen.summary["runs.nrows"] == 2
+
+
+def test_a_job_that_raises_ends_its_own_wandb_run_and_no_other(thawline, monkeypatch):
+    test = experiment._Run._test
+
+    def fails_for_one(run, fit):
+        if run._plan.settings.seed == 1:
+            raise RuntimeError("on purpose")
+        return test(run, fit)
+
+    monkeypatch.setattr(experiment._Run, "_test", fails_for_one)
+    result = thawline("train", "-m", *WANDB, "seed=0,1,2")
+    assert result.status == 1
+    assert "on purpose" in result.err
+    seen = {Seen(folder).config["seed"]: Seen(folder) for folder in folders()}
+    assert {seed: run.exits for seed, run in seen.items()} == {0: [0], 1: [1], 2: [0]}
+    assert {seed: run.steps for seed, run in seen.items()} == {0: [0, 1], 1: [0, 1], 2: [0, 1]}
+
+
+def test_without_a_network_online_runs_go_offline_after_one_bounded_wait(thawline, monkeypatch):
+    import wandb
+
+    tried = []
+    init = wandb.init
+
+    def spied(*arguments, **keywords):
+        tried.append((keywords["mode"], keywords["settings"].init_timeout))
+        return init(*arguments, **keywords)
+
+    monkeypatch.setattr(wandb, "init", spied)
+    monkeypatch.setattr(loggers.WandB, "_unreachable", set())
+    monkeypatch.delenv("WANDB_MODE")
+    # A port that nothing listens on: as far as this process can tell, there is no network.
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    online = ["logger=wandb_online", "logger.init_timeout_seconds=1", "sweep.report=false"]
+    assert thawline("train", "-m", *WANDB, *online, "seed=0,1").status == 0
+    assert tried == [("online", 1), ("offline", 1), ("offline", 1)]
+    assert len(folders()) == 2
+    for folder in folders():
+        assert_mirrors(Seen(folder), load_record(folder.parent.parent))
+
+
+@pytest.mark.parametrize("broken", ["open", "epoch", "close"])
+def test_a_broken_mirror_costs_nothing_but_itself(thawline, monkeypatch, broken, caplog):
+    def fail(*arguments, **keywords):
+        raise OSError("the mirror is broken")
+
+    owner = loggers.WandB if broken == "open" else loggers._WandBMirror
+    monkeypatch.setattr(owner, broken, fail)
+    assert thawline("train", *WANDB).status == 0
+    assert len(records()) == 1
+    (said,) = [entry for entry in caplog.records if entry.name == "thawline"]
+    assert "its record stays whole" in said.getMessage()
+
+
+def test_sync_makes_wandb_runs_again_from_records_alone(thawline):
+    assert thawline("train", "-m", *TINY, "freeze_policy.k=0,1", "sweep.name=grid").status == 0
+    assert folders() == []
+    for _ in range(2):
+        result = thawline("sync", "grid", "--project", "rebuilt")
+        assert result.status == 0, result.err
+        assert "2 runs and the sweep's summary" in result.out
+        assert "wandb sync outputs/sweeps/grid/wandb/offline-run-*" in result.out
+    made = {Seen(folder).run["run_id"]: Seen(folder) for folder in folders("outputs/sweeps/grid")}
+    assert set(made) == {folder.name for folder in records()} | {loggers.summary_identity("grid")}
+    assert len(folders("outputs/sweeps/grid")) == 3
+    for folder in records():
+        record = load_record(folder)
+        seen = made[record.identity]
+        assert (seen.run["project"], seen.run["run_group"]) == ("rebuilt", "grid")
+        assert seen.run["display_name"] == f"freeze_policy.k={record.config['freeze_policy']['k']}"
+        assert seen.config == record.config
+        assert seen.exits == [0]
+        assert_mirrors(seen, record)
+
+
+def test_sync_of_nothing_is_refused(thawline):
+    result = thawline("sync", "nowhere")
+    assert result.status == 2
+    assert "no sweep 'nowhere'" in result.err
+
+
+def test_a_wandb_agent_finds_its_run_whether_or_not_it_had_to_be_trained():
+    program = Path(sys.executable).with_name("thawline")
+    for agent in ("agent1", "agent2"):
+        environment = {**os.environ, "WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": agent}
+        subprocess.run([program, "train", *WANDB, "freeze_policy.k=1"], env=environment, check=True)
+    (record,) = [load_record(folder) for folder in records()]
+    by_id = {Seen(folder).run["run_id"]: Seen(folder) for folder in folders()}
+    assert set(by_id) == {"agent1", "agent2"}
+    for seen in by_id.values():
+        assert seen.run["sweep_id"] == "sweep1"
+        assert_mirrors(seen, record)
+
+
+def test_the_shipped_wandb_sweep_names_real_options(thawline):
+    sweep = yaml.safe_load((REPOSITORY / "experiments/wandb_agent/wandb_sweep.yaml").read_text())
+    assert sweep["command"] == ["${env}", "thawline", "train", "${args_no_hyphens}"]
+    first = {key: node["value"] if "value" in node else node["values"][0] for key, node in sweep["parameters"].items()}
+    overrides = [f"{key}={value}" for key, value in first.items()]
+    result = thawline("train", *overrides, "--cfg", "job", "--resolve")
+    assert result.status == 0, result.err
+    composed = yaml.safe_load(result.out)
+    assert composed["logger"]["mode"] == "online"
+    assert composed["freeze_policy"]["k"] == 0
+    assert sweep["metric"]["name"] == "val/top1"
