@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -27,9 +27,6 @@ from thawline.runs.shifted_tests import shifted_metrics
 from thawline.runs.weights import source_backbone, with_head
 from thawline.runs.workbench import Workbench
 from thawline.tasks.classification import Predictions
-
-if TYPE_CHECKING:
-    from pytorch_lightning.loggers import Logger
 
 
 def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoch) -> Record:
@@ -57,7 +54,7 @@ def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoc
     with mirroring(spec, about, on_epoch) as mirror:
         pack = bench.packs.get(plan.identity)
         record = (
-            _Run(plan, bench, None, mirror.epoch).to_record(source_record)
+            _Run(plan, bench, mirror.epoch).to_record(source_record)
             if pack is None
             else pack.record(plan, mirror.epoch)
         )
@@ -86,8 +83,8 @@ def _built_alike(plan: Plan) -> str:
 class _Run:
     """A run in progress: the model, and what its phases leave."""
 
-    def __init__(self, plan: Plan, bench: Workbench, logger: Logger | None, on_epoch: OnEpoch) -> None:
-        self._plan, self._bench, self._logger, self._on_epoch = plan, bench, logger, on_epoch
+    def __init__(self, plan: Plan, bench: Workbench, on_epoch: OnEpoch) -> None:
+        self._plan, self._bench, self._on_epoch = plan, bench, on_epoch
         self._outcome = Outcome()
         self._backbone = source_backbone(plan, bench)
         self._model = bench.settled(_built_alike(plan), with_head(plan, self._backbone))
@@ -126,6 +123,9 @@ class _Run:
         self._outcome = Outcome.from_text(saved.run)
         place = {"phase": self._plan.phases[saved.phase].name, "epoch": saved.fit["epoch"]}
         self._outcome.resumed.append({**place, "at": provenance.now()})
+        # A mirror numbers its rows by epoch: what it has already it leaves out, and what it lost it has again.
+        for row in self._outcome.history:
+            self._on_epoch(row)
         return self._outcome
 
     def _fit(self, index: int, phase: Phase, state: dict[str, Any] | None) -> Fit:
@@ -149,7 +149,7 @@ class _Run:
         first_epoch, states = len(outcome.history), outcome.optimizer
         penalties = self._regularizing.attach(outcome.companions)
         fit = prepare_fit(
-            plan, self._model, inputs, index, first_epoch, self._logger, self._on_epoch, at_epochs, states, penalties
+            plan, self._model, inputs, index, first_epoch, self._on_epoch, at_epochs, states, penalties
         )
         if plan.settings.probe is not None:
             solve_path(plan, self._model, fit, self._on_epoch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
@@ -23,9 +23,6 @@ from thawline.tasks.measured_rates import RenewedRates
 from thawline.tasks.model import TransferModel
 from thawline.tasks.penalties import Penalties
 from thawline.tasks.selection import Selection
-
-if TYPE_CHECKING:
-    from pytorch_lightning.loggers import Logger
 
 OnEpoch = Callable[[Mapping[str, Any]], None]
 
@@ -60,7 +57,6 @@ def prepare_fit(
     inputs: PhaseInputs,
     index: int,
     first_epoch: int,
-    logger: Logger | None,
     on_epoch: OnEpoch,
     at_epochs: AtEpochs,
     states: States | None = None,
@@ -100,7 +96,7 @@ def prepare_fit(
     callbacks: list[Callback] = [at_epochs, contract, selection, _EpochReport(on_epoch)]
     if isinstance(settings.learning_rates, MeasuredRates):
         callbacks.append(RenewedRates(settings.learning_rates, batches, settings.loss.label_smoothing))
-    trainer = _trainer(plan, phase, logger, callbacks)
+    trainer = _trainer(plan, phase, callbacks)
     return Fit(phase, index, first_epoch, inputs, module, contract, selection, trainer, batches, penalties)
 
 
@@ -139,7 +135,7 @@ def _objective(plan: Plan) -> Objective:
     )
 
 
-def _trainer(plan: Plan, phase: Phase, logger: Logger | None, callbacks: list[Callback]) -> pl.Trainer:
+def _trainer(plan: Plan, phase: Phase, callbacks: list[Callback]) -> pl.Trainer:
     settings, metrics = plan.settings.trainer, plan.settings.metrics
     patience = phase.patience or settings.early_stopping
     if patience is not None:
@@ -152,7 +148,7 @@ def _trainer(plan: Plan, phase: Phase, logger: Logger | None, callbacks: list[Ca
         strategy=settings.strategy if settings.devices > 1 else "auto",
         precision=settings.precision,
         gradient_clip_val=settings.gradient_clip,
-        logger=logger or False,
+        logger=False,
         callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
