@@ -72,7 +72,10 @@ class GroupRow:
 
 
 def layer_groups(
-    backbone: nn.Module, granularity: Granularity = "block", input_size: tuple[int, int] | None = None
+    backbone: nn.Module,
+    granularity: Granularity = "block",
+    input_size: tuple[int, int] | None = None,
+    order: Sequence[str] | None = None,
 ) -> tuple[LayerGroup, ...]:
     """The layer groups of a network without classifier, index 0 at the input.
 
@@ -83,8 +86,10 @@ def layer_groups(
         granularity: residual blocks, transformer blocks or single layers (``block``), or their stages. A network that
             knows no stages is grouped by blocks.
         input_size: H and W of the images; default: what timm says of the model, else 224.
+        order: the names of all parameters in forward order, where it is known already.
     """
-    order = forward_order(backbone, input_size)
+    if order is None:
+        order = forward_order(backbone, input_size)
     sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
     weights = {name for name, parameter in backbone.named_parameters() if _is_weight(parameter)}
     labels = _contiguous(order, _labels(backbone, granularity, sizes, weights), sizes)
@@ -138,29 +143,50 @@ def used_parameters(module: nn.Module, input_size: tuple[int, int] | None = None
 
     All names, in the order of definition, where the network cannot run on the meta device.
     """
+    try:
+        return trace(module, _input_size(module, input_size)).used
+    except _META_FAILURES:
+        return tuple(name for name, _ in module.named_parameters())
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A forward pass in eval mode on the meta device.
+
+    Attributes:
+        used: the parameters that it uses, in the order of first use.
+        output_shape: of one image, without the batch dimension; None if the output is not one tensor.
+    """
+
+    used: tuple[str, ...]
+    output_shape: tuple[int, ...] | None
+
+
+def trace(module: nn.Module, input_size: tuple[int, int]) -> Trace:
+    """A forward pass of one image of `input_size` (H, W), without data and memory.
+
+    Raises:
+        RuntimeError, ValueError, ...: the module does not take images of this size, or cannot run on the meta device.
+    """
+    from torch import Tensor
+
     used: dict[str, None] = {}
 
     def note(_: str, names: list[str], call: Callable[[], Any]) -> Any:
         used.update(dict.fromkeys(names))
         return call()
 
-    try:
-        _run_on_meta(module, _input_size(module, input_size), note)
-    except _META_FAILURES:
-        return tuple(name for name, _ in module.named_parameters())
-    return tuple(used)
+    output = _run_on_meta(module, input_size, note)
+    return Trace(tuple(used), tuple(output.shape[1:]) if isinstance(output, Tensor) else None)
 
 
-def feature_shape(module: nn.Module, input_size: tuple[int, int], *, training: bool = False) -> tuple[int, ...] | None:
+def feature_shape(module: nn.Module, input_size: tuple[int, int]) -> tuple[int, ...] | None:
     """The shape of the module's output for one image, without the batch dimension; None if it is not one tensor.
 
     Raises:
-        RuntimeError, ValueError, ...: the module does not take images of this size.
+        RuntimeError, ValueError, ...: as `trace`.
     """
-    from torch import Tensor
-
-    output = _run_on_meta(module, input_size, training=training)
-    return tuple(output.shape[1:]) if isinstance(output, Tensor) else None
+    return trace(module, input_size).output_shape
 
 
 # What belongs together ----------
@@ -205,7 +231,7 @@ def _tree_labels(
     """Labels from the module tree, for networks without a matcher."""
     tree = _Tree(backbone, sizes, weights)
     units = tuple(tree.units(granularity))
-    if granularity == "stage" and len(units) < _FEWEST_STAGES:
+    if granularity == "stage" and len(tree.weighted.intersection(units)) < _FEWEST_STAGES:
         units = tuple(tree.units("block"))
     labels: dict[str, Label | None] = dict.fromkeys(sizes)
     for unit in units:
@@ -223,12 +249,12 @@ class _Tree:
         self._root = root
         self._total = sum(sizes.values())
         self._counts: Counter[str] = Counter()
-        self._weighted: set[str] = set()
+        self.weighted: set[str] = set()
         for name, size in sizes.items():
             for prefix in _prefixes(name):
                 self._counts[prefix] += size
                 if name in weights:
-                    self._weighted.add(prefix)
+                    self.weighted.add(prefix)
 
     def units(self, granularity: Granularity) -> Iterator[str]:
         """The paths of the modules that are one step each, in the order of definition."""
@@ -256,7 +282,7 @@ class _Tree:
 
     def _is_box(self, module: nn.Module, path: str) -> bool:
         """Whether the module is made of several steps: a container of them, or a module around such a container."""
-        weighted = [(p, child) for p, child in self._children(module, path) if p in self._weighted]
+        weighted = [(p, child) for p, child in self._children(module, path) if p in self.weighted]
         if isinstance(module, self._containers):
             return len(weighted) > 1 or any(self._is_box(child, p) for p, child in weighted)
         return any(self._holds_blocks(child, p) for p, child in weighted)
@@ -265,7 +291,7 @@ class _Tree:
         """A container of blocks, not of single layers like a two-layer perceptron; or a module around one."""
         if not isinstance(module, self._containers):
             return self._is_box(module, path)
-        blocks = [child for p, child in self._children(module, path) if p in self._weighted and any(child.children())]
+        blocks = [child for p, child in self._children(module, path) if p in self.weighted and list(child.children())]
         return len(blocks) > 1 or any(self._is_box(child, p) for p, child in self._children(module, path))
 
     def _children(self, module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
@@ -407,26 +433,24 @@ Observer = Callable[[str, list[str], Callable[[], Any]], Any]
 """Runs a torch function, given its name, the names of the parameters among its arguments, and the call itself."""
 
 
-def _run_on_meta(
-    module: nn.Module, input_size: tuple[int, int], observe: Observer | None = None, *, training: bool = False
-) -> Any:
-    """The module's output for one image (two in training) on the meta device; the module itself stays as it is."""
+def _run_on_meta(module: nn.Module, input_size: tuple[int, int], observe: Observer) -> Any:
+    """The module's output for one image on the meta device, in eval mode; the module itself stays as it is."""
     import torch
     from torch.overrides import TorchFunctionMode
     from torch.utils._pytree import tree_leaves
 
-    shadow = _shadow(module).train(training)
+    shadow = _shadow(module).eval()
     names = {id(parameter): name for name, parameter in shadow.named_parameters()}
 
     class Watch(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = getattr(func, "__name__", "")
             call = functools.partial(func, *args, **(kwargs or {}))
-            if observe is None or name in _INSPECTIONS:
+            if name in _INSPECTIONS:
                 return call()
             return observe(name, [names[id(leaf)] for leaf in tree_leaves((args, kwargs)) if id(leaf) in names], call)
 
-    images = torch.empty(2 if training else 1, 3, *input_size, device="meta")
+    images = torch.empty(1, 3, *input_size, device="meta")
     with torch.no_grad(), Watch():
         return shadow(images)
 
@@ -441,7 +465,7 @@ def _shadow(module: nn.Module) -> nn.Module:
 
     stand_ins: dict[int, Any] = {}
     for parameter in module.parameters():
-        stand_ins[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        stand_ins[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
     for buffer in module.buffers():
         stand_ins[id(buffer)] = torch.empty_like(buffer, device="meta")
     return copy.deepcopy(module, stand_ins)

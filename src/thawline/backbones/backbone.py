@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from thawline.layer_groups import LayerGroup
+from thawline.backbones.weights import WeightsOrigin, is_path
+from thawline.layer_groups import Granularity, LayerGroup
 from thawline.network import SourceClassifier
 from thawline.specs import Spec
 
@@ -17,14 +17,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 Size = tuple[int, int]
+"""Height and width in pixels."""
 
-
-@dataclass(frozen=True)
-class WeightsOrigin:
-    """Where the weights come from: in words, and the SHA-256 of the file or of the state dict (None: random)."""
-
-    description: str
-    sha256: str | None
+Triple = tuple[float, float, float]
 
 
 @dataclass
@@ -41,7 +36,8 @@ class Backbone:
         interpolation: how the source's images were resized.
         crop_pct: share of the resized side that the source's evaluation kept.
         groups: its layer groups; names of parameters are the module's.
-        source_classifier: the linear classifier it was trained with, where the weights have one.
+        source_classifier: the linear classifier it was trained with, where the weights have one. In a skeleton its
+            tensors have shapes and no values.
         weights: where they come from.
     """
 
@@ -90,7 +86,8 @@ class LibraryBackbone(Spec):
             ``run:IDENTITY`` (a model that thawline trained), ``source`` (that of the source stage), or None: random.
         arguments: further keyword arguments of the library's constructor.
         input_size: height and width of the images; None is the network's own.
-        mean, std: of the images' channels; None is that of the weights.
+        mean: of the images' channels, 0..1; None is that of the weights.
+        std: of the images' channels, 0..1; None is that of the weights.
         granularity: a layer group is a block, or a whole stage.
     """
 
@@ -98,9 +95,21 @@ class LibraryBackbone(Spec):
     weights: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     input_size: int | None = Field(default=None, ge=1)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    granularity: Literal["block", "stage"] = "block"
+    mean: Triple | None = None
+    std: Triple | None = None
+    granularity: Granularity = "block"
+
+    @field_validator("weights")
+    @classmethod
+    def _none_is_random(cls, weights: str | None) -> str | None:
+        return None if weights in ("", "none", "None", "random") else weights
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, std: Triple | None) -> Triple | None:
+        if std is not None and min(std) <= 0:
+            raise ValueError("must be greater than 0")
+        return std
 
     def deciding(self) -> dict[str, Any]:
         """What decides numbers: all but the place of the weights, whose content the run's identity has."""
@@ -108,17 +117,10 @@ class LibraryBackbone(Spec):
 
     def local_weights(self) -> Path | None:
         """The file that `weights` names, if it names one."""
-        from thawline.backbones.weights import is_path
-
         return Path(self.weights).expanduser() if self.weights is not None and is_path(self.weights) else None
 
-
-def chosen(own: tuple[float, ...] | None, default: Any) -> tuple[float, ...]:
-    """The configured value, or the default."""
-    return tuple(own) if own is not None else tuple(float(value) for value in default)
-
-
-def defaults_of(config: Mapping[str, Any]) -> tuple[Any, Any, str, float]:
-    """Mean, standard deviation, interpolation and crop share of a timm ``pretrained_cfg``."""
-    mean, std = config.get("mean") or (0.485, 0.456, 0.406), config.get("std") or (0.229, 0.224, 0.225)
-    return mean, std, config.get("interpolation") or "bilinear", float(config.get("crop_pct") or 0.875)
+    @property
+    def library_weights(self) -> str | None:
+        """The library's set of weights that `weights` names, if it names one."""
+        elsewhere = self.weights is None or self.weights == "source" or self.weights.startswith("run:")
+        return None if elsewhere or self.local_weights() is not None else self.weights

@@ -2,137 +2,319 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
-from thawline.backbones.backbone import Backbone, LibraryBackbone, Size, WeightsOrigin, chosen, defaults_of
-from thawline.backbones.weights import check_file, linear_classifier, load_backbone, state_hash, unreachable
+from pydantic import field_validator
+
+from thawline.backbones.backbone import Backbone, LibraryBackbone, Size, Triple
+from thawline.backbones.fetching import downloaded_file, hub_file, within_reach
+from thawline.backbones.weights import (
+    FIELD,
+    WeightsOrigin,
+    check_file,
+    divided,
+    does_not_fit,
+    file_origin,
+    first_line,
+    linear_classifier,
+    misfits,
+    read_network,
+    state_hash,
+    with_class_names,
+)
 from thawline.errors import nearest, usage_error
-from thawline.layer_groups import feature_shape, layer_groups
 from thawline.network import SourceClassifier
 from thawline.randomness import seeded
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from thawline.backbones.weights import State
+
+_OURS = frozenset(
+    {"pretrained", "num_classes", "in_chans", "features_only", "checkpoint_path", "pretrained_cfg", "scriptable"}
+    | {"pretrained_cfg_overlay", "pretrained_strict", "cache_dir", "device", "dtype"}
+)
+"""Arguments of timm's constructor that thawline gives, or that make something else than a backbone."""
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_ANY_COUNT = 10
+"""A number of classes, for a network that is only asked what its classifier is called."""
 
 
 @final
 class TimmBackbone(LibraryBackbone):
     """Any classification model of timm, by name. `weights` may be one of timm's tags for it, such as ``a1_in1k``."""
 
+    @field_validator("arguments")
+    @classmethod
+    def _leaves_ours_alone(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for name in arguments:
+            if name in _OURS:
+                raise ValueError(f"{name!r} is decided by thawline")
+        return arguments
+
     def check(self) -> None:
         """Whether timm has the model, and the weights are there as far as can be told."""
         import timm
 
-        if not timm.is_model(self.name):
+        if not timm.is_model(self._architecture):
             raise usage_error(
                 "backbone.name", f"timm has no model {self.name!r}{nearest(self.name, timm.list_models())}"
             )
         path = self.local_weights()
         if path is not None:
             check_file(path)
-        elif self.weights not in (None, "pretrained", "source") and not str(self.weights).startswith("run:"):
-            tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{self.name}.*")]
-            if self.weights not in tags:
-                hint = nearest(str(self.weights), tags) or f"; tags: {', '.join(tags)}"
-                raise usage_error("backbone.weights", f"{self.name} has no weights {self.weights!r}{hint}")
+        if self.library_weights is not None:
+            self._check_tag()
 
-    def skeleton(self) -> Backbone:
-        """The backbone on the meta device."""
+    def _check_tag(self) -> None:
+        import timm
+
+        tags = [name.partition(".")[2] for name in timm.list_pretrained(self._architecture)]
+        if not any(tags) and self._tag is None:
+            raise usage_error(
+                FIELD, f"timm has no weights for {self.name}; give a local file, or null for random weights"
+            )
+        if self._tag is not None and self._tag not in tags:
+            hint = nearest(self._tag, tags) or f"; there are {', '.join(tags) or 'none'}"
+            raise usage_error(FIELD, f"timm has no weights {self._tag!r} for {self._architecture}{hint}")
+
+    def skeleton(self, weights_file: Path | None = None) -> Backbone:
+        """The backbone on the meta device; `weights_file` is read for the shape of the source classifier."""
         import torch
 
         with torch.device("meta"):
-            return self._described(self._create(), None, WeightsOrigin("none", None))
+            module = self._create()
+        path = weights_file or self.local_weights()
+        classifier = None
+        if path is not None:
+            classifier = self._read(path, module)[1]
+        elif self.library_weights is not None:
+            with torch.device("meta"):
+                full = self._create(tag=self._tag, num_classes=None)
+            classifier = _classifier(full.state_dict(), module, full)
+        return self._described(module, _without_values(classifier), WeightsOrigin("none", None))
 
     def build(self, *, seed: int, weights_file: Path | None = None) -> Backbone:
         """The backbone with its weights."""
-        path = weights_file or self.local_weights()
-        if path is None and self.weights not in (None, "source"):
-            return self._fetched()
         with seeded("backbone", seed):
             module = self._create()
-        if path is None:
+        path = weights_file or self.local_weights()
+        if path is not None:
+            state, classifier = self._read(path, module)
+            module.load_state_dict(state, strict=True)
+            return self._described(module, classifier, file_origin(path))
+        if self.library_weights is None:
             return self._described(module, None, WeightsOrigin("random", None))
-        origin, classifier = load_backbone(module, path, _classifier_name(module))
-        return self._described(module, classifier, origin)
+        fetched = self._fetched()
+        classifier = _classifier(fetched.state_dict(), module, fetched)
+        state, _ = divided(fetched.state_dict(), _classifier_keys(module, fetched))
+        module.load_state_dict(state, strict=True)
+        tag = fetched.pretrained_cfg.get("tag") or "default"
+        return self._described(
+            module, classifier, WeightsOrigin(f"timm {self._architecture}.{tag}", state_hash(module))
+        )
 
-    def _fetched(self) -> Backbone:
-        """The backbone with the library's weights."""
-        tag = "" if self.weights == "pretrained" else f".{self.weights}"
-        try:
-            with seeded("backbone", 0):
-                full = self._create(self.name + tag, pretrained=True, headless=False)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise unreachable(self.name + tag, error) from None
-        name = _classifier_name(full)
-        classifier = None
-        if name:
-            head = {
-                key.removeprefix(f"{name}."): value for key, value in full.state_dict().items() if key.startswith(name)
-            }
-            classifier = linear_classifier({key: value.clone() for key, value in head.items()})
-        full.reset_classifier(0)
-        tag = (full.pretrained_cfg or {}).get("tag") or "default"
-        return self._described(full, classifier, WeightsOrigin(f"timm {self.name}.{tag}", state_hash(full)))
+    def _read(self, path: Path, module: nn.Module) -> tuple[State, SourceClassifier | None]:
+        """The backbone's tensors from a file, and the classifier in it.
 
-    def _create(self, name: str | None = None, *, pretrained: bool = False, headless: bool = True) -> Any:
+        Where names or shapes are not the network's, timm may know how to convert them (the original authors' names,
+        position embeddings of another size).
+        """
+        import torch
+
+        saved = read_network(path)
+        with torch.device("meta"):
+            full = self._create(num_classes=_ANY_COUNT)
+        if saved.head is not None:
+            own, classifier = saved.backbone, linear_classifier(saved.head)
+        else:
+            own, head = divided(saved.backbone, _classifier_keys(module, full))
+            classifier = linear_classifier(head) if _is_plain(module, full) else None
+        problems = misfits(own, module.state_dict())
+        if problems and saved.head is None:
+            converted = self._converted(saved.backbone, full)
+            if converted is not None:
+                own, _ = divided(converted.state_dict(), _classifier_keys(module, full))
+                classifier, problems = _classifier(converted.state_dict(), module, converted), []
+        if problems:
+            raise does_not_fit(path, self.name, problems)
+        return own, with_class_names(classifier, path)
+
+    def _converted(self, state: State, full: Any) -> Any | None:
+        """The network filled with `state` by timm's own rules for this family, or None where they do not help."""
         import timm
 
-        os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
-        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
-        arguments = dict(self.arguments)
-        if headless:
-            arguments["num_classes"] = 0
-        if self.input_size is not None and self._has_fixed_size():
-            arguments["img_size"] = self.input_size
+        names = _classifier_names(full)
+        rows = next((len(state[f"{name}.weight"]) for name in names if f"{name}.weight" in state), None)
+        for classes in dict.fromkeys((rows or full.pretrained_cfg.get("num_classes") or 0, 0)):
+            overlay = {"state_dict": dict(state), "num_classes": classes, "label_offset": None}
+            try:
+                with seeded("backbone", 0):
+                    return timm.create_model(
+                        self._architecture,
+                        pretrained=True,
+                        num_classes=classes,
+                        pretrained_cfg_overlay=overlay,
+                        **self._arguments(),
+                    )
+            except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, AssertionError, IndexError):
+                continue
+        return None
+
+    def _fetched(self) -> Any:
+        """The library's network with its weights and classifier, matched strictly by timm."""
+        config = self._config()
+        cached = None if config.custom_load else hub_file(config.hf_hub_id or "", _hub_files(config.hf_hub_filename))
+        if cached is not None:
+            with seeded("backbone", 0):
+                return self._create(tag=self._tag, num_classes=None, pretrained=True, overlay={"file": str(cached)})
+        url = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)
+        if not config.hf_hub_id and downloaded_file(url) is not None:
+            with seeded("backbone", 0):
+                return self._create(tag=self._tag, num_classes=None, pretrained=True)
+        with within_reach(_hub_address(url), f"{self._architecture}.{config.tag}"), seeded("backbone", 0):
+            return self._create(tag=self._tag, num_classes=None, pretrained=True)
+
+    def _create(
+        self,
+        *,
+        tag: str | None = None,
+        num_classes: int | None = 0,
+        pretrained: bool = False,
+        overlay: dict[str, Any] | None = None,
+    ) -> Any:
+        """The network, without classifier; ``num_classes=None`` is the number that the weights have."""
+        import timm
+
+        arguments = self._arguments()
+        if num_classes is not None:
+            arguments["num_classes"] = num_classes
         try:
-            return timm.create_model(name or self.name, pretrained=pretrained, **arguments)
-        except (TypeError, AssertionError, ValueError) as error:
-            raise usage_error("backbone.arguments", f"timm cannot make {self.name}: {error}") from None
+            return timm.create_model(
+                self._architecture,
+                pretrained=pretrained,
+                pretrained_cfg=tag,
+                pretrained_cfg_overlay=overlay,
+                **arguments,
+            )
+        except (TypeError, AssertionError, ValueError, ZeroDivisionError) as error:
+            field = "backbone.input_size" if self.input_size and not self.arguments else "backbone.arguments"
+            raise usage_error(field, f"timm cannot make {self._architecture}: {first_line(error)}") from None
 
-    def _has_fixed_size(self) -> bool:
-        """Whether the network is built for one image size (ViTs), which must be told at construction."""
-        from timm.models import get_pretrained_cfg
-
-        config = get_pretrained_cfg(self.name, allow_unregistered=True)
-        return bool(config is not None and config.fixed_input_size)
+    def _arguments(self) -> dict[str, Any]:
+        """The configured arguments; a network that is built for one image size (a ViT) is told the configured one."""
+        arguments = dict(self.arguments)
+        if self.input_size is not None and self._config().fixed_input_size:
+            arguments.setdefault("img_size", self.input_size)
+        return arguments
 
     def _described(self, module: Any, classifier: SourceClassifier | None, weights: WeightsOrigin) -> Backbone:
-        config = module.pretrained_cfg or {}
-        size = (
-            (self.input_size, self.input_size)
-            if self.input_size
-            else tuple(config.get("input_size", (3, 224, 224))[1:])
-        )
-        mean, std, interpolation, crop_pct = defaults_of(config)
-        shape = _features(module, size, self.name)
+        from thawline.backbones.features import as_backbone
+
+        config = self._config().to_dict()
+        size = self._size(config)
+        backbone, feature_dim, groups = as_backbone(module, size, self.granularity, self.name)
+        if classifier is not None and classifier.weight.shape[1] != feature_dim:
+            classifier = None
         return Backbone(
-            module=module,
+            module=backbone,
             name=self.name,
-            feature_dim=shape[0],
+            feature_dim=feature_dim,
             input_size=size,
-            mean=chosen(self.mean, mean),
-            std=chosen(self.std, std),
-            interpolation=interpolation,
-            crop_pct=crop_pct,
-            groups=layer_groups(module, self.granularity, size),
+            mean=self.mean or _triple(config.get("mean"), _IMAGENET["mean"]),
+            std=self.std or _triple(config.get("std"), _IMAGENET["std"]),
+            interpolation=config.get("interpolation") or "bicubic",
+            crop_pct=float(config.get("crop_pct") or 0.875),
+            groups=groups,
             source_classifier=classifier,
             weights=weights,
         )
 
+    def _size(self, config: Mapping[str, Any]) -> Size:
+        own = self.input_size or self.arguments.get("img_size") or tuple(config.get("input_size", (3, 224, 224))[1:])
+        return (own, own) if isinstance(own, int) else (int(own[0]), int(own[1]))
 
-def _features(module: Any, size: Size, name: str) -> tuple[int, ...]:
-    """The shape of one image's features, which must be a vector."""
-    try:
-        shape = feature_shape(module, size)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise usage_error(
-            "backbone.input_size", f"{name} does not take images of {size[0]} x {size[1]}: {first}"
-        ) from None
-    if shape is None or len(shape) != 1:
-        raise usage_error("backbone.name", f"{name} gives features of shape {shape}, not one vector for each image")
-    return shape
+    def _config(self) -> Any:
+        """What timm knows of the network with these weights: its input, its classifier, where the weights are."""
+        from timm.models import get_pretrained_cfg
+
+        name = self._architecture if self._tag is None else f"{self._architecture}.{self._tag}"
+        return get_pretrained_cfg(name, allow_unregistered=True) or get_pretrained_cfg(self._architecture)
+
+    @property
+    def _architecture(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def _tag(self) -> str | None:
+        """The tag of the weights; None is its default. It may stand in `name` too: ``resnet50.a1_in1k``."""
+        if self.library_weights not in (None, "pretrained"):
+            return self.library_weights
+        return self.name.partition(".")[2] or None
 
 
-def _classifier_name(module: Any) -> str | None:
-    name = (module.pretrained_cfg or {}).get("classifier")
-    return name if isinstance(name, str) else None
+def _classifier_names(full: Any) -> tuple[str, ...]:
+    """The paths of the classifiers in timm's network: one, or several that vote."""
+    names = full.pretrained_cfg.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _classifier_keys(module: nn.Module, full: nn.Module) -> set[str]:
+    """The tensors that a network with classifier has and one without has not."""
+    return set(full.state_dict()) - set(module.state_dict())
+
+
+def _is_plain(module: nn.Module, full: nn.Module) -> bool:
+    """Whether the classifier is one linear layer on the features, and nothing else."""
+    from torch import nn
+
+    names = _classifier_names(full)
+    keys = _classifier_keys(module, full)
+    if len(names) != 1 or not keys or not keys <= {f"{names[0]}.weight", f"{names[0]}.bias"}:
+        return False
+    return isinstance(full.get_submodule(names[0]), nn.Linear)
+
+
+def _classifier(state: Mapping[str, Any], module: nn.Module, full: Any) -> SourceClassifier | None:
+    """The classifier of timm's network `full`, with the names of ImageNet's classes where it has those."""
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+    if not _is_plain(module, full):
+        return None
+    classifier = linear_classifier(divided(state, _classifier_keys(module, full))[1])
+    subset = infer_imagenet_subset(full.pretrained_cfg)
+    if classifier is None or subset is None:
+        return classifier
+    info = ImageNetInfo(subset)
+    rows = range(len(classifier.weight))
+    if info.num_classes() != len(rows):
+        return classifier
+    return replace(classifier, classes=tuple(info.index_to_description(row).split(",")[0] for row in rows))
+
+
+def _without_values(classifier: SourceClassifier | None) -> SourceClassifier | None:
+    if classifier is None:
+        return None
+    bias = None if classifier.bias is None else classifier.bias.to("meta")
+    return replace(classifier, weight=classifier.weight.to("meta"), bias=bias)
+
+
+def _triple(values: Any, default: Triple) -> tuple[float, ...]:
+    return tuple(float(value) for value in values) if values else default
+
+
+def _hub_files(own: str | None) -> tuple[str, ...]:
+    return (own, *_HUB_FILES) if own else _HUB_FILES
+
+
+def _hub_address(url: str) -> str:
+    """The address where huggingface_hub looks, which the environment can move to a mirror."""
+    from huggingface_hub import constants
+
+    return url.replace("https://huggingface.co", constants.ENDPOINT)

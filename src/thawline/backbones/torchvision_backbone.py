@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
-from thawline.backbones.backbone import Backbone, LibraryBackbone, WeightsOrigin, chosen
-from thawline.backbones.weights import check_file, load_backbone, state_hash, unreachable
+from pydantic import field_validator
+
+from thawline.backbones.backbone import Backbone, LibraryBackbone, Size
+from thawline.backbones.fetching import downloaded_file, within_reach
+from thawline.backbones.weights import (
+    FIELD,
+    WeightsOrigin,
+    check_file,
+    divided,
+    does_not_fit,
+    file_origin,
+    first_line,
+    linear_classifier,
+    misfits,
+    read_network,
+    state_hash,
+    with_class_names,
+)
 from thawline.errors import nearest, usage_error
-from thawline.layer_groups import feature_shape, layer_groups
 from thawline.network import SourceClassifier
 from thawline.randomness import seeded
 
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_WITHOUT_AUXILIARY = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
+if TYPE_CHECKING:
+    from torch import nn
+
+    from thawline.backbones.weights import State
+
+_OURS = frozenset({"weights", "num_classes", "aux_logits", "transform_input", "init_weights", "progress"})
+"""Arguments of torchvision's constructors that thawline gives."""
+
+_INCEPTIONS = ("googlenet", "inception_v3")
+"""Networks with auxiliary classifiers, whose weights expect inputs in -1..1: torchvision converts ImageNet's
+normalisation inside of the network, thawline normalises so in the first place."""
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+
+_HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @final
 class TorchvisionBackbone(LibraryBackbone):
     """Any classification model of torchvision, by name. `weights` may be one of its sets, such as ``IMAGENET1K_V1``."""
+
+    @field_validator("arguments")
+    @classmethod
+    def _leaves_ours_alone(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for name in arguments:
+            if name in _OURS:
+                raise ValueError(f"{name!r} is decided by thawline")
+        return arguments
 
     def check(self) -> None:
         """Whether torchvision has the model and the weights are there as far as can be told."""
@@ -30,83 +67,180 @@ class TorchvisionBackbone(LibraryBackbone):
         path = self.local_weights()
         if path is not None:
             check_file(path)
-        elif self.weights not in (None, "pretrained", "source") and not str(self.weights).startswith("run:"):
-            sets = list(models.get_model_weights(self.name).__members__)
-            if self.weights not in sets:
-                raise usage_error(
-                    "backbone.weights", f"{self.name} has no weights {self.weights!r}; there are {', '.join(sets)}"
-                )
+        if self.library_weights is not None:
+            self._weights_set()
 
-    def skeleton(self) -> Backbone:
-        """The backbone on the meta device."""
-        import torch
-
-        with torch.device("meta"):
-            module, _, _ = self._create(None)
-            return self._described(module, None, WeightsOrigin("none", None))
+    def skeleton(self, weights_file: Path | None = None) -> Backbone:
+        """The backbone on the meta device; `weights_file` is read for the shape of the source classifier."""
+        module, classifier = self._create(on_meta=True)
+        path = weights_file or self.local_weights()
+        source = None
+        if path is not None:
+            source = self._read(path, module, classifier)[1]
+        elif self.library_weights is not None:
+            source = classifier.source(self._weights_set().meta.get("categories", ()))
+        backbone = self._described(module, source, WeightsOrigin("none", None))
+        if source is not None:
+            bias = None if source.bias is None else source.bias.to("meta")
+            backbone.source_classifier = replace(source, weight=source.weight.to("meta"), bias=bias)
+        return backbone
 
     def build(self, *, seed: int, weights_file: Path | None = None) -> Backbone:
         """The backbone with its weights."""
-        path = weights_file or self.local_weights()
-        library = path is None and self.weights not in (None, "source")
         with seeded("backbone", seed):
-            module, name, classifier = self._create(self.weights if library else None)
+            module, classifier = self._create()
+        path = weights_file or self.local_weights()
         if path is not None:
-            origin, source = load_backbone(module, path, name)
-            return self._described(module, source, origin)
-        if not library:
+            state, source = self._read(path, module, classifier)
+            module.load_state_dict(state, strict=True)
+            return self._described(module, source, file_origin(path))
+        if self.library_weights is None:
             return self._described(module, None, WeightsOrigin("random", None))
-        origin = WeightsOrigin(f"torchvision {self.name} {self.weights}", state_hash(module))
-        return self._described(module, SourceClassifier(classifier.weight.detach(), classifier.bias.detach()), origin)
+        chosen = self._weights_set()
+        state, head = divided(self._fetched(chosen), classifier.keys)
+        module.load_state_dict(self._adapted(state, module), strict=True)
+        source = linear_classifier(head) if classifier.is_linear else None
+        if source is not None:
+            source = replace(source, classes=tuple(chosen.meta.get("categories", ())))
+        origin = WeightsOrigin(f"torchvision {self.name}.{chosen.name}", state_hash(module))
+        return self._described(module, source, origin)
 
-    def _create(self, weights: str | None) -> tuple[Any, str, Any]:
-        """The network without its classifier, the classifier's name, and the classifier."""
-        from torch import nn
+    def _create(self, *, on_meta: bool = False) -> tuple[Any, _Classifier]:
+        """The network without its classifier, and that classifier."""
         from torchvision import models
 
-        own = dict(_WITHOUT_AUXILIARY.get(self.name, {})) if weights is None else {}
+        arguments = dict(self.arguments)
+        if self.name in _INCEPTIONS:
+            # Not initialised by torchvision's slow truncated normal where weights follow.
+            arguments |= {
+                "aux_logits": False,
+                "transform_input": False,
+                "init_weights": self.weights is None and not on_meta,
+            }
+        if self.name.startswith("vit_"):
+            arguments.setdefault("image_size", self._size()[0])
         try:
-            chosen_set = "DEFAULT" if weights == "pretrained" else weights
-            model = models.get_model(self.name, weights=chosen_set, **{**own, **self.arguments})
-        except (TypeError, ValueError) as error:
-            raise usage_error("backbone.arguments", f"torchvision cannot make {self.name}: {error}") from None
-        except OSError as error:
-            raise unreachable(self.name, error) from None
-        if self.name in _WITHOUT_AUXILIARY:
-            # The inputs are normalised once, by thawline; the auxiliary classifiers are no part of the features.
-            model.transform_input = False
-            model.aux_logits = False
-            for auxiliary in ("aux1", "aux2", "AuxLogits"):
-                if getattr(model, auxiliary, None) is not None:
-                    setattr(model, auxiliary, None)
-        linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-        if not linear:
-            raise usage_error("backbone.name", f"{self.name} has no linear classifier to take off")
-        name, classifier = linear[-1]
-        model.set_submodule(name, nn.Identity())
-        return model, name, classifier
+            if on_meta:
+                with _shapes_only():
+                    model = models.get_model(self.name, weights=None, **arguments).to("meta")
+            else:
+                model = models.get_model(self.name, weights=None, **arguments)
+        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+            field = "backbone.input_size" if self.input_size and not self.arguments else "backbone.arguments"
+            raise usage_error(field, f"torchvision cannot make {self.name}: {first_line(error)}") from None
+        return model, _Classifier(model)
 
-    def _described(self, module: Any, classifier: SourceClassifier | None, weights: WeightsOrigin) -> Backbone:
-        size = (self.input_size or 224,) * 2
-        try:
-            shape = feature_shape(module, size)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            first = (str(error) or type(error).__name__).splitlines()[0]
-            raise usage_error(
-                "backbone.input_size", f"{self.name} does not take images of {size[0]} x {size[1]}: {first}"
-            ) from None
-        if shape is None or len(shape) != 1:
-            raise usage_error("backbone.name", f"{self.name} gives features of shape {shape}, not one vector an image")
+    def _read(self, path: Path, module: nn.Module, classifier: _Classifier) -> tuple[State, SourceClassifier | None]:
+        """The backbone's tensors from a file, and the classifier in it."""
+        saved = read_network(path)
+        if saved.head is None:
+            own, head = divided(saved.backbone, classifier.keys)
+            source = linear_classifier(head) if classifier.is_linear else None
+        else:
+            own, source = saved.backbone, linear_classifier(saved.head)
+        own = self._adapted(own, module)
+        problems = misfits(own, module.state_dict())
+        if problems:
+            raise does_not_fit(path, self.name, problems)
+        return own, with_class_names(source, path)
+
+    def _adapted(self, state: State, module: Any) -> State:
+        """The tensors without auxiliary classifiers, and a ViT's position embedding for the configured input size."""
+        if self.name in _INCEPTIONS:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith(_AUXILIARY)}
+        position = state.get("encoder.pos_embedding")
+        if position is not None and position.shape != module.encoder.pos_embedding.shape:
+            from torchvision.models.vision_transformer import interpolate_embeddings
+
+            state = dict(interpolate_embeddings(module.image_size, module.patch_size, dict(state)))
+        return state
+
+    def _fetched(self, chosen: Any) -> State:
+        cached = downloaded_file(chosen.url)
+        if cached is not None:
+            return read_network(cached).backbone
+        with within_reach(chosen.url, f"{self.name}.{chosen.name}"):
+            return dict(chosen.get_state_dict(progress=False, check_hash=True, weights_only=True))
+
+    def _weights_set(self) -> Any:
+        """The library's entry for the configured weights; its default one where none are named."""
+        from torchvision import models
+
+        sets = models.get_model_weights(self.name)
+        if self.library_weights in (None, "pretrained"):
+            return sets.DEFAULT
+        name = str(self.library_weights).rpartition(".")[2]
+        if name not in sets.__members__:
+            known = ", ".join(sets.__members__)
+            raise usage_error(FIELD, f"torchvision has no weights {self.weights!r} for {self.name}; there are {known}")
+        return sets[name]
+
+    def _size(self) -> Size:
+        size: int = self.input_size or self._weights_set().transforms().crop_size[0]
+        return size, size
+
+    def _described(self, module: Any, source: SourceClassifier | None, weights: WeightsOrigin) -> Backbone:
+        from thawline.backbones.features import as_backbone
+
+        preset, size = self._weights_set().transforms(), self._size()
+        mean, std = _HALVES if self.name in _INCEPTIONS else (preset.mean, preset.std)
+        backbone, feature_dim, groups = as_backbone(module, size, self.granularity, self.name)
         return Backbone(
-            module=module,
+            module=backbone,
             name=self.name,
-            feature_dim=shape[0],
+            feature_dim=feature_dim,
             input_size=size,
-            mean=chosen(self.mean, _IMAGENET["mean"]),
-            std=chosen(self.std, _IMAGENET["std"]),
-            interpolation="bilinear",
-            crop_pct=0.875,
-            groups=layer_groups(module, self.granularity, size),
-            source_classifier=classifier,
+            mean=self.mean or tuple(mean),
+            std=self.std or tuple(std),
+            interpolation=preset.interpolation.value,
+            crop_pct=preset.crop_size[0] / preset.resize_size[0],
+            groups=groups,
+            source_classifier=source if source is not None and source.weight.shape[1] == feature_dim else None,
             weights=weights,
         )
+
+
+class _Classifier:
+    """The last layer of a torchvision network, taken out of it together with the dropout before it.
+
+    It is the last linear layer, or the last convolution where that comes later (SqueezeNet).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        from torch import nn
+
+        leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+        position = max(i for i, (_, module) in enumerate(leaves) if isinstance(module, (nn.Linear, nn.Conv2d)))
+        self._name, self._module = leaves[position]
+        self.is_linear = isinstance(self._module, nn.Linear)
+        self.keys = frozenset(f"{self._name}.{name}" for name in self._module.state_dict())
+        model.set_submodule(self._name, nn.Identity())
+        for name, module in reversed(leaves[:position]):
+            if list(module.parameters()):
+                break
+            if isinstance(module, nn.Dropout):
+                model.set_submodule(name, nn.Identity())
+
+    def source(self, classes: Any) -> SourceClassifier | None:
+        """The classifier as it is, with the names of its classes."""
+        found = linear_classifier(self._module.state_dict()) if self.is_linear else None
+        return None if found is None else replace(found, classes=tuple(classes))
+
+
+def _shapes_only() -> Any:
+    """A block in which parameters take no memory. RegNet computes its widths with tensors, so those stay real."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    factories = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
+
+    class OnMeta(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+        ) -> Any:
+            keywords = dict(kwargs or {})
+            if func in factories:
+                keywords["device"] = "meta"
+            return func(*args, **keywords)
+
+    return OnMeta()
