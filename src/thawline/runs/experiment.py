@@ -148,9 +148,7 @@ class _Run:
         )
         first_epoch, states = len(outcome.history), outcome.optimizer
         penalties = self._regularizing.attach(outcome.companions)
-        fit = prepare_fit(
-            plan, self._model, inputs, index, first_epoch, self._on_epoch, at_epochs, states, penalties
-        )
+        fit = prepare_fit(plan, self._model, inputs, index, first_epoch, self._on_epoch, at_epochs, states, penalties)
         if plan.settings.probe is not None:
             solve_path(plan, self._model, fit, self._on_epoch)
         else:
