@@ -1,0 +1,109 @@
+"""A grid through the command line: what runs, what is skipped, what is left behind, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY, records
+from thawline.records import load_record
+
+GRID = ("freeze_policy.k=0,2", "seed=range(0,2)")
+
+
+def test_a_sweep_runs_every_cell_and_reports(thawline):
+    result = thawline("train", "-m", *TINY, *GRID, "sweep.name=tiny")
+    assert result.status == 0, result.err
+    manifest = json.loads(Path("outputs/sweeps/tiny/sweep.json").read_text())
+    assert manifest["axes"] == {"freeze_policy.k": ["0", "2"], "seed": ["0", "1"]}
+    assert len(manifest["cells"]) == len(records()) == 4
+    assert {cell["identity"] for cell in manifest["cells"]} == {folder.name for folder in records()}
+    report = Path("outputs/sweeps/tiny/report")
+    for name in ("figure.png", "figure.pdf", "report.html", "report.md", "table.csv", "table.tex", "runs.csv"):
+        assert (report / name).stat().st_size > 0
+    assert "k" in result.out
+
+
+def test_the_same_sweep_again_runs_only_what_is_missing(thawline):
+    assert thawline("train", "-m", *TINY, *GRID).status == 0
+    before = {folder: (folder / "record.json").stat().st_ino for folder in records()}
+    gone = records()[0]
+    (gone / "record.json").unlink()
+    again = thawline("train", "-m", *TINY, *GRID)
+    assert again.status == 0
+    after = {folder: (folder / "record.json").stat().st_ino for folder in records()}
+    assert after.keys() == before.keys()
+    assert {folder for folder in after if after[folder] != before[folder]} == {gone}
+
+
+def test_a_wider_grid_shares_the_runs_of_the_narrower(thawline):
+    assert thawline("train", "-m", *TINY, "freeze_policy.k=0", "seed=0,1", "sweep.report=false").status == 0
+    before = {folder: (folder / "record.json").stat().st_mtime_ns for folder in records()}
+    assert thawline("train", "-m", *TINY, *GRID, "sweep.report=false").status == 0
+    after = {folder: (folder / "record.json").stat().st_mtime_ns for folder in records()}
+    assert len(after) == 4
+    assert {folder: after[folder] for folder in before} == before
+
+
+def test_a_sweep_and_its_runs_alone_give_the_same_numbers(thawline, tmp_path):
+    assert thawline("train", "-m", *TINY, *GRID, "sweep.report=false").status == 0
+    for folder in records():
+        swept = load_record(folder)
+        overrides = [item for item in swept.overrides if not item.startswith(("output_dir", "sweep"))]
+        assert thawline("train", *overrides, "output_dir=alone").status == 0
+        alone = load_record(tmp_path / "alone" / "runs" / folder.name)
+        assert alone.metrics == swept.metrics
+        assert alone.files == swept.files
+
+
+def test_k_beyond_the_layer_groups_stops_the_sweep_before_the_first_run(thawline):
+    result = thawline("train", "-m", *TINY, "freeze_policy.k=0,1,17")
+    assert result.status == 2
+    assert "k = 17 is more than the backbone's 5 layer groups" in result.err
+    assert not Path("outputs/runs").exists()
+
+
+def test_a_failing_cell_leaves_the_others_and_is_named(thawline, monkeypatch):
+    from thawline.runs import experiment
+
+    execute = experiment.execute
+
+    def failing(plan, bench, **keywords):
+        if plan.settings.seed == 1:
+            raise RuntimeError("the disk is on fire")
+        return execute(plan, bench, **keywords)
+
+    monkeypatch.setattr(experiment, "execute", failing)
+    result = thawline("train", "-m", *TINY, "freeze_policy.k=1,2", "seed=0,1")
+    assert result.status == 1
+    assert len(records()) == 2
+    assert result.err.count("the disk is on fire") == 2
+    assert "freeze_policy.k=1 seed=1" in result.err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("mode", ["on", "auto"])
+def test_stored_values_change_no_number(train, thawline, mode, tmp_path):
+    plain = train("freeze_policy.k=2", "cache.mode=off", "head.dropout=0.3", "trainer.max_epochs=3")
+    overrides = [item for item in plain.overrides if not item.startswith("cache.mode")]
+    assert thawline("train", *overrides, f"cache.mode={mode}", "output_dir=stored").status == 0
+    stored = load_record(tmp_path / "stored" / "runs" / plain.identity)
+    if mode == "on":
+        assert stored.phases[0].thaw_line["stored"]
+    for row, other in zip(plain.history, stored.history, strict=True):
+        for key in row.keys() - {"seconds", "phase"}:
+            assert row[key] == pytest.approx(other[key], rel=1e-5, abs=1e-6), key
+    assert stored.metrics["test"] == pytest.approx(plain.metrics["test"], rel=1e-5, abs=1e-6)
+
+
+def test_stored_views_are_the_augmented_run_itself(train, thawline, tmp_path):
+    augmented = ("transform=flip_crop", "transform.size=32", "freeze_policy.k=1", "trainer.max_epochs=2", "cache.views=2")
+    plain = train(*augmented, "cache.mode=off")
+    overrides = [item for item in plain.overrides if not item.startswith("cache.mode")]
+    assert thawline("train", *overrides, "cache.mode=on", "output_dir=stored").status == 0
+    stored = load_record(tmp_path / "stored" / "runs" / plain.identity)
+    assert stored.phases[0].thaw_line["stored"]
+    losses = [[row["train/loss"] for row in record.history] for record in (plain, stored)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][0] != losses[0][1]
