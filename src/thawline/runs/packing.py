@@ -209,10 +209,12 @@ class Pack:
     def _record(self, plan: Plan, history: list[dict[str, Any]], best: _Best) -> Record:
         """Test the chosen epoch, once, and write what the run leaves."""
         outcome, began = Outcome(), time.perf_counter()
-        diagnosis = Diagnosis(plan, self._model, self._backbone, self._bench)
         head = self._model.head
         if not isinstance(head, nn.Linear):
             raise TypeError("a packed probe is one linear layer")
+        # The model has the head of the probe recorded before: drift counts from this one's own start.
+        head.load_state_dict(self._head(plan).state_dict())
+        diagnosis = Diagnosis(plan, self._model, self._backbone, self._bench)
         with torch.no_grad():
             head.weight.copy_(best.weight)
             head.bias.copy_(best.bias)
