@@ -6,6 +6,7 @@ launcher's job or a phase change need no special care, and a process that dies t
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from thawline.specs import allowed_extra_targets
 from thawline.tasks.data import Shard
 
 JOB_FILE = "job.json"
+EPOCHS_FILE = "epochs.jsonl"
 _POLL_SECONDS = 0.05
 _STOPPED = {128 + number: number for number in signals.STOPPING} | {-number: number for number in signals.STOPPING}
 
@@ -54,19 +57,37 @@ def wanted(plan: Plan) -> bool:
     return plan.settings.trainer.devices > 1 and "RANK" not in os.environ
 
 
-def execute_on_all(plan: Plan, group: str | None) -> Record:
+def notes(plan: Plan, statistics: Sequence[str]) -> list[str]:
+    """What a reader of the record has to know: `statistics` are the buffers that training moved."""
+    devices = plan.settings.trainer.devices
+    norms = {name.rpartition(".")[0] for name in statistics}
+    if devices == 1 or not norms:
+        return []
+    return [
+        f"{len(norms)} batch norms trained on {devices} devices, each with its share of a batch: "
+        "the numbers are not those of one device"
+    ]
+
+
+def execute_on_all(plan: Plan, group: str | None, on_epoch: Callable[[Mapping[str, Any]], None]) -> Record:
     """Run `plan` in one process a device and return the record that the first one wrote.
+
+    Args:
+        plan: the run.
+        group: the sweep that the run belongs to, for loggers.
+        on_epoch: told each epoch's row of the history.
 
     Raises:
         RankFailed: one of them failed; the others have been ended.
     """
-    job = {"config": dict(plan.config), "overrides": list(plan.overrides), "group": group}
+    job = {"config": dict(plan.config), "overrides": list(plan.overrides), "label": plan.label, "group": group}
     write_json(plan.folder / JOB_FILE, {**job, "allow": list(allowed_extra_targets())})
     world_size = plan.settings.trainer.devices
     port = _free_port()
+    epochs = _Epochs(plan.folder / EPOCHS_FILE, on_epoch)
     ranks = [_start(plan, rank, world_size, port) for rank in range(world_size)]
     try:
-        _wait(ranks)
+        _wait(ranks, epochs)
     except signals.Interrupted as interruption:
         _pass_on(interruption, ranks)
         raise
@@ -75,8 +96,35 @@ def execute_on_all(plan: Plan, group: str | None) -> Record:
             if rank.process.poll() is None:
                 rank.process.kill()
             rank.process.wait()
-        (plan.folder / JOB_FILE).unlink(missing_ok=True)
+        for name in (JOB_FILE, EPOCHS_FILE):
+            (plan.folder / name).unlink(missing_ok=True)
     return load_record(plan.folder)
+
+
+def tell_epoch(file: Path, row: Mapping[str, Any]) -> None:
+    """Tell the starting process of an epoch, from the first of the run's processes."""
+    if is_first():
+        with file.open("a") as stream:
+            stream.write(f"{json.dumps(row)}\n")
+
+
+class _Epochs:
+    """Passes on the rows of the history as the first process writes them."""
+
+    def __init__(self, file: Path, on_epoch: Callable[[Mapping[str, Any]], None]) -> None:
+        self._file, self._on_epoch, self._read = file, on_epoch, 0
+        file.unlink(missing_ok=True)
+
+    def pass_on(self) -> None:
+        """Pass on what has been written since the last time; a line that is not whole yet waits."""
+        if not self._file.exists():
+            return
+        with self._file.open("rb") as stream:
+            stream.seek(self._read)
+            for line in stream:
+                if line.endswith(b"\n"):
+                    self._read += len(line)
+                    self._on_epoch(json.loads(line))
 
 
 def _start(plan: Plan, rank: int, world_size: int, port: int) -> _Rank:
@@ -100,9 +148,10 @@ def _start(plan: Plan, rank: int, world_size: int, port: int) -> _Rank:
     return _Rank(process, log)
 
 
-def _wait(ranks: list[_Rank]) -> None:
+def _wait(ranks: list[_Rank], epochs: _Epochs) -> None:
     while True:
         codes = [rank.process.poll() for rank in ranks]
+        epochs.pass_on()
         for index, code in enumerate(codes):
             if code in _STOPPED:
                 raise signals.Interrupted(_STOPPED[code])

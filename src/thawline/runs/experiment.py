@@ -48,7 +48,7 @@ def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoc
             retries=plan.settings.sweep.retries,
         )
     if distributed.wanted(plan):
-        return distributed.execute_on_all(plan, group)
+        return distributed.execute_on_all(plan, group, on_epoch)
     spec = plan.settings.logger if distributed.is_first() else None
     about = Mirrored(plan.folder, plan.identity, plan.label or plan.identity, group, plan.config)
     with mirroring(spec, about, on_epoch) as mirror:

@@ -145,7 +145,8 @@ def _trainer(plan: Plan, phase: Phase, callbacks: list[Callback]) -> pl.Trainer:
         max_epochs=phase.epochs,
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy=settings.strategy if settings.devices > 1 else "auto",
+        # A parameter that trains and that no output depends on (the freeze contract lists it) must not stop the others.
+        strategy="ddp_find_unused_parameters_true" if settings.devices > 1 else "auto",
         precision=settings.precision,
         gradient_clip_val=settings.gradient_clip,
         logger=False,

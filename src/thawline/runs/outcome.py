@@ -15,7 +15,7 @@ from safetensors.torch import save
 from thawline.files import atomic_write, sha256_of_file
 from thawline.optimizers import States
 from thawline.records import Cost, GroupRecord, Parameters, PhaseRecord, Record, Selection, SplitRecord
-from thawline.runs import provenance
+from thawline.runs import distributed, provenance
 from thawline.runs.memory import peak_memory_bytes
 from thawline.runs.plan import Plan
 from thawline.runs.shifted_tests import shifted_splits
@@ -161,7 +161,11 @@ def make_record(
         ),
         files=files,
         diagnostics=outcome.diagnostics,
-        notes=[*plan.splits.notes, *(note for item in plan.shifted for note in item.notes)],
+        notes=[
+            *plan.splits.notes,
+            *(note for item in plan.shifted for note in item.notes),
+            *distributed.notes(plan, sorted(outcome.moved - sizes.keys())),
+        ],
     )
 
 

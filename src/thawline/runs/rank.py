@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from thawline.files import read_json
-from thawline.runs.distributed import end_with_parent
+from thawline.runs.distributed import EPOCHS_FILE, end_with_parent, tell_epoch
 from thawline.runs.experiment import execute
 from thawline.runs.plan import plan_run
 from thawline.runs.signals import Interrupted, listening
@@ -22,8 +22,9 @@ def main(job_file: Path) -> int:
     try:
         with listening():
             bench = Workbench()
-            plan = plan_run(job["config"], job["overrides"], bench)
-            execute(plan, bench, group=job["group"], on_epoch=lambda row: None)
+            plan = plan_run(job["config"], job["overrides"], bench, job["label"])
+            rows = job_file.with_name(EPOCHS_FILE)
+            execute(plan, bench, group=job["group"], on_epoch=lambda row: tell_epoch(rows, row))
     except Interrupted as interruption:
         return interruption.exit_status
     return 0

@@ -48,7 +48,7 @@ class TrainerSettings(Spec):
     eval_batch_size: int = Field(default=256, ge=1)
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: int = Field(default=1, ge=1)
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
     gradient_clip: float | None = Field(default=None, gt=0.0)
     early_stopping: int | None = Field(default=None, ge=1)
@@ -56,6 +56,13 @@ class TrainerSettings(Spec):
     threads: int | None = Field(default=None, ge=1)
     progress: bool = True
     checkpoint_seconds: float = Field(default=30.0, ge=0.0)
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _whole_on_every_device(cls, strategy: object) -> object:
+        if strategy == "fsdp":
+            raise ValueError("fsdp is not supported: every device holds the whole model here; use ddp")
+        return strategy
 
 
 class LossSettings(Spec):
