@@ -63,10 +63,8 @@ def notes(plan: Plan, statistics: Sequence[str]) -> list[str]:
     norms = {name.rpartition(".")[0] for name in statistics}
     if devices == 1 or not norms:
         return []
-    return [
-        f"{len(norms)} batch norms trained on {devices} devices, each with its share of a batch: "
-        "the numbers are not those of one device"
-    ]
+    share = f"{len(norms)} batch norms trained on {devices} devices, each with its share of a batch"
+    return [f"{share}: the numbers are not those of one device"]
 
 
 def execute_on_all(plan: Plan, group: str | None, on_epoch: Callable[[Mapping[str, Any]], None]) -> Record:
