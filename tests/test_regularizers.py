@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from tests.test_train import folder_of, numbers
 from thawline.backbones import TimmBackbone
 from thawline.errors import UsageError
 from thawline.network import SourceClassifier
+from thawline.records import load_record
 from thawline.regularizers import (
     BSS,
     DELTA,
@@ -31,14 +35,16 @@ from thawline.regularizers import (
 )
 from thawline.regularizers.bss import smallest_squares
 from thawline.regularizers.co_tuning import calibrated_relation, direct_relation, soft_cross_entropy
-from thawline.regularizers.delta import attention
+from thawline.regularizers.delta import Judge, attention, target_classifier
 from thawline.regularizers.distillation import divergence
 from thawline.regularizers.observation import Observer, as_channels, as_map, chosen_layers, group_outputs, layout_of
+from thawline.runs.decoding import decoded_images
 from thawline.runs.plan import plan_run
 from thawline.runs.weights import build_model
 from thawline.runs.workbench import Workbench
+from thawline.tasks.classification import Classification
 from thawline.tasks.model import TransferModel, network_of
-from thawline.tasks.penalties import whole_batch
+from thawline.tasks.penalties import Penalties, Penalty, whole_batch
 
 VIT = ("backbone=test_vit", "backbone.input_size=32")
 VGG = "{_target_: thawline.backbones.TimmBackbone, name: vgg11}"
@@ -238,8 +244,6 @@ def test_bss_reads_the_heads_input(train):
     record = train(*fixed, "regularizer=bss", "regularizer.bss.k=all")
     plan = plan_run(record.config, (), Workbench())
     model = build_model(plan, Workbench()).eval()
-    from thawline.runs.decoding import decoded_images
-
     images = decoded_images(plan, Workbench()).read(plan.splits.train.indices)
     with torch.no_grad():
         features = model.backbone((images - model.pixel_mean) * model.pixel_scale)
@@ -293,13 +297,11 @@ def test_delta_is_the_weighted_distance_of_the_maps():
 
 
 def test_a_filters_importance_is_the_rise_of_the_loss_without_it():
-    from thawline.regularizers import delta
-
     model, images = bench()
     source, pictures = model.context.origin, model.context.samples("train")
-    classifier = delta._target_classifier(source, pictures, CLASSES)
+    classifier = target_classifier(source, pictures, CLASSES)
     batches = [np.arange(0, 5), np.arange(5, 12)]
-    judge = delta._Judge(source, classifier, [images[batch] for batch in batches], pictures.labels, batches)
+    judge = Judge(source, classifier, [images[batch] for batch in batches], pictures.labels, batches)
     path = "layer3.0.conv2"
     rise = judge.rise_by_ablation(path, 1, 48)
 
@@ -319,12 +321,10 @@ def test_a_filters_importance_is_the_rise_of_the_loss_without_it():
 
 
 def test_the_first_order_importance_is_the_slope_of_the_loss():
-    from thawline.regularizers import delta
-
     model, images = bench()
     source, pictures = model.context.origin, model.context.samples("train")
-    classifier = delta._target_classifier(source, pictures, CLASSES)
-    judge = delta._Judge(source, classifier, [images], pictures.labels, [np.arange(12)])
+    classifier = target_classifier(source, pictures, CLASSES)
+    judge = Judge(source, classifier, [images], pictures.labels, [np.arange(12)])
     slope = judge.rise_by_gradient("layer3", 1, 192)
     module = source.backbone.get_submodule("layer3")
     for channel in (0, 100):
@@ -809,8 +809,6 @@ def test_layers_in_no_pair_are_refused():
 def test_the_source_run_has_no_regularizer_of_the_target(train):
     record = train(*SOURCE, "regularizer=[l2_sp,distillation]")
     (source,) = [folder for folder in records() if folder.name != record.identity]
-    import json
-
     source_record = json.loads((source / "record.json").read_text())
     assert source_record["config"]["regularizer"] == {}
     assert source_record["phases"][0]["regularizers"] == {}
@@ -837,21 +835,15 @@ def test_nothing_stays_on_the_model_for_the_next_run(train, thawline):
     """The runs of a process share one model where they start alike."""
     fixed = ("freeze_policy=full", "cache.mode=off")
     alone = train(*fixed)
-    import shutil
-
     shutil.rmtree("outputs")
     many = "regularizer=[stoch_norm,bss,feature_matching,l2_sp],[]"
     assert thawline("train", "-m", *TINY, *fixed, many, "sweep.report=false").status == 0
-    from thawline.records import load_record
-
     again = load_record(folder_of(alone))
     assert numbers(again) == numbers(alone)
 
 
 def test_closing_takes_every_hook_off():
     model, _ = bench()
-    from thawline.tasks.penalties import Penalties, Penalty
-
     specs = {"a": BSS(weight=1.0), "b": FeatureMatching(weight=1.0), "c": StochNorm(),
              "d": DELTA(weight=1.0, importance="uniform")}  # fmt: skip
     attached = {name: Penalty(spec.weight, spec.attach(model.context)) for name, spec in specs.items()}
@@ -880,11 +872,34 @@ def test_two_devices_give_the_numbers_of_one(train):
              "regularizer.feature_matching.layers={blocks.0: blocks.1}",
              "regularizer.feature_matching.relu=false")  # fmt: skip
     one = train(*fixed)
-    import shutil
-
     shutil.move("outputs", "one")
     two = train(*fixed, "trainer.devices=2", "trainer.strategy=ddp")
     for ours, theirs in zip(one.history, two.history, strict=True):
         for key in ours:
             if key.startswith(("train/", "val/")):
                 assert ours[key] == pytest.approx(theirs[key], rel=2e-3, abs=1e-5), key
+
+
+def test_a_run_that_dies_goes_on_with_what_its_regularizers_had_trained(train, thawline, monkeypatch):
+    overrides = ("freeze_policy=lp_ft", "trainer.max_epochs=5", "trainer.checkpoint_seconds=0",
+                 "regularizer=[feature_matching,l2_sp,stoch_norm]", "optimizer=adamw",
+                 "regularizer.feature_matching.layers={layer1: layer2, layer4: layer4}")  # fmt: skip
+    start = Classification.on_train_epoch_start
+
+    def dying(at):
+        def on_train_epoch_start(self):
+            if self._first_epoch + self.current_epoch == at:
+                raise RuntimeError("the power is gone")
+            start(self)
+
+        return on_train_epoch_start
+
+    for at in (1, 4):
+        monkeypatch.setattr(Classification, "on_train_epoch_start", dying(at))
+        assert thawline("train", *TINY, *overrides).status == 1
+    monkeypatch.setattr(Classification, "on_train_epoch_start", start)
+    broken = train(*overrides)
+    Path("outputs").rename("broken")
+    whole = train(*overrides)
+    assert numbers(broken) == numbers(whole)
+    assert [phase.regularizers for phase in broken.phases] == [phase.regularizers for phase in whole.phases]

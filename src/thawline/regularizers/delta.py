@@ -113,10 +113,10 @@ class DELTA(Spec):
         if self.importance == "uniform":
             return {path: torch.full((size,), 1.0 / size) for path, size in sizes.items()}
         samples = context.samples("train")
-        classifier = _target_classifier(source, samples, context.classes)
+        classifier = target_classifier(source, samples, context.classes)
         positions = permutation(len(samples.labels), "importance", context.data_seed)[: self.importance_samples]
         batches = [positions[start : start + _BATCH] for start in range(0, len(positions), _BATCH)]
-        judge = _Judge(source, classifier, [samples.images(batch) for batch in batches], samples.labels, batches)
+        judge = Judge(source, classifier, [samples.images(batch) for batch in batches], samples.labels, batches)
         rise = judge.rise_by_ablation if self.importance == "ablation" else judge.rise_by_gradient
         return {path: attention(rise(path, axes[path], size)) for path, size in sizes.items()}
 
@@ -137,7 +137,7 @@ def check_layers(field: str, names: tuple[str, ...], backbone: nn.Module, networ
 
 
 @dataclass(frozen=True)
-class _Judge:
+class Judge:
     """The source with a classifier for the target, and the images on which filters are judged."""
 
     source: Observer
@@ -255,7 +255,7 @@ def _silenced(module: nn.Module, axis: int) -> Iterator[Callable[[int], None]]:
         handle.remove()
 
 
-def _target_classifier(source: Observer, samples: Any, classes: int) -> Callable[[Tensor], Tensor]:
+def target_classifier(source: Observer, samples: Any, classes: int) -> Callable[[Tensor], Tensor]:
     """A linear classifier on the source's features, trained on the target: features (B, D) -> logits (B, classes)."""
     import numpy as np
     import torch
