@@ -284,9 +284,9 @@ class _Tracer(ValueTracer):
     def _stale_writers(self, inputs: list[fx.Node]) -> Iterator[fx.Node]:
         """Writers to memory that these nodes' values live in, later than the nodes themselves."""
         for node in inputs:
-            writer = self._writers.get(self.facts[node].memory or 0) if self.facts[node].memory is not None else None
-            if writer is not None and self.facts[writer].index > self.facts[node].index:
-                yield writer
+            memory = self.facts[node].memory
+            if memory in self._writers and self.facts[self._writers[memory]].index > self.facts[node].index:
+                yield self._writers[memory]
 
     def _current(self, node: fx.Node) -> fx.Node:
         """The node whose value this node's tensor has now: the last that wrote to it in place and returned it."""

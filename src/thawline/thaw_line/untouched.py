@@ -17,7 +17,7 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
         (module, [(name, value, _contents(value)) for name, value in vars(module).items()])
         for module in model.modules()
     ]
-    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
@@ -29,8 +29,8 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
                 module.__dict__[name] = value
                 _refill(value, contents)
         with torch.no_grad():
-            for buffer, version, values in buffers:
-                if buffer._version != version:
+            for buffer, values in buffers:  # batch norms write their statistics without raising the version
+                if not torch.equal(buffer, values):
                     buffer.copy_(values)
         torch.clear_autocast_cache()
 
