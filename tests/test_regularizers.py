@@ -787,6 +787,8 @@ def test_a_ratio_to_a_term_of_zero_is_an_error(thawline):
          "regularizer.feature_matching.kernel_size: must be odd"),
         (["+regularizer.loss={_target_: thawline.regularizers.L2, weight: 1}"],
          "regularizer: 'loss' cannot name a regularizer: its term is logged as train/loss"),
+        (["regularizer=l2", "freeze_policy=linear_probe", "probe=lbfgs_path"],
+         "regularizer: lbfgs_path takes no steps that could be pulled"),
         (["regularizer=l3"], "regularizer: there is no option 'l3'; nearest: l2"),
     ],
 )  # fmt: skip

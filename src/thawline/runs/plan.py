@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from thawline.backbones import BackboneSpec
-
 from thawline.datasets import Splits
 from thawline.errors import usage_error
 from thawline.freeze_policies import Phase
@@ -78,6 +77,8 @@ def _plan(
     transform = settings.transform.fitted(skeleton.input_size, skeleton.interpolation, skeleton.crop_pct)
     network = bench.network(settings, splits.classes)
     phases = _with_lengths(settings.freeze_policy.phases(network), settings.trainer.max_epochs)
+    if settings.probe is not None and settings.regularizer:
+        raise usage_error("regularizer", "lbfgs_path takes no steps that could be pulled: it has a penalty of its own")
     if settings.probe is not None:
         _check_path(network, phases, transform)
     trained = source is not None or settings.backbone.weights is not None
