@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from pydantic import Field, model_validator
 
 from thawline.network import Network
-from thawline.specs import Component, check_arguments, import_class
+from thawline.specs import Component, check_arguments, import_class, waits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +33,8 @@ class Optimizer(Component):
 
     @model_validator(mode="after")
     def _is_an_optimizer(self) -> Optimizer:
+        if waits(self.target):
+            return self
         from torch.optim import Optimizer as TorchOptimizer
 
         if not issubclass(import_class(self.target), TorchOptimizer):

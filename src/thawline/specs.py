@@ -6,9 +6,12 @@ plain containers into specs and reports *every* wrong field at once, before anyt
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import PurePath
 from typing import Any, ClassVar
 
@@ -19,6 +22,7 @@ from thawline.errors import Problem, UsageError, nearest
 ALLOWED_PREFIXES = ("thawline", "torch", "torchvision", "timm", "torchmetrics", "pytorch_lightning", "lightning")
 _REFUSED = ("torch.load", "torch.hub", "torch.jit", "torch.package", "torch.utils.cpp_extension")
 _extra_prefixes: list[str] = []
+_libraries_wait: ContextVar[bool] = ContextVar("_libraries_wait", default=False)
 
 
 def allow_targets(prefixes: Sequence[str]) -> None:
@@ -58,7 +62,8 @@ class Component(Spec):
 
     @model_validator(mode="after")
     def _known_arguments(self) -> Component:
-        check_arguments(self.target, self.arguments)
+        if not waits(self.target):
+            check_arguments(self.target, self.arguments)
         return self
 
     @property
@@ -71,21 +76,29 @@ class Component(Spec):
         return import_class(self.target)(*positional, **{**self.arguments, **keywords})
 
 
+@contextlib.contextmanager
+def without_libraries() -> Iterator[None]:
+    """Within the block, classes of libraries that are not imported yet are not checked: torch takes seconds."""
+    waiting = _libraries_wait.set(True)
+    try:
+        yield
+    finally:
+        _libraries_wait.reset(waiting)
+
+
+def waits(target: str) -> bool:
+    """Whether the checks of this class of a library are for later (`without_libraries`)."""
+    package = target.partition(".")[0]
+    return _libraries_wait.get() and package in ALLOWED_PREFIXES and package not in sys.modules
+
+
 def import_class(target: str) -> type:
     """The class that a ``_target_`` names.
 
     Raises:
         ValueError: it lies outside the allowed packages, does not exist, or is not a class.
     """
-    prefixes = (*ALLOWED_PREFIXES, *_extra_prefixes)
-    if not any(target == prefix or target.startswith(prefix + ".") for prefix in prefixes):
-        package = target.split(".")[0]
-        raise ValueError(
-            f"{target!r} lies outside the allowed packages ({', '.join(prefixes)}); "
-            f"allow it on the command line with --allow {package}"
-        )
-    if any(target == refused or target.startswith(refused + ".") for refused in _REFUSED):
-        raise ValueError(f"{target!r} is refused: it can run code from a file")
+    _check_allowed(target)
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -95,6 +108,18 @@ def import_class(target: str) -> type:
     if not isinstance(found, type):
         raise ValueError(f"{module_name} has no class {name!r}{nearest(name, vars(module))}")
     return found
+
+
+def _check_allowed(target: str) -> None:
+    prefixes = (*ALLOWED_PREFIXES, *_extra_prefixes)
+    if not any(target == prefix or target.startswith(prefix + ".") for prefix in prefixes):
+        package = target.split(".")[0]
+        raise ValueError(
+            f"{target!r} lies outside the allowed packages ({', '.join(prefixes)}); "
+            f"allow it on the command line with --allow {package}"
+        )
+    if any(target == refused or target.startswith(refused + ".") for refused in _REFUSED):
+        raise ValueError(f"{target!r} is refused: it can run code from a file")
 
 
 def check_arguments(target: str, arguments: Mapping[str, Any]) -> None:
@@ -151,6 +176,9 @@ def _resolve(node: Any, path: str, problems: list[Problem]) -> Any:
     if not isinstance(target, str):
         return values
     try:
+        _check_allowed(target)
+        if waits(target):
+            return values
         found = import_class(target)
     except ValueError as error:
         problems.append(Problem(f"{path}._target_", str(error)))

@@ -36,34 +36,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"thawline {__version__}")
         return 0
-    verb, rest = arguments[0], arguments[1:]
     try:
-        if verb not in _VERBS:
-            hint = f"; you may want: thawline {_ALIASES[verb]}" if verb in _ALIASES else nearest(verb, _VERBS)
-            raise usage_error("", f"there is no verb {verb!r}{hint}")
-        with listening():
-            status: int = importlib.import_module(f"thawline.cli.{_VERBS[verb][0]}").run(rest)
-    except UsageError as error:
+        return _run(arguments[0], arguments[1:])
+    except (UsageError, WriteError) as error:
         if traceback_wanted:
             raise
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        return 2
-    except WriteError as error:
-        if traceback_wanted:
-            raise
-        print(f"error: {error}; what is finished is safe, and the same command goes on from here", file=sys.stderr)
-        return 1
+        return _print_error(error)
     except Interrupted as error:
         print(f"interrupted by {error}; the same command goes on from here", file=sys.stderr)
         return error.exit_status
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _run(verb: str, rest: Sequence[str]) -> int:
+    if verb not in _VERBS:
+        hint = f"; you may want: thawline {_ALIASES[verb]}" if verb in _ALIASES else nearest(verb, _VERBS)
+        raise usage_error("", f"there is no verb {verb!r}{hint}")
+    with listening():
+        status: int = importlib.import_module(f"thawline.cli.{_VERBS[verb][0]}").run(rest)
     return status
+
+
+def _print_error(error: UsageError | WriteError) -> int:
+    """Print what is wrong, a line for each problem, and return the exit status."""
+    if isinstance(error, WriteError):
+        print(f"error: {error}; what is finished is safe, and the same command goes on from here", file=sys.stderr)
+        return 1
+    for problem in error.problems:
+        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+    return 2
 
 
 def _common(arguments: list[str]) -> tuple[list[str], bool]:

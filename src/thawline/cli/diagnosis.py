@@ -2,91 +2,254 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from thawline.config_paths import conf_folder, options
-from thawline.errors import Problem, nearest
+from thawline.config_paths import conf_folder, shipped_root
+from thawline.errors import Problem, UsageError, nearest
+from thawline.specs import without_libraries
 
-_UNKNOWN_KEY = re.compile(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'")
-_UNKNOWN_OPTION = re.compile(r"(?:Could not find|In '[^']*': Could not find) '([^']+)'")
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+_WITH_VALUE = {
+    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
+}  # fmt: skip
+_CONFIG_DIR = ("--config-dir", "-cd")
+_REFUSED = {"--experimental-rerun": "it would load a pickle, which can run code"}
+
+
+def flags_first(argv: Sequence[str]) -> list[str]:
+    """The arguments with Hydra's flags before the overrides: its parser takes them in no other order.
+
+    Raises:
+        UsageError: an argument is neither, or a flag is refused.
+    """
+    flags: list[str] = []
+    overrides: list[str] = []
+    problems: list[Problem] = []
+    waiting = iter(argv)
+    for argument in waiting:
+        name = argument.partition("=")[0]
+        if name in _REFUSED:
+            problems.append(Problem(name, f"refused: {_REFUSED[name]}"))
+        elif argument in _WITH_VALUE:
+            value = next(waiting, "")
+            flags += [argument, value]
+            problems += _missing_folder(argument, value)
+        elif argument.startswith("-"):
+            flags.append(argument)
+        elif is_override(argument):
+            overrides.append(argument)
+        else:
+            problems.append(Problem("", f"{argument!r} is neither FIELD=VALUE nor an option"))
+    if problems:
+        raise UsageError(problems)
+    return [*flags, *overrides]
+
+
+def _missing_folder(flag: str, value: str) -> list[Problem]:
+    return [Problem(flag, f"there is no folder {value!r}")] if flag in _CONFIG_DIR and not Path(value).is_dir() else []
+
+
+def is_override(argument: str) -> bool:
+    """Whether an argument of the command line changes the configuration."""
+    key, equals, _ = argument.partition("=")
+    return argument.startswith("~") or bool(equals and key.strip("+") and not key.startswith("-"))
 
 
 def diagnose(argv: Sequence[str], error: Exception) -> list[Problem]:
-    """The problems of a command line that Hydra refused with `error`, one for each override at fault."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+    """The problems of a command line that Hydra refused with `error`: one for each override at fault.
+
+    What is left without them is checked as a configuration, so that its wrong fields are named at once, too.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    overrides = [argument for argument in argv if "=" in argument and not argument.startswith("-")]
-    overrides = [override for override in overrides if not _sweeps(override)]
+    from thawline.cli.composing import plain
+
     problems: list[Problem] = []
-    current: Exception | None = error
-    while current is not None:
-        problem, culprit = _explain(current, overrides)
-        if problem not in problems:
-            problems.append(problem)
-        if culprit is None:
-            break
-        overrides.remove(culprit)
+    try:
+        composer = _Composer(argv)
+        overrides = composer.parsed([argument for argument in argv if is_override(argument)], problems)
+        if not {"-m", "--multirun"} & set(argv):
+            problems += [
+                Problem(override.key_or_group, "several values are a sweep: add -m (or write [a,b] for a list)")
+                for override in overrides
+                if override.is_sweep_override()
+            ]
+        chosen = [override for override in overrides if composer.is_choice(override)]
+        chosen = [override for override in chosen if composer.can_choose(override, problems)]
+        fields = [override for override in overrides if not composer.is_choice(override)]
+        with_choices = composer.compose(chosen)
+        fields = [override for override in fields if _fits(override, with_choices, problems)]
+        config = composer.compose([*chosen, *fields])
+        problems += wrong_fields(plain(config), config)
+    except (HydraException, OmegaConfBaseException) as next_error:
+        # A combination that fits nowhere, or a mistake in the user's own YAML: Hydra's words are the best there are.
+        error = next_error
+    return list(dict.fromkeys(problems)) or [Problem("", one_line(str(error)))]
+
+
+def wrong_fields(values: Mapping[str, Any], config: DictConfig) -> list[Problem]:
+    """What is wrong with the values of a configuration, one problem for each value that is written in it.
+
+    Args:
+        values: the resolved values.
+        config: the same before interpolations were resolved: a field that only repeats a wrong one
+            (``data_seed: ${seed}``) is not named.
+
+    The arguments of a library's classes are checked only where the library is imported already.
+    """
+    from thawline.runs.settings import parse
+
+    try:
+        with without_libraries():
+            parse(values)
+    except UsageError as error:
+        wrong = {problem.field for problem in error.problems}
+        return [problem for problem in error.problems if _repeated(config, problem.field) not in wrong]
+    return []
+
+
+def one_line(text: str) -> str:
+    """A message on one line."""
+    return " ".join(line.strip() for line in text.strip().splitlines())
+
+
+class _Composer:
+    """Composes configurations with the groups and options that the command line's program has."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        from hydra._internal.hydra import Hydra
+        from hydra._internal.utils import create_config_search_path
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        os.environ["THAWLINE_SHIPPED"] = str(shipped_root())
         GlobalHydra.instance().clear()
-        try:
-            with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-                compose("config", overrides)
-            current = None
-        except (HydraException, OmegaConfBaseException) as next_error:
-            current = next_error
-    return problems
+        search_path = create_config_search_path(str(conf_folder()))
+        for folder in _config_dirs(argv):
+            search_path.append("command-line", f"file://{Path(folder).absolute()}")
+        hydra = Hydra.create_main_hydra2("thawline", search_path)
+        self._loader = hydra.config_loader
+        self._parser = OverridesParser.create(config_loader=self._loader)
+        # The options of groups are known only once a configuration was composed.
+        self.compose([])
+
+    def parsed(self, arguments: Sequence[str], problems: list[Problem]) -> list[Override]:
+        """The overrides that can be read."""
+        from hydra.errors import OverrideParseException
+
+        found = []
+        for argument in arguments:
+            try:
+                found += self._parser.parse_overrides([argument])
+            except OverrideParseException as error:
+                problems.append(Problem(argument.partition("=")[0], f"cannot be read: {one_line(str(error))}"))
+        return found
+
+    def compose(self, overrides: Sequence[Override]) -> DictConfig:
+        """The configuration; of a sweep's values, with the first."""
+        from hydra.types import RunMode
+
+        lines = [_first(override) for override in overrides]
+        return self._loader.load_configuration("config", lines, run_mode=RunMode.RUN)
+
+    def is_choice(self, override: Override) -> bool:
+        """Whether the override chooses an option of a group."""
+        return bool(self._options(override.key_or_group))
+
+    def can_choose(self, override: Override, problems: list[Problem]) -> bool:
+        """Whether the group has the options that are chosen."""
+        options = self._options(override.key_or_group)
+        wrong = [name for name in _choices(override) if name not in options]
+        for name in wrong:
+            hint = nearest(name, options) or f"; options: {', '.join(options)}"
+            problems.append(Problem(override.key_or_group, f"there is no option {name!r}{hint}"))
+        return not wrong
+
+    def _options(self, group: str) -> list[str]:
+        found: list[str] = self._loader.get_group_options(group)
+        if group == "experiments":
+            # They lie beside the config groups, each in a folder of its own: experiments=NAME/sweep.
+            root = shipped_root() / group
+            found += [str(path.relative_to(root).with_suffix("")) for path in sorted(root.glob("*/*.yaml"))]
+        return found
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> tuple[Problem, str | None]:
-    """One problem, and the override that causes it."""
-    text = str(error)
-    key = _UNKNOWN_KEY.search(text)
-    if key:
-        culprit = _of_key(key.group(1), overrides)
-        known = _known_keys(key.group(1))
-        return Problem(key.group(1), f"unknown field{nearest(key.group(1), known)}"), culprit
-    option = _UNKNOWN_OPTION.search(text)
-    if option:
-        group, _, name = option.group(1).rpartition("/")
-        culprit = _of_key(group, overrides)
-        return Problem(group, f"there is no option {name!r}{nearest(name, options(group)) or _all(group)}"), culprit
-    first = text.strip().splitlines()[0]
-    culprit = next((override for override in overrides if override in text), None)
-    return Problem("", first), culprit
+def _config_dirs(argv: Sequence[str]) -> list[str]:
+    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    return [following for argument, following in pairs if argument in _CONFIG_DIR] + [
+        argument.partition("=")[2] for argument in argv if argument.startswith("--config-dir=")
+    ]
 
 
-def _all(group: str) -> str:
-    names = ", ".join(options(group))
-    return f"; options: {names}" if names else ""
+def _choices(override: Override) -> list[str]:
+    """The names of options that an override chooses, over all values of a sweep; ``null`` chooses none."""
+    values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+    listed = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    return [str(getattr(name, "text", name)) for name in listed if name is not None]
 
 
-def _of_key(key: str, overrides: Sequence[str]) -> str | None:
-    return next((override for override in overrides if override.lstrip("+~").partition("=")[0] == key), None)
+def _first(override: Override) -> str:
+    """The override with the first of its values, if it is a sweep."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 
-def _sweeps(override: str) -> bool:
-    """A sweep is not composed as it is; its values are checked cell by cell."""
-    value = override.partition("=")[2]
-    return "," in value and not value.startswith(("[", "{", "'", '"')) or bool(re.match(r"(range|choice|glob)\(", value))
+def _fits(override: Override, config: DictConfig, problems: list[Problem]) -> bool:
+    """Whether an override of a field finds its place in the configuration."""
+    from omegaconf import DictConfig, ListConfig, OmegaConf
+
+    if override.is_force_add():
+        return True
+    key = override.key_or_group
+    above, _, name = key.rpartition(".")
+    parent = OmegaConf.select(config, above) if above else config
+    there = isinstance(parent, ListConfig) or (isinstance(parent, DictConfig) and name in list(parent))
+    if override.is_add():
+        message = "is there already; leave out the +" if there and not isinstance(parent, ListConfig) else ""
+    elif there:
+        message = ""
+    elif isinstance(parent, DictConfig):
+        # Compared without what they share, or every sibling would look near.
+        hint = nearest(name, map(str, parent))
+        whole = re.sub("(: |, )", rf"\1{above}.", hint) if above else hint
+        message = f"unknown field{whole}"
+    else:
+        message = f"unknown field{nearest(key, _flat(config))}"
+    if message:
+        problems.append(Problem(key, message))
+    return not message
 
 
-def _known_keys(key: str) -> list[str]:
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+def _flat(node: DictConfig) -> list[str]:
     from omegaconf import OmegaConf
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("config"), resolve=False)
-    return _flat(config)
+    def names(values: Any, prefix: str) -> list[str]:
+        if not isinstance(values, Mapping):
+            return []
+        return [name for key, value in values.items() for name in (f"{prefix}{key}", *names(value, f"{prefix}{key}."))]
+
+    return [name for name in names(OmegaConf.to_container(node, resolve=False), "") if not name.startswith("hydra.")]
 
 
-def _flat(node: Any, prefix: str = "") -> list[str]:
-    if not isinstance(node, dict):
-        return []
-    keys = [f"{prefix}{key}" for key in node]
-    return keys + [name for key, value in node.items() for name in _flat(value, f"{prefix}{key}.")]
+def _repeated(config: DictConfig, field: str) -> str | None:
+    """The field that another one repeats, if it does nothing else."""
+    from omegaconf import DictConfig, OmegaConf
+
+    above, _, name = field.rpartition(".")
+    try:
+        parent = OmegaConf.select(config, above) if above else config
+    except ValueError:
+        return None
+    values = OmegaConf.to_container(parent, resolve=False) if isinstance(parent, DictConfig) else {}
+    written = values.get(name) if isinstance(values, dict) else None
+    match = re.fullmatch(r"\$\{([\w.]+)\}", written) if isinstance(written, str) else None
+    return match[1] if match else None

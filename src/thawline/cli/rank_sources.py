@@ -131,7 +131,7 @@ def _composed(network: str, overrides: Sequence[str], config_dir: Path | None) -
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from thawline.cli.sweeping import plain
+    from thawline.cli.composing import plain
     from thawline.runs.ranking import of_run
 
     os.environ["THAWLINE_SHIPPED"] = str(shipped_root())

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf, open_dict
-
-from thawline.errors import usage_error
+from thawline.cli.composing import Grid
+from thawline.cli.diagnosis import wrong_fields
+from thawline.errors import UsageError
+from thawline.sweeps.cells import Cell, for_each
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from thawline.sweeps.sweep import Cell, Sweep
+    from thawline.sweeps.sweep import Sweep
 
 log = logging.getLogger("thawline")
 _LOCAL = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_HERE = (_LOCAL, "hydra_plugins.thawline_launchers.launchers.ParallelLauncher")
 
 
-class SweepIncomplete(Exception):  # noqa: N818 - a state, not a fault of the program
+class SweepIncomplete(Exception):
     """Some cells of the sweep are not done; the process ends with exit status 1."""
 
 
@@ -35,15 +36,17 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     from thawline.cli.console import console
     from thawline.cli.reporting import report_sweep
     from thawline.runs import provenance
+
+    grid = Grid(context, config, arguments)
+    cells = _checked(grid)
     from thawline.runs.workbench import Workbench
     from thawline.sweeps.sweep import plan_sweep
 
-    axes, grid = expand(context, arguments)
-    cells = [_cell(context, config, overrides, axes) for overrides in grid]
     choices = config.hydra.runtime.choices
-    bench = Workbench()
+    bench = Workbench(runs=len(cells))
     label = f"{choices['dataset']}-{choices['backbone']}".replace("/", "-")
-    planned = plan_sweep(cells, axes, label, provenance.command(), bench)
+    here = config.hydra.launcher._target_ in _HERE
+    planned = plan_sweep(cells, grid.axes, label, provenance.command(), bench, here=here)
     console.print(f"sweep [bold]{planned.name}[/]: {len(planned.plans)} runs", highlight=False)
     if config.hydra.launcher._target_ == _LOCAL:
         from thawline.sweeps.local import run_all
@@ -56,47 +59,17 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
         raise SweepIncomplete(f"{unfinished} of {len(planned.plans)} runs are not done")
 
 
-def expand(context: HydraContext, arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[tuple[str, ...]]]:
-    """The swept keys with their values, and the overrides of every cell (the full product, last key fastest)."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def _checked(grid: Grid) -> list[Cell]:
+    """The cells, none with a wrong field: found before torch is imported."""
 
-    parser = OverridesParser.create(config_loader=context.config_loader)
-    values: dict[str, list[str]] = {}
-    swept: set[str] = set()
-    for override in parser.parse_overrides(list(arguments)):
-        key = override.get_key_element()
-        if override.is_sweep_override():
-            if not override.is_discrete_sweep():
-                raise usage_error(key, "an interval cannot be swept as a grid; name the values or use range()")
-            values[key] = list(override.sweep_string_iterator())
-            swept.add(key)
-        else:
-            values[key] = [override.get_value_element_as_str()]
-            swept.discard(key)
-    axes = {key: values[key] for key in values if key in swept}
-    grid = [
-        tuple(f"{key}={value}" if not key.startswith("~") else key for key, value in zip(values, chosen, strict=True))
-        for chosen in itertools.product(*values.values())
-    ]
-    return axes, grid
+    def check(composed: tuple[Cell, DictConfig]) -> Cell:
+        cell, config = composed
+        problems = wrong_fields(cell.config, config)
+        if problems:
+            raise UsageError(problems)
+        return cell
 
-
-def _cell(context: HydraContext, config: DictConfig, overrides: Sequence[str], axes: Mapping[str, Any]) -> Cell:
-    from thawline.sweeps.sweep import Cell
-
-    composed = context.config_loader.load_sweep_config(config, list(overrides))
-    swept = [override for override in overrides if override.partition("=")[0] in axes]
-    return Cell(tuple(overrides), " ".join(swept or overrides), plain(composed))
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration without Hydra's own node, as plain containers."""
-    copied = config.copy()
-    with open_dict(copied):
-        copied.pop("hydra", None)
-    values = OmegaConf.to_container(copied, resolve=True, throw_on_missing=False)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return for_each(((pair[0].label, pair) for pair in grid), len(grid), check)
 
 
 def _launch(context: HydraContext, task: TaskFunction, config: DictConfig, planned: Sweep) -> None:

@@ -41,7 +41,10 @@ def run(argv: list[str]) -> int:
     _kept.clear()
     try:
         main()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        # Hydra has no error of its own for a group whose option is a number.
+        if isinstance(error, ValueError) and "Config group override" not in str(error):
+            raise
         raise UsageError(diagnose(arguments, error)) from error
     except yaml.YAMLError as error:
         raise usage_error("", one_line(str(error))) from error
@@ -84,16 +87,18 @@ def job(config: DictConfig) -> str:
 def _job(config: DictConfig) -> str:
     from hydra.core.hydra_config import HydraConfig
 
+    from thawline.cli.composing import plain
     from thawline.cli.diagnosis import wrong_fields
 
+    values: dict[str, Any] = plain(config)
     # A wrong field is found before torch is imported.
-    problems = wrong_fields(config)
+    problems = wrong_fields(values, config)
     if problems:
         raise UsageError(problems)
     from thawline.cli.console import console
     from thawline.cli.reporting import print_run
-    from thawline.cli.sweeping import plain
     from thawline.records import read_record
+    from thawline.runs.devices import require_devices
     from thawline.runs.loggers import Mirrored, replay_for_agent
     from thawline.runs.plan import plan_run
     from thawline.sweeps.local import run_all
@@ -101,11 +106,12 @@ def _job(config: DictConfig) -> str:
 
     bench = workbench()
     overrides = tuple(str(item) for item in HydraConfig.get().overrides.task)
-    values: dict[str, Any] = plain(config)
     plan = plan_run(values, overrides, bench)
     group = plan.settings.sweep.name
     record = read_record(plan.folder)
-    if record is not None:
+    if record is None:
+        require_devices(plan.settings.trainer)
+    else:
         replay_for_agent(
             plan.settings.logger, record, Mirrored(plan.folder, plan.identity, plan.label, group, plan.config)
         )

@@ -48,7 +48,9 @@ def hardware() -> dict[str, Any]:
 
 def command() -> str:
     """The command line of this process, quoted for a shell."""
-    return shlex.join(["thawline", *sys.argv[1:]])
+    # The verb that hands its arguments to Hydra is no longer among them.
+    program = ["thawline", "train"] if sys.argv[0] == "thawline train" else ["thawline"]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def now(precision: Literal["seconds", "milliseconds"] = "seconds") -> str:

@@ -6,21 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from thawline.errors import Problem, UsageError
+from thawline.runs.devices import require_devices
 from thawline.runs.plan import Plan, plan_run, run_folder
 from thawline.runs.workbench import Workbench
+from thawline.sweeps.cells import Cell, for_each
 from thawline.sweeps.manifest import CellEntry, Manifest, write_manifest
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One point of the grid: what the command changes, what of it is swept, and the resolved configuration."""
-
-    overrides: tuple[str, ...]
-    label: str
-    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,7 +29,13 @@ class Sweep:
 
 
 def plan_sweep(
-    cells: Sequence[Cell], axes: Mapping[str, Sequence[str]], label: str, command: str, bench: Workbench
+    cells: Sequence[Cell],
+    axes: Mapping[str, Sequence[str]],
+    label: str,
+    command: str,
+    bench: Workbench,
+    *,
+    here: bool = True,
 ) -> Sweep:
     """Plan every cell before the first one starts, and write the sweep's manifest.
 
@@ -48,21 +45,21 @@ def plan_sweep(
         label: a readable start for the sweep's name where the configuration gives none.
         command: the command that makes the sweep again.
         bench: what the plans share.
+        here: whether the runs will use this machine's devices, which must then be there.
 
     Raises:
         UsageError: with the problems of all cells; nothing is written.
     """
+
+    def plan(cell: Cell) -> Plan:
+        planned = plan_run(cell.config, cell.overrides, bench, cell.label)
+        if here:
+            require_devices(planned.settings.trainer)
+        return planned
+
     plans: dict[str, Plan] = {}
-    problems: dict[str, list[str]] = {}
-    for cell in cells:
-        try:
-            plan = plan_run(cell.config, cell.overrides, bench, cell.label)
-            plans.setdefault(plan.identity, plan)
-        except UsageError as error:
-            for problem in error.problems:
-                problems.setdefault(str(problem), []).append(cell.label)
-    if problems:
-        raise UsageError([Problem("", f"{text}{_where(cells_of, len(cells))}") for text, cells_of in problems.items()])
+    for planned in for_each(((cell.label, cell) for cell in cells), len(cells), plan):
+        plans.setdefault(planned.identity, planned)
     first = next(iter(plans.values()))
     digest = hashlib.sha256("".join(sorted(plans)).encode()).hexdigest()[:8]
     name = first.settings.sweep.name or f"{label}-{digest}"
@@ -76,11 +73,3 @@ def plan_sweep(
     )
     write_manifest(folder, manifest)
     return sweep
-
-
-def _where(cells: Sequence[str], total: int) -> str:
-    """Which cells have the problem, unless all have."""
-    if len(cells) == total:
-        return ""
-    more = f" and {len(cells) - 1} more cells" if len(cells) > 1 else ""
-    return f"  [{cells[0]}{more}]"
