@@ -79,7 +79,7 @@ def execute_on_all(plan: Plan, group: str | None, on_epoch: Callable[[Mapping[st
         RankFailed: one of them failed; the others have been ended.
     """
     job = {"config": dict(plan.config), "overrides": list(plan.overrides), "label": plan.label, "group": group}
-    write_json(plan.folder / JOB_FILE, {**job, "allow": list(allowed_extra_targets())})
+    write_json(plan.folder / JOB_FILE, {**job, "allow": list(allowed_extra_targets()), "argv": sys.argv})
     world_size = plan.settings.trainer.devices
     port = _free_port()
     epochs = _Epochs(plan.folder / EPOCHS_FILE, on_epoch)

@@ -19,6 +19,7 @@ def main(job_file: Path) -> int:
     end_with_parent()
     job = read_json(job_file)
     allow_targets(job["allow"])
+    sys.argv = job["argv"]
     try:
         with listening():
             bench = Workbench()
