@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 _SMALL, _LARGE = 32, 224
 
 
+def set_name(name: str, strength: int) -> str:
+    """What the test set of a corruption and strength is called."""
+    return f"{name}-{strength}"
+
+
+def corruption_of(set_name: str) -> tuple[str, int] | None:
+    """Corruption and strength of a test set by its name; None where it is no corrupted one."""
+    name, _, strength = set_name.rpartition("-")
+    known = name in CORRUPTIONS and strength in map(str, STRENGTHS)
+    return (name, int(strength)) if known else None
+
+
 def corrupt(image: Tensor, name: str, strength: int, index: int) -> Tensor:
     """A corrupted copy of a picture: uint8 (3, H, W), as `image`.
 

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from thawline.cli.console import console, errors
+from thawline.corruptions import corruption_of
 from thawline.records import read_record
 from thawline.runs.ledger import status_of
 
@@ -22,7 +23,8 @@ def print_run(plan: Plan) -> None:
     if record is None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    splits = list(record.metrics)
+    # A corrupted set of its own is for the record and the report; their mean stands for them here.
+    splits = [split for split in record.metrics if corruption_of(split.removeprefix("test/")) is None]
     names = list(dict.fromkeys(name for values in record.metrics.values() for name in values))
     table.add_column("metric")
     for split in splits:

@@ -44,12 +44,25 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A figure in its formats, and what is to be seen on it; its files are called `name`."""
+
+    name: str
+    png: bytes
+    pdf: bytes
+    svg: bytes
+    caption: str
+    width_inches: float
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the report. A folded one is open to who asks: long, and not needed to understand the result."""
 
     title: str
     paragraphs: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
+    drawings: tuple[Drawing, ...] = ()
     code: str = ""
     folded: bool = False
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from thawline.reports.change_figure import change_figure
+from thawline.reports.changes import networks
 from thawline.reports.depth_figure import depth_figure
+from thawline.reports.document import Drawing
 from thawline.reports.figure_style import STYLE
 from thawline.reports.strategy_figure import strategy_figure
 from thawline.reports.study import Study
@@ -15,17 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PNG_DPI = 300
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure in its formats, and what is to be seen on it."""
-
-    png: bytes
-    pdf: bytes
-    svg: bytes
-    caption: str
-    width_inches: float
+_MOST_NETWORKS = 3
 
 
 def draw(study: Study) -> Drawing:
@@ -34,17 +26,36 @@ def draw(study: Study) -> Drawing:
 
     with mpl.rc_context(STYLE):
         figure, caption = depth_figure(study) if study.axes.depth else strategy_figure(study)
-        # The layout is the same in every format: it is found once.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        return Drawing(
-            png=_saved(figure, "png", dpi=PNG_DPI, metadata={"Software": None}),
-            # Without dates the same records give the same bytes.
-            pdf=_saved(figure, "pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}),
-            svg=_saved(figure, "svg", metadata={"Date": None, "Creator": None}),
-            caption=caption,
-            width_inches=float(figure.get_figwidth()),
-        )
+        return _drawing("figure", figure, caption)
+
+
+def draw_changes(study: Study) -> tuple[Drawing, ...]:
+    """Heat maps of what training changed in each layer group, one for each kind of network that the runs tell of."""
+    import matplotlib as mpl
+
+    found = list(networks(study).items())[:_MOST_NETWORKS]
+    drawings = []
+    with mpl.rc_context(STYLE):
+        for place, (groups, rows) in enumerate(found):
+            drawn = change_figure(study, groups, rows)
+            if drawn is not None:
+                drawings.append(_drawing("layers" if len(found) == 1 else f"layers-{place + 1}", *drawn))
+    return tuple(drawings)
+
+
+def _drawing(name: str, figure: Figure, caption: str) -> Drawing:
+    # The layout is the same in every format: it is found once.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return Drawing(
+        name=name,
+        png=_saved(figure, "png", dpi=PNG_DPI, metadata={"Software": None}),
+        # Without dates the same records give the same bytes.
+        pdf=_saved(figure, "pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}),
+        svg=_saved(figure, "svg", metadata={"Date": None, "Creator": None}),
+        caption=caption,
+        width_inches=float(figure.get_figwidth()),
+    )
 
 
 def _saved(figure: Figure, kind: str, **options: Any) -> bytes:

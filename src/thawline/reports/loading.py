@@ -35,13 +35,53 @@ class _SweepFile(BaseModel):
     runs_folder: str = "../../runs"
 
 
+class _GroupDrift(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    distance: float | None
+    relative: float | None
+
+
+class _GroupCka(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    cka: float | None
+
+
+class _Drift(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    groups: list[_GroupDrift] = []
+
+
+class _Cka(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    groups: list[_GroupCka] = []
+
+
+class _Diagnostics(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    drift: _Drift = _Drift()
+    cka: _Cka = _Cka()
+
+
+@dataclass(frozen=True)
+class Change:
+    """How far training took a layer group from the source: NaN where the record has no (finite) number.
+
+    `drift` is ``‖w - w0‖``, `relative` its share of ``‖w0‖``, `cka` the linear CKA of the outputs with the source's.
+    """
+
+    drift: float
+    relative: float
+    cka: float
+
+
 @dataclass(frozen=True)
 class Run:
     """What a report needs of one record.
 
     Metrics that the record holds as null are NaN here; a metric that it lacks is absent. `policy` is the class of the
     freeze policy, `depth` is the number of
-    layer groups that trained, `reached` the deepest of them (None for a run that trains the head alone).
+    layer groups that trained, `reached` the deepest of them (None for a run that trains the head alone). `changes` has
+    one entry for each layer group, or none where the record has no diagnostics.
     """
 
     identity: str
@@ -55,6 +95,7 @@ class Run:
     depth: int
     groups: tuple[str, ...]
     reached: str | None
+    changes: tuple[Change, ...]
     trainable: int
     total: int
     head: int
@@ -234,6 +275,7 @@ def _run(record: Record, folder: Path) -> Run:
         depth=len(trained),
         groups=tuple(group.name for group in groups),
         reached=trained[0].name if trained else None,
+        changes=_changes(record),
         trainable=record.parameters.trainable,
         total=record.parameters.total,
         head=record.parameters.head,
@@ -246,6 +288,27 @@ def _run(record: Record, folder: Path) -> Run:
         splits=tuple((name, split.samples, split.sha256) for name, split in record.splits.items()),
         notes=tuple(record.notes),
     )
+
+
+def _changes(record: Record) -> tuple[Change, ...]:
+    """The diagnostics of each layer group, from the stem to the output."""
+    found = _Diagnostics.model_validate(record.diagnostics)
+    count = len(record.layer_groups)
+    if {len(found.drift.groups), len(found.cka.groups)} - {0, count}:
+        raise ValueError(f"diagnostics of other layer groups than the record's {count}")
+    if not found.drift.groups and not found.cka.groups:
+        return ()
+    unknown = _GroupDrift(distance=None, relative=None), _GroupCka(cka=None)
+    drifts = found.drift.groups or [unknown[0]] * count
+    ckas = found.cka.groups or [unknown[1]] * count
+    return tuple(
+        Change(_finite(drift.distance), _finite(drift.relative), _finite(cka.cka))
+        for drift, cka in zip(drifts, ckas, strict=True)
+    )
+
+
+def _finite(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _policy(config: Mapping[str, Any]) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from thawline.files import atomic_write
 from thawline.reports.escaping import plain
-from thawline.reports.figures import draw
+from thawline.reports.figures import draw, draw_changes
 from thawline.reports.loading import load_sweep
 from thawline.reports.rendering import csv_text, html_report, latex_table, markdown_report, markdown_table
 from thawline.reports.sections import make_document
 from thawline.reports.study import Study, make_study
-from thawline.reports.tables import result_table, run_rows, table_rows
+from thawline.reports.tables import layer_rows, result_table, run_rows, table_rows
 from thawline.reports.wording import answer
 
 REPORT_FOLDER = "report"
@@ -79,7 +79,8 @@ def make_report(
 
 def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
     drawing = draw(study)
-    document = make_document(study, drawing.caption)
+    changes = draw_changes(study)
+    document = make_document(study, drawing.caption, changes)
     table = result_table(study)
     return {
         files.runs_csv: csv_text(run_rows(study)),
@@ -90,4 +91,7 @@ def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
         files.figure_pdf: drawing.pdf,
         files.markdown: markdown_report(document),
         files.html: html_report(document, drawing.svg, drawing.width_inches),
+        **{files.folder / f"{changed.name}.png": changed.png for changed in changes},
+        **{files.folder / f"{changed.name}.pdf": changed.pdf for changed in changes},
+        **({files.folder / "layers.csv": csv_text(layer_rows(study))} if changes else {}),
     }

@@ -50,6 +50,9 @@ def _markdown_section(section: Section) -> Iterable[str]:
     yield f"## {markdown(section.title)}"
     for paragraph in section.paragraphs:
         yield markdown(paragraph)
+    for drawing in section.drawings:
+        yield f"![{markdown(drawing.caption)}]({drawing.name}.png)"
+        yield f"*{markdown(drawing.caption)}*"
     for table in section.tables:
         yield markdown_table(table)
     if section.code:
@@ -103,9 +106,13 @@ def html_report(document: Document, figure_svg: bytes, width_inches: float) -> s
     environment.filters["plain"] = plain
     environment.filters["shown"] = shown
     environment.filters["side"] = _side
-    figure = base64.b64encode(figure_svg).decode("ascii")
+    environment.filters["data"] = _data
     page = environment.get_template("report.html")
-    return page.render(document=document, figure=figure, width=width_inches) + "\n"
+    return page.render(document=document, figure=figure_svg, width=width_inches) + "\n"
+
+
+def _data(svg: bytes) -> str:
+    return base64.b64encode(svg).decode("ascii")
 
 
 def _side(column: Column) -> str:

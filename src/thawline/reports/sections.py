@@ -8,6 +8,7 @@ from thawline.reports import statistics
 from thawline.reports.document import (
     DASH,
     Document,
+    Drawing,
     Line,
     Section,
     Table,
@@ -34,8 +35,8 @@ _MOST_CONDITIONS = 12
 _LONGEST_COMMAND = 2_000
 
 
-def make_document(study: Study, figure_caption: str) -> Document:
-    """The whole report of a study."""
+def make_document(study: Study, figure_caption: str, changes: tuple[Drawing, ...] = ()) -> Document:
+    """The whole report of a study; `changes` are the figures of what training changed."""
     sections = (
         _results(study),
         *choice(study),
@@ -43,6 +44,7 @@ def make_document(study: Study, figure_caption: str) -> Document:
         *by_sample(study),
         *over_data_sets(study),
         *_further_tests(study),
+        *_changes(changes),
         _cost(study),
         *_before(study),
         *_classes(study),
@@ -62,22 +64,43 @@ def _results(study: Study) -> Section:
 
 
 def _further_tests(study: Study) -> Iterable[Section]:
-    names = study.further_tests
-    if not names:
+    if not study.further_tests:
         return
-    headings = ("setting", TEST, *(name.removeprefix(f"{TEST}/") for name in names))
+    corrupted = study.corrupted_tests
+    sides = {split.removeprefix(f"{TEST}/"): (split,) for split in study.side_tests}
+    tables = [_tests_table(study, sides)] if sides else []
+    names = list(dict.fromkeys(name for name, _ in corrupted.values()))
+    by_name = {name: [split for split, which in corrupted.items() if which[0] == name] for name in names}
+    strengths = sorted({strength for _, strength in corrupted.values()})
+    by_strength = {str(s): [split for split, which in corrupted.items() if which[1] == s] for s in strengths}
+    if len(by_name) > 1:
+        tables.append(_tests_table(study, by_name, "By corruption, the mean over its strengths"))
+    if len(by_strength) > 1:
+        tables.append(_tests_table(study, by_strength, "By strength, the mean over the corruptions"))
+    told = f"{_capital(study.metric_label)} of the same checkpoints on further test sets; nothing was chosen on them."
+    yield Section("Further test sets", (told,), tuple(tables))
+
+
+def _tests_table(study: Study, sets: Mapping[str, Sequence[str]], caption: str = "") -> Table:
+    """A column per entry of `sets`, each the mean over its splits, beside the test split."""
     lines = [
         Line(
             (
                 short(row.label),
-                *(mean_sd(row.summary(split, study.metric)) for split in (TEST, *names)),
+                mean_sd(row.summary(TEST, study.metric)),
+                *(mean_sd(row.summary_over(splits, study.metric)) for splits in sets.values()),
             ),
             strong=study.is_chosen(row),
         )
         for row in study.rows[:_MOST_ROWS]
     ]
-    told = f"{_capital(study.metric_label)} of the same checkpoints on further test sets; nothing was chosen on them."
-    yield Section("Further test sets", (told,), (Table(columns(*headings), tuple(lines)),))
+    return Table(columns("setting", TEST, *sets), tuple(lines), caption=caption)
+
+
+def _changes(drawings: tuple[Drawing, ...]) -> Iterable[Section]:
+    if drawings:
+        told = "How far each layer group went from the source. The numbers are in layers.csv."
+        yield Section("What training changed", (told,), drawings=drawings)
 
 
 def _cost(study: Study) -> Section:

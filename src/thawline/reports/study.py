@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
+from thawline.corruptions import corruption_of
 from thawline.errors import nearest, usage_error
 from thawline.reports import statistics
 from thawline.reports.loading import Cell, Run, Sweep, natural
@@ -121,6 +122,14 @@ class Row:
     def _summaries(self) -> dict[tuple[str, str], Summary]:
         return {}
 
+    def summary_over(self, splits: Collection[str], metric: str) -> Summary:
+        """The summary over the runs of a metric's mean over several splits; runs that lack one are not in it."""
+        values = [
+            [run.metrics[split][metric] for split in splits if metric in run.metrics.get(split, {})]
+            for run in self.runs.values()
+        ]
+        return statistics.summary([sum(found) / len(found) for found in values if found and len(found) == len(splits)])
+
     def mean_of(self, of: Callable[[Run], float]) -> float | None:
         """The mean of a cost over the runs; None where there is no run."""
         values = [of(run) for run in self.runs.values()]
@@ -174,6 +183,17 @@ class Study:
         """The splits ``test/<name>`` that any run has, in order."""
         found = {split: None for run in self.sweep.runs for split in run.metrics if split.startswith(f"{TEST}/")}
         return tuple(found)
+
+    @cached_property
+    def corrupted_tests(self) -> dict[str, tuple[str, int]]:
+        """Of `further_tests` those of corrupted pictures: split -> (corruption, strength)."""
+        found = {split: corruption_of(split.removeprefix(f"{TEST}/")) for split in self.further_tests}
+        return {split: which for split, which in found.items() if which is not None}
+
+    @property
+    def side_tests(self) -> tuple[str, ...]:
+        """The further tests that stand beside the test split: each set of its own, and means over corrupted ones."""
+        return tuple(split for split in self.further_tests if split not in self.corrupted_tests)
 
     def is_chosen(self, row: Row) -> bool:
         """Whether `row` is the best of its condition by validation."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from thawline.reports.changes import mean_change, networks
 from thawline.reports.document import DASH, Line, Table, columns, count, interval, number, seconds
 from thawline.reports.escaping import command_line, plain
 from thawline.reports.loading import Cell
@@ -86,7 +87,7 @@ def mark(study: Study, row: Row) -> str:
 def result_table(study: Study, most: int | None = None) -> Table:
     """The table of the sweep: a line per row, what trained, and validation and test as mean and standard deviation."""
     axes = shown_axes(study)
-    extra = study.further_tests if len(study.further_tests) <= MOST_EXTRA_COLUMNS else ()
+    extra = study.side_tests if len(study.side_tests) <= MOST_EXTRA_COLUMNS else ()
     headings = ["", *axes.values(), "k", "deepest trained", "trainable", "share %"]
     headings += [f"val {study.metric}", f"test {study.metric}", "95 % interval"]
     headings += [*(f"{split} {study.metric}" for split in extra), "runs", "seconds"]
@@ -127,6 +128,22 @@ def table_rows(study: Study) -> list[dict[str, object]]:
     """The rows of ``table.csv``: numbers in full precision, None where there is none."""
     splits = (VALIDATION, TEST, *study.further_tests)
     return [_table_row(study, row, splits) for row in study.rows]
+
+
+def layer_rows(study: Study) -> list[dict[str, object]]:
+    """The rows of ``layers.csv``: what training changed, for each row of the table and each of its layer groups."""
+    rows: list[dict[str, object]] = []
+    for groups, members in networks(study).items():
+        for row in members:
+            for place, group in enumerate(groups):
+                means = {
+                    "drift": mean_change(row, place, lambda change: change.drift),
+                    "relative_drift": mean_change(row, place, lambda change: change.relative),
+                    "cka": mean_change(row, place, lambda change: change.cka),
+                }
+                where = {"layer_group": place, "name": group}
+                rows.append({**axis_values(study, row), **where, **means, "runs": len(row.runs)})
+    return rows
 
 
 def _table_row(study: Study, row: Row, splits: tuple[str, ...]) -> dict[str, object]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_che
 import numpy as np
 from pydantic import BeforeValidator, Field, field_validator
 
-from thawline.corruptions import CORRUPTIONS, corrupt
+from thawline.corruptions import CORRUPTIONS, corrupt, set_name
 from thawline.datasets import Dataset, Images, Split, Splits
 from thawline.errors import Problem, UsageError, nearest, usage_error
 from thawline.specs import Spec
@@ -99,7 +99,7 @@ class Corruptions(Spec):
         test = splits.test
         return [
             ShiftedSet(
-                name=f"{name}-{strength}",
+                name=set_name(name, strength),
                 split=Split(CorruptedImages(test.images, transform.decode, name, strength), test.indices),
                 labels=test.images.labels,
                 classes=np.arange(len(splits.classes)),

@@ -1,0 +1,171 @@
+"""What training changed, layer group by layer group: drift of the weights, and likeness of the outputs to the source's.
+
+A row of the heat map is a row of the table, a column a layer group from the stem to the output; a group that never
+trained has no colour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from thawline.reports.changes import Groups, mean_change
+from thawline.reports.escaping import MINUS
+from thawline.reports.figure_style import GREY, PAGE_INCHES, drawable
+from thawline.reports.loading import Change
+from thawline.reports.study import Row, Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_ROWS = 40
+_MOST_NAMED_GROUPS = 24
+_MOST_WRITTEN_GROUPS = 16
+_LONGEST_NAME = 14
+_FROZEN = "#F2F2F2"
+_FINE_DPI = 300
+_DARK = 0.6
+"""Cells with a colour above this share of the map have white numbers."""
+
+
+@dataclass(frozen=True)
+class _Map:
+    """One heat map: what it shows, how it is written, and its colours."""
+
+    title: str
+    of: Callable[[Change], float]
+    colours: str
+    span: tuple[float, float]
+    digits: int
+    logarithmic: bool
+
+    def shows(self, value: float) -> bool:
+        """Whether the value has a colour: where the scale is logarithmic, a zero has none."""
+        return math.isfinite(value) and not (self.logarithmic and value == 0)
+
+
+_DRIFT = _Map(
+    "relative drift of the weights", lambda change: change.relative, "Blues", (0.15, 0.95), 3, logarithmic=True
+)
+_CKA = _Map(
+    "linear CKA of the outputs with the source's",
+    lambda change: change.cka,
+    "Oranges_r",
+    (0.1, 1.0),
+    2,
+    logarithmic=False,
+)
+
+
+def change_figure(study: Study, groups: Groups, rows: Sequence[Row]) -> tuple[Figure, str] | None:
+    """The heat maps of the rows of one network, and their caption; None where nothing changed or nothing is known."""
+    from matplotlib.figure import Figure
+
+    drawn = rows[:_MOST_ROWS]
+    values = {
+        which.title: [[mean_change(row, place, which.of) for place in range(len(groups))] for row in drawn]
+        for which in (_DRIFT, _CKA)
+    }
+    maps = [
+        which for which in (_DRIFT, _CKA) if any(which.shows(value) for line in values[which.title] for value in line)
+    ]
+    if not maps:
+        return None
+    height = 0.17 * len(drawn) * len(maps) + 0.55 * len(maps) + (0.75 if len(groups) <= _MOST_NAMED_GROUPS else 0.35)
+    # Letters are as wide in the layout as in the picture: at a coarse resolution long labels would be cut off.
+    figure = Figure(figsize=(PAGE_INCHES, height), dpi=_FINE_DPI, layout="constrained")
+    panels = figure.subplots(len(maps), 1, squeeze=False, sharex=True)[:, 0].tolist()
+    for panel, which in zip(panels, maps, strict=True):
+        _draw(figure, panel, which, values[which.title])
+        panel.set_yticks(range(len(drawn)), [drawable(row.label or "all runs") for row in drawn])
+        for label, row in zip(panel.get_yticklabels(), drawn, strict=True):
+            label.set_fontweight("bold" if study.is_chosen(row) else "normal")
+    _name_groups(panels[-1], groups)
+    return figure, _caption(maps, len(drawn), len(rows))
+
+
+def _draw(figure: Figure, axes: Axes, which: _Map, values: list[list[float]]) -> None:
+    import matplotlib as mpl
+    import numpy as np
+    from matplotlib.colors import ListedColormap
+
+    table = np.array(values)
+    shown = np.ma.masked_where(~np.vectorize(which.shows)(table), table)
+    norm = _scale(which, shown)
+    # Without its palest end the map's weakest colour differs from that of what did not move.
+    colours = ListedColormap(mpl.colormaps[which.colours](np.linspace(*which.span, 256))).with_extremes(bad=_FROZEN)
+    # The middle of a cell is a whole number, as the place of a tick is.
+    edges = [np.arange(size + 1) - 0.5 for size in table.shape]
+    image = axes.pcolormesh(edges[1], edges[0], shown, cmap=colours, norm=norm, edgecolors="white", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_title(which.title, loc="left")
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=12, fraction=0.03)
+    bar.outline.set_visible(False)
+    if which.logarithmic:
+        # Powers of ten would be formulas, which labels are not read as.
+        bar.ax.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
+        bar.ax.yaxis.set_minor_formatter(lambda value, place: "")
+    bar.ax.tick_params(length=2, labelsize=6.5)
+    if table.shape[1] <= _MOST_WRITTEN_GROUPS:
+        _write(axes, which, table, image)
+
+
+def _scale(which: _Map, shown: Any) -> Any:
+    from matplotlib.colors import LogNorm, Normalize
+
+    low, high = float(shown.min()), float(shown.max())
+    if not which.logarithmic:
+        return Normalize(min(low, 0.9), 1.0)
+    return LogNorm(min(low, high / 10), high)
+
+
+def _write(axes: Axes, which: _Map, table: Any, image: Any) -> None:
+    for y, line in enumerate(table):
+        for x, value in enumerate(line):
+            if not math.isfinite(value):
+                continue
+            frozen = which.logarithmic and value == 0
+            text = "0" if frozen else _told(value, which.digits)
+            red, green, blue, _ = image.cmap(image.norm(value))
+            dark = not frozen and 0.3 * red + 0.59 * green + 0.11 * blue < _DARK
+            colour = GREY if frozen else ("white" if dark else "black")
+            axes.text(x, y, text, ha="center", va="center", fontsize=6, color=colour)
+
+
+def _told(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    return text if float(text) else f"{value:.0e}".replace("e-0", "e-")
+
+
+def _name_groups(axes: Axes, groups: Groups) -> None:
+    if len(groups) <= _MOST_NAMED_GROUPS:
+        names = [drawable(name, _LONGEST_NAME) for name in groups]
+        axes.set_xticks(range(len(groups)), names, rotation=45, ha="right", rotation_mode="anchor")
+    else:
+        step = math.ceil(len(groups) / _MOST_NAMED_GROUPS)
+        axes.set_xticks(range(0, len(groups), step), [str(place) for place in range(0, len(groups), step)])
+    axes.set_xlabel("layer group, from the input to the output")
+
+
+def _caption(maps: Sequence[_Map], drawn: int, rows: int) -> str:
+    told = []
+    if _DRIFT in maps:
+        told.append(
+            f"Relative drift ‖w {MINUS} w₀‖ / ‖w₀‖ of the weights of each layer group from the source's, colours on a "
+            "logarithmic scale; grey: not moved at all."
+        )
+    if _CKA in maps:
+        told.append(
+            "Linear CKA between the outputs of source and tuned network on validation pictures, averaged over "
+            "positions: 1 is the same up to rotation and scale."
+        )
+    told.append("Means over the seeds; bold: chosen on validation.")
+    if drawn < rows:
+        told.append(f"The first {drawn} of {rows} rows are drawn; all are in layers.csv.")
+    return " ".join(told)
