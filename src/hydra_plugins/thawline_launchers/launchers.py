@@ -45,3 +45,21 @@ class ParallelLauncher(ThawlineLauncher):
         from thawline.sweeps.parallel import Places, run_side_by_side
 
         return run_side_by_side(job, jobs, Places(**self._settings), console)
+
+
+class SlurmLauncher(ThawlineLauncher):
+    """``hydra/launcher=slurm``: as tasks of a SLURM job array."""
+
+    def _run(self, job: Any, jobs: Sequence[Sequence[str]], console: Any) -> Sequence[Any]:
+        from thawline.sweeps.slurm import Cluster, run_on_slurm
+
+        return run_on_slurm(job, jobs, Cluster(**self._settings), console)
+
+
+class RayLauncher(ThawlineLauncher):
+    """``hydra/launcher=ray``: as tasks of a Ray cluster."""
+
+    def _run(self, job: Any, jobs: Sequence[Sequence[str]], console: Any) -> Sequence[Any]:
+        from thawline.sweeps.ray_cluster import RayCluster, run_on_ray
+
+        return run_on_ray(job, jobs, RayCluster(**self._settings), console)

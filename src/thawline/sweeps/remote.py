@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,13 +69,14 @@ class RemoteJob:
     directory: str
     allowed: tuple[str, ...]
     runs: int
+    command: tuple[str, ...]
 
     @classmethod
     def of(cls, context: HydraContext, config: DictConfig, task_function: TaskFunction, runs: int) -> RemoteJob:
         """The job of this process's multirun of so many runs."""
         # Told by the command line, never by a config file: so it travels beside the configuration.
         allowed = allowed_extra_targets()
-        return cls(context.config_loader, config, task_function, str(Path.cwd()), allowed, runs)
+        return cls(context.config_loader, config, task_function, str(Path.cwd()), allowed, runs, tuple(sys.argv[1:]))
 
     def __call__(self, overrides: Sequence[str], number: int) -> Outcome:
         """Compose the configuration of `overrides` and run it, here."""
@@ -111,6 +113,8 @@ class RemoteJob:
         os.environ["THAWLINE_SHIPPED"] = str(shipped_root())
         allow_targets(self.allowed)
         _Kept.runs = self.runs
+        # The command that a record names is the sweep's.
+        sys.argv = ["thawline", *self.command]
         setup_globals()
         Plugins.instance()
         config = self.config_loader.load_sweep_config(self.config, list(overrides))

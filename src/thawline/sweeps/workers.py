@@ -38,15 +38,6 @@ class Slot:
     environment: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Finished:
-    """One job is over: its number among the jobs, how it ended, and how long it took in seconds."""
-
-    number: int
-    outcome: Outcome
-    seconds: float
-
-
 def make_slots(
     jobs: int, *, workers: int | None, per_gpu: int, gpus: Sequence[str], gpus_per_job: int, cores: int
 ) -> list[Slot]:
@@ -79,7 +70,6 @@ class _Worker:
     connection: Connection
     log: Path
     job: int = -1
-    began: float = 0.0
     finished: int = 0
 
     @property
@@ -97,12 +87,12 @@ class Workers:
     _running: list[_Worker] = field(default_factory=list)
     _fruitless: int = 0
 
-    def run(self, jobs: Sequence[Sequence[str]], finished: Callable[[Finished], bool]) -> list[Outcome]:
+    def run(self, jobs: Sequence[Sequence[str]], finished: Callable[[int, Outcome], bool]) -> list[Outcome]:
         """Run `jobs`, each a list of overrides, and return their outcomes in the same order.
 
         Args:
             jobs: the jobs.
-            finished: told of each job as it ends; once it returns False no further job is started.
+            finished: told the number and the outcome of each job as it ends; once it returns False none is started.
 
         Raises:
             WorkersFailed: workers die one after the other and no job gets done.
@@ -114,9 +104,9 @@ class Workers:
             self._running = [self._start(slot) for slot in self.slots]
             self._hand_out(jobs, pending)
             while any(worker.is_busy for worker in self._running):
-                for done in self._wait():
-                    outcomes[done.number] = done.outcome
-                    if not finished(done):
+                for number, outcome in self._wait():
+                    outcomes[number] = outcome
+                    if not finished(number, outcome):
                         pending.clear()
                 self._hand_out(jobs, pending)
         finally:
@@ -128,18 +118,18 @@ class Workers:
             if pending and not worker.is_busy:
                 if not worker.process.is_alive():
                     worker = self._running[place] = self._start(worker.slot)
-                worker.job, worker.began = pending.popleft(), time.monotonic()
+                worker.job = pending.popleft()
                 with contextlib.suppress(OSError):  # it has just died; `_wait` finds out
                     worker.connection.send((list(jobs[worker.job]), worker.job))
 
-    def _wait(self) -> Iterator[Finished]:
-        """The jobs that have ended when at least one has."""
+    def _wait(self) -> Iterator[tuple[int, Outcome]]:
+        """The jobs that have ended, when at least one has."""
         busy = {worker.connection: worker for worker in self._running if worker.is_busy}
         for ready in wait(list(busy)):
             worker = busy[ready]  # type: ignore[index]  # only connections were asked for
             outcome = self._received(worker)
-            done, worker.job = worker.job, -1
-            yield Finished(done, outcome, time.monotonic() - worker.began)
+            number, worker.job = worker.job, -1
+            yield number, outcome
 
     def _received(self, worker: _Worker) -> Outcome:
         try:
