@@ -93,10 +93,10 @@ def _seeds(count: int) -> str:
 
 def _groups(model: str) -> list[list[str]]:
     """The parameter names of each layer group, as timm names them."""
-    from thawline.cli.layers import backbone_spec
+    from thawline.backbones import TimmBackbone
 
-    options = ["input_size=64"] if model.startswith("vit") else []
-    return [list(group.parameters) for group in backbone_spec(model, options).skeleton().groups]
+    spec = TimmBackbone(name=model, input_size=SIZE if model.startswith("vit") else None)
+    return [list(group.parameters) for group in spec.skeleton().groups]
 
 
 def _plain(model: str, groups: list[list[str]], k: str, images: Path, folder: Path) -> Cost:
