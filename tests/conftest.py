@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.zygote import Zygote
 from thawline.cli import main
 from thawline.records import Record, load_record
 
@@ -82,6 +83,14 @@ def records(output_dir: str = "outputs") -> list[Path]:
 
 def _is_source(folder: Path) -> bool:
     return (folder / "model.safetensors").exists()
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Runs commands in processes of their own, without the seconds of imports."""
+    warm = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield warm
+    warm.close()
 
 
 @pytest.fixture

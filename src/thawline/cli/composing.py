@@ -76,16 +76,18 @@ class Grid:
 
     def _is_plain(self, key: str, keys: Sequence[str]) -> bool:
         """Whether a swept key takes values that change nothing else and that nothing else changes."""
-        if not key.replace("_", "").replace(".", "").isalnum() or self._is_group(key):
+        if not key.replace("_", "").replace(".", "").isalnum() or self._is_group(key) or self._has_mapping(key, keys):
             return False
-        others = [other.lstrip("+~") for other in keys if other != key and not self._is_group(other)]
-        if any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in others):
-            return False
-        lines = self._lines[keys.index(key)]
-        return not any(isinstance(self._parsed(line).value(), Mapping) for line in lines)
+        # An option of a group is there before any value is set; a mapping in its place is set like other values.
+        others = [other for other in keys if not self._is_group(other) or self._has_mapping(other, keys)]
+        names = [other.lstrip("+~") for other in others if other != key]
+        return not any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for name in names)
 
     def _is_group(self, key: str) -> bool:
         return bool(self._loader.get_group_options(key.lstrip("+~").partition("@")[0]))
+
+    def _has_mapping(self, key: str, keys: Sequence[str]) -> bool:
+        return any(isinstance(self._parsed(line).value(), Mapping) for line in self._lines[keys.index(key)])
 
     def _parsed(self, line: str) -> Override:
         if line not in self._read:

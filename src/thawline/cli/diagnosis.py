@@ -67,6 +67,7 @@ def diagnose(argv: Sequence[str], error: Exception) -> list[Problem]:
 
     What is left without them is checked as a configuration, so that its wrong fields are named at once, too.
     """
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -92,6 +93,8 @@ def diagnose(argv: Sequence[str], error: Exception) -> list[Problem]:
     except (HydraException, OmegaConfBaseException) as next_error:
         # A combination that fits nowhere, or a mistake in the user's own YAML: Hydra's words are the best there are.
         error = next_error
+    finally:
+        GlobalHydra.instance().clear()
     return list(dict.fromkeys(problems)) or [Problem("", one_line(str(error)))]
 
 

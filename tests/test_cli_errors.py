@@ -1,0 +1,143 @@
+"""What is wrong with a command is said at once: every field by name, one line each, before anything is run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY
+
+# Reports in the end whether torch was imported: that alone takes longer than an answer to a typo may.
+PROGRAM = """
+import sys
+from thawline.cli import main
+status = main(sys.argv[1:])
+print("torch" if "torch" in sys.modules else "light")
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("freeze_policy=last_kk", "freeze_policy: there is no option 'last_kk'; nearest: last_k, first_k"),
+        ("+typo=1", "typo: unknown field"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0 (got -1)"),
+        ("trainer.max_epoch=3", "trainer.max_epoch: unknown field; nearest: trainer.max_epochs"),
+        (
+            "-m seed=0,-1",
+            "seed: Input should be greater than or equal to 0 (got -1) [seed=-1]",
+        ),
+    ],
+)
+def test_fault_16_a_mistake_is_named_before_torch_is_imported(tmp_path, overrides, message):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "train", *TINY, *overrides.split()],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr, done.stdout) == (2, f"error: {message}\n", "light\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (["freeze_polcy=x"], ["freeze_polcy: unknown field; nearest: freeze_policy"]),
+        (["optimizer=sgdd"], ["optimizer: there is no option 'sgdd'; nearest: sgd"]),
+        (["optimizer=3"], ["optimizer: there is no option '3'; options: adamw, sgd"]),
+        (["optimiser.lr=3"], ["optimiser.lr: unknown field; nearest: optimizer.lr, "]),
+        (["+seed=1"], ["seed: is there already; leave out the +"]),
+        (["~nothing"], ["nothing: unknown field"]),
+        (["freeze_policy=lp_ft", "freeze_policy.k=1"], ["freeze_policy.k: unknown field"]),
+        (["seed=0,1"], ["seed: several values are a sweep: add -m (or write [a,b] for a list)"]),
+        (["seed=[1"], ["seed: cannot be read: no viable alternative at input '[1' See "]),
+        (["-m", "seed=interval(0,1)"], ["seed: an interval cannot be swept as a grid; name the values or use range()"]),
+        (["word"], ["'word' is neither FIELD=VALUE nor an option"]),
+        (["=3"], ["'=3' is neither FIELD=VALUE nor an option"]),
+        (["--config-dir", "nowhere"], ["--config-dir: there is no folder 'nowhere'"]),
+        (["--experimental-rerun=x"], ["--experimental-rerun: refused: it would load a pickle, which can run code"]),
+        (["experiments=digits_dept/sweep"], ["experiments: there is no option 'digits_dept/sweep'; nearest: digits_"]),
+        (["freeze_policy.k=99"], ["freeze_policy.k: k = 99 is more than the backbone's 5 layer groups"]),
+        (["freeze_policy.k=abc"], ["freeze_policy.k: there is no layer group 'abc'; groups: stem, layer1, layer2, l"]),
+        (
+            ["freeze_policy=last_kk", "optimizer=sgdd", "trainer.max_epoch=3", "seed=-1"],
+            [
+                "freeze_policy: there is no option 'last_kk'; nearest: last_k, first_k",
+                "optimizer: there is no option 'sgdd'; nearest: sgd",
+                "trainer.max_epoch: unknown field; nearest: trainer.max_epochs",
+                "seed: Input should be greater than or equal to 0 (got -1)",
+            ],
+        ),
+        (
+            ["optimizer.lr=-1", "trainer.batch_size=0", "metrics.monitor=acc"],
+            [
+                "optimizer.lr: Input should be greater than 0 (got -1)",
+                "trainer.batch_size: Input should be greater than or equal to 1 (got 0)",
+                "metrics.monitor: Input should be 'top1', 'macro_accuracy', 'macro_f1' or 'loss' (got 'acc')",
+            ],
+        ),
+        (
+            ["-m", "freeze_policy=last_k,last_kk,first_kk", "seed=0,1"],
+            [
+                "freeze_policy: there is no option 'last_kk'; nearest: last_k, first_k",
+                "freeze_policy: there is no option 'first_kk'; nearest: first_k",
+            ],
+        ),
+        (
+            ["-m", "seed=0,-1,-2", "optimizer.lr=0.1,-3"],
+            [
+                "optimizer.lr: Input should be greater than 0 (got -3) [seed=0 optimizer.lr=-3 and 2 more cells]",
+                "seed: Input should be greater than or equal to 0 (got -1) [seed=-1 optimizer.lr=0.1 and 1 more cells]",
+                "seed: Input should be greater than or equal to 0 (got -2) [seed=-2 optimizer.lr=0.1 and 1 more cells]",
+            ],
+        ),
+        (
+            ["-m", "freeze_policy.k=0,99,1,98"],
+            [
+                "freeze_policy.k: k = 99 is more than the backbone's 5 layer groups [freeze_policy.k=99]",
+                "freeze_policy.k: k = 98 is more than the backbone's 5 layer groups [freeze_policy.k=98]",
+            ],
+        ),
+    ],
+    ids=lambda value: " ".join(value)[:60],
+)  # fmt: skip
+def test_every_wrong_field_has_one_line(thawline, overrides, messages):
+    result = thawline("train", *TINY, *overrides)
+    lines = result.err.splitlines()
+    assert result.status == 2
+    assert len(lines) == len(messages), result.err
+    for line, message in zip(lines, messages, strict=True):
+        assert line.startswith(f"error: {message}")
+    assert result.out == ""
+    assert not Path("outputs/runs").exists() and not Path("outputs/sweeps").exists()
+
+
+def test_a_verb_that_does_not_exist(thawline):
+    assert thawline("trian").err == "error: there is no verb 'trian'; nearest: train\n"
+    assert thawline("sweep").err == "error: there is no verb 'sweep'; you may want: thawline train -m\n"
+
+
+def test_flags_may_stand_anywhere(thawline):
+    result = thawline("train", "seed=3", "--cfg", "job", "data_seed=4", "--package", "trainer")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith("# @package trainer\nmax_epochs: 10\n")
+
+
+def test_a_broken_yaml_of_the_user_is_named(thawline, tmp_path):
+    folder = tmp_path / "mine" / "optimizer"
+    folder.mkdir(parents=True)
+    (folder / "broken.yaml").write_text("lr: [1\nmomentum: 2\n")
+    result = thawline("train", "--config-dir", "mine", "optimizer=broken", *TINY)
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 1
+    assert "broken.yaml" in result.err
+
+
+def test_the_traceback_is_there_when_it_is_asked_for(thawline):
+    from thawline.errors import UsageError
+
+    with pytest.raises(UsageError):
+        thawline("train", *TINY, "seed=-1", "--traceback")
