@@ -26,6 +26,15 @@ MODELS = {
 DEPTHS = ("0", "1", "2", "4", "all")
 EPOCHS, BATCH, SIZE = 5, 64, 64
 TRAIN, VAL = 1000, 500
+_COLUMNS = ("k", "plain, CPU s", "thawline, CPU s", "ratio", "limit, s", "peak memory, MB (plain / thawline)")
+_HEADER = """# Performance
+
+`make bench` makes this page: thawline against the plain way of doing the same work, measured in one run. The plain way
+is one process per job with Lightning, timm, DataLoader and torchmetrics, the frozen part with `requires_grad=False` and
+in eval mode (`benchmarks/plain_job.py`). One plain job is measured for each depth and counted {seeds} times, since
+seeds cost the same; thawline's sweeps are measured whole. CPU seconds (user + system) of whole processes, imports
+included. *Limit*: the time that the FLOPs of the same work take at the matmul rate (suffix forward and backward,
+validation, the prefix once)."""
 
 
 @dataclass
@@ -151,21 +160,15 @@ def _document(tables: Sequence[Table], kind: str, rate: float, seeds: int) -> st
 
     machine = hardware()
     lines = [
-        "# Performance",
+        *_HEADER.format(seeds=seeds).splitlines(),
         "",
-        "`make bench` makes this page: thawline against the plain way of doing the same work, measured in one run.",
-        "The plain way is one process per job with Lightning, timm, DataLoader and torchmetrics, the frozen part with",
-        "`requires_grad=False` and in eval mode (`benchmarks/plain_job.py`). One plain job is measured for each depth and",
-        f"counted {seeds} times, since seeds cost the same; thawline's sweeps are measured whole.",
-        "",
-        f"{machine['processor']}, {machine['cores']} cores, Python {platform.python_version()}; measured float32 matmul rate",
-        f"{rate / 1e9:.0f} GFLOP/s. {TRAIN:,} training and {VAL} validation images ({kind}) at {SIZE} px, {EPOCHS} epochs,",
-        f"batch {BATCH}, {seeds} seeds. CPU seconds (user + system) of whole processes, imports included. *Limit*: the time",
-        "that the FLOPs of the same work take at the matmul rate (suffix forward and backward, validation, the prefix once).",
+        f"{machine['processor']}, {machine['cores']} cores, Python {platform.python_version()}; measured float32",
+        f"matmul rate {rate / 1e9:.0f} GFLOP/s. {TRAIN:,} training and {VAL} validation images ({kind}) at {SIZE} px,",
+        f"{EPOCHS} epochs, batch {BATCH}, {seeds} seeds.",
         "",
     ]
     for table in tables:
-        lines += [f"## {table.model}", "", "| k | plain, CPU s | thawline, CPU s | ratio | limit, s | peak memory, MB (plain / thawline) |"]
+        lines += [f"## {table.model}", "", f"| {' | '.join(_COLUMNS)} |"]
         lines.append("|---|---:|---:|---:|---:|---:|")
         for row in table.rows:
             lines.append(_line(row.k, row.plain, row.ours, row.limit_seconds))

@@ -92,7 +92,11 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     pl.seed_everything(arguments.seed, verbose=False)
     transform = transforms.Compose(
-        [transforms.Resize((arguments.size, arguments.size)), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+        [
+            transforms.Resize((arguments.size, arguments.size)),
+            transforms.ToTensor(),
+            transforms.Normalize([0.5] * 3, [0.5] * 3),
+        ]
     )
     train, val = (ImageFolder(arguments.root / part, transform) for part in ("train", "val"))
     loaders = [

@@ -21,7 +21,12 @@ from thawline.network import Network
 from thawline.specs import resolve
 
 STEM = ("backbone.stem.weight", "backbone.stem_norm.weight", "backbone.stem_norm.bias")
-BLOCK = ("backbone.block.conv.weight", "backbone.block.conv.bias", "backbone.block.norm.weight", "backbone.block.norm.bias")
+BLOCK = (
+    "backbone.block.conv.weight",
+    "backbone.block.conv.bias",
+    "backbone.block.norm.weight",
+    "backbone.block.norm.bias",
+)
 TOP = ("backbone.fc.weight", "backbone.fc.bias")
 HEAD = ("head.weight", "head.bias")
 NETWORK = Network(

@@ -53,14 +53,17 @@ def test_every_trainable_parameter_is_in_exactly_one_group_of_the_built_optimize
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"_target_": "torch.optim.SGD", "lr": 0.1, "momentun": 0.9}, "takes no argument 'momentun'; nearest: momentum"),
+        (
+            {"_target_": "torch.optim.SGD", "lr": 0.1, "momentun": 0.9},
+            "takes no argument 'momentun'; nearest: momentum",
+        ),
         ({"_target_": "torch.nn.Linear", "lr": 0.1}, "torch.nn.Linear is not an optimizer of torch.optim"),
         ({"_target_": "torch.optim.SGD", "lr": -1}, "Input should be greater than 0 (got -1)"),
         ({"_target_": "torch.optim.SGDD", "lr": 1}, "torch.optim has no class 'SGDD'; nearest: SGD"),
     ],
 )
 def test_what_no_optimizer_takes_is_refused(fields, message):
-    with pytest.raises(UsageError, match="^optimizer") as caught:
+    with pytest.raises(UsageError, match=r"^optimizer") as caught:
         validate(Optimizer, fields, "optimizer")
     assert message in str(caught.value)
 

@@ -36,7 +36,15 @@ def test_a_spec_is_built_with_its_values():
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "subprocess.Popen", "torch.load", "torch.hub.load", "builtins.eval", "torchx.Thing", "pickle.Unpickler"],
+    [
+        "os.system",
+        "subprocess.Popen",
+        "torch.load",
+        "torch.hub.load",
+        "builtins.eval",
+        "torchx.Thing",
+        "pickle.Unpickler",
+    ],
 )
 def test_targets_outside_the_allowed_packages_are_refused(target):
     (message,) = problems({"head": {"_target_": target}})
@@ -55,4 +63,7 @@ def test_a_component_checks_its_arguments():
     node = {"_target_": "torch.nn.Linear", "in_features": 2, "out_feature": 3}
     with pytest.raises(UsageError) as caught:
         specs.validate(Component, node, "layer")
-    assert str(caught.value) == "layer: torch.nn.Linear takes no argument 'out_feature'; nearest: out_features, in_features"
+    assert (
+        str(caught.value)
+        == "layer: torch.nn.Linear takes no argument 'out_feature'; nearest: out_features, in_features"
+    )

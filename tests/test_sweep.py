@@ -98,7 +98,13 @@ def test_stored_values_change_no_number(train, thawline, mode, tmp_path):
 
 
 def test_stored_views_are_the_augmented_run_itself(train, thawline, tmp_path):
-    augmented = ("transform=flip_crop", "transform.size=32", "freeze_policy.k=1", "trainer.max_epochs=2", "cache.views=2")
+    augmented = (
+        "transform=flip_crop",
+        "transform.size=32",
+        "freeze_policy.k=1",
+        "trainer.max_epochs=2",
+        "cache.views=2",
+    )
     plain = train(*augmented, "cache.mode=off")
     overrides = [item for item in plain.overrides if not item.startswith("cache.mode")]
     assert thawline("train", *overrides, "cache.mode=on", "output_dir=stored").status == 0

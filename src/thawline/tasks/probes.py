@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -178,10 +178,8 @@ def regularisation_path(
     start = np.zeros(classes * (x.shape[1] + 1))
     for c in cs:
         objective = _objective(x, labels, classes, c)
-        found = minimize(
-            objective, start, jac=True, method="L-BFGS-B",
-            options={"maxiter": max_iterations, "maxfun": 4 * max_iterations, "gtol": tolerance, "ftol": 0.0, "maxcor": 20},
-        )  # fmt: skip
+        limits = {"maxiter": max_iterations, "maxfun": 4 * max_iterations, "gtol": tolerance, "ftol": 0.0, "maxcor": 20}
+        found = minimize(objective, start, jac=True, method="L-BFGS-B", options=limits)
         start = found.x
         table = start.reshape(classes, -1)
         yield Solution(
@@ -206,9 +204,3 @@ def _objective(
         return float(value), gradient.reshape(-1).numpy()
 
     return value_and_gradient
-
-
-def settings_of(optimizer: Any) -> dict[str, Any]:
-    """The arguments of a torch.optim class that `ProbeRates` takes."""
-    known = ("momentum", "nesterov", "dampening", "betas", "eps")
-    return {name: value for name, value in optimizer.arguments.items() if name in known}
