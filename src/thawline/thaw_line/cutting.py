@@ -97,15 +97,15 @@ class _Choice:
         if spare_nothing:
             costly = [node for node in self._cold if self._cost(node)]
             before |= closure(self._trace, costly) & self._cold
-        _, kept = minimum_cut(list(self._edges(before, spare_nothing)), _SOURCE, _SINK)
-        line = tuple(
+        capacity, kept = minimum_cut(self._edges(before, spare_nothing), _SOURCE, _SINK)
+        if capacity is None:
+            return None
+        return tuple(
             node
             for node in self._order
             if node in self._cold and (node in before or (node, "computed") in kept) and (node, "passed") not in kept
             if any(use not in before for use in self._uses[node])
         )
-        usable = all(self._price(node) is not None for node in line)
-        return line if usable else None
 
     def _edges(self, before: set[fx.Node], spare_nothing: bool) -> Iterator[Edge]:
         for node in self._cold:

@@ -168,7 +168,7 @@ class _Partition:
             apart = written_apart(self._training, given.nodes)
             apart |= {line[in_evaluation.nodes[node]] for node in written_apart(self._evaluation, in_evaluation.nodes)}
             if apart:
-                self._unusable |= apart
+                self._refuse(apart)
                 continue
             prefix = between(self._training, start, line)
             if mixing := self._mixing(line, prefix):
@@ -186,8 +186,14 @@ class _Partition:
         found = Given(given.layout, {twin: place for twin, place in twins.items() if twin is not None})
         if can_run(self._evaluation, found, final_nodes(self._evaluation)):
             return found
-        self._unusable |= {node for node, digest in digests.items() if digest not in self._evaluation_nodes}
+        self._refuse({node for node, digest in digests.items() if digest not in self._evaluation_nodes})
         return None
+
+    def _refuse(self, nodes: set[fx.Node]) -> None:
+        """Look for another line, without these nodes."""
+        if nodes <= self._unusable:
+            raise UntraceableError("training and evaluation have no thaw line in common")
+        self._unusable |= nodes
 
     @cached_property
     def _evaluation_nodes(self) -> dict[str, fx.Node]:
@@ -229,9 +235,11 @@ class _Partition:
 
     def _check(self, result: ThawLine) -> None:
         """Compare with the model itself, on the batch size that code is most likely to treat as special."""
+        one = self._batch(1)
         with torch.no_grad():
-            one = self._batch(1)
+            torch.manual_seed(0)
             expected = _tensors(self._model(*one))
+            torch.manual_seed(0)
             found = _tensors(result.eval_suffix(*result.prefix(*one)))
         if len(expected) != len(found) or not all(map(_alike, expected, found)):
             raise UntraceableError("the traced graph does not compute the model's output")

@@ -12,25 +12,28 @@ import contextlib
 import functools
 import math
 import operator
+import random
 import sys
 from collections.abc import Callable, Collection, Iterator
 from inspect import isroutine
 from types import ModuleType
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, fx, nn
 
 from thawline.thaw_line.proxies import ValueProxy, ValueTracer
 from thawline.thaw_line.traced_graph import BATCHES, Facts, PerSample, Trace, UntraceableError
-from thawline.thaw_line.watching import Watch
+from thawline.thaw_line.watching import DRAWS, Watch
 
 _SIZES = frozenset({"shape", "size", "ndim", "dim", "numel", "nelement", "stride"})
 _KINDS = frozenset({"dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex", "is_contiguous"})
 _NEW_TENSORS = frozenset({"new_zeros", "new_ones", "new_full", "new_empty"})
 # Torch refuses proxies in these; recorded as one node each where they are given one.
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "zeros", "tensor", "as_tensor")
-_RANDOM_FACTORIES = ("rand", "randn", "randint", "randperm")
+# Recorded whatever they are given: their values are not constants of the model.
+_RANDOM_FACTORIES = ("rand", "randn", "randint", "randperm", "normal")
 # What is traced through would be different graphs in training and in evaluation, and many small nodes.
 _LEAVES = {
     "timm.layers": ("DropPath", "DropBlock2d"),
@@ -55,6 +58,7 @@ def trace(model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable:
     try:
         with torch.enable_grad(), _no_fused_encoders(), tracer.kept_whole():
             graph = tracer.trace(model)
+            tracer.check_randomness()
     except (UntraceableError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
@@ -94,8 +98,9 @@ class _Tracer(ValueTracer):
         self._newest: dict[fx.Node, fx.Node] = {}
         self._tensors: dict[str, ValueProxy] = {}
         self._watch = Watch()
+        self._random_state = _random_state()
         self._running = False
-        self._ambient = _ambient(examples[0][0].device)
+        self._autocast = _autocast(examples[0][0].device)
         self.facts: dict[fx.Node, Facts] = {}
         self.constants: dict[str, Tensor] = {}
         self.where = ""
@@ -188,6 +193,8 @@ class _Tracer(ValueTracer):
         spaces = [getattr(vars(each).get("forward"), "__globals__", {}) for each in classes]
         namespaces += {id(space): space for space in spaces}.values()
         wrapped = {id(function): self._as_one_node(function) for function in _functions_kept_whole()}
+        random_ones = [getattr(torch, name) for name in _RANDOM_FACTORIES]
+        wrapped |= {id(function): self._as_one_node(function, always=True) for function in random_ones}
         replaced = [
             (space, name, value) for space in namespaces for name, value in list(space.items()) if id(value) in wrapped
         ]
@@ -199,14 +206,19 @@ class _Tracer(ValueTracer):
             for space, name, value in replaced:
                 space[name] = value
 
-    def _as_one_node(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _as_one_node(self, function: Callable[..., Any], always: bool = False) -> Callable[..., Any]:
         @functools.wraps(function)
         def one_node(*args: Any, **kwargs: Any) -> Any:
-            if self._running or not _holds_proxy((args, kwargs)):
-                return function(*args, **kwargs)
-            return self.create_proxy("call_function", function, args, kwargs)
+            if not self._running and (always or _holds_proxy((args, kwargs))):
+                return self.create_proxy("call_function", function, args, kwargs)
+            return function(*args, **kwargs)
 
         return one_node
+
+    def check_randomness(self) -> None:
+        """Raise if random numbers were drawn other than in recorded operations."""
+        if not _same_random_state(self._random_state, _random_state()):
+            raise UntraceableError(f"{self.where or 'the model'} draws random numbers out of the tracer's sight")
 
     # Running.
 
@@ -227,6 +239,8 @@ class _Tracer(ValueTracer):
         written = {self._memories[_storage(tensor)] for tensor, version in versions if tensor._version != version}
         if written:
             self._note_writes(node, frozenset(written))
+        if self.facts[node].cause == DRAWS:
+            self._random_state = _random_state()
         return (held_first, held_second), arguments
 
     def _execute(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
@@ -255,10 +269,9 @@ class _Tracer(ValueTracer):
     def _check_ambient(self, node: fx.Node) -> None:
         # A graph keeps operations only, not the blocks of code that they stood in.
         facts = self.facts[node]
-        grad, autocast = _ambient(self._examples[0][0].device)
-        if autocast != self._ambient[1]:
+        if _autocast(self._examples[0][0].device) != self._autocast:
             raise UntraceableError(f"{facts.path or 'the model'} switches automatic mixed precision")
-        if facts.warm and grad != self._ambient[0]:
+        if facts.warm and not torch.is_grad_enabled():
             raise UntraceableError(f"{facts.path or 'the model'} switches gradients off past what trains")
 
     # What is known of a node.
@@ -324,6 +337,7 @@ class _Tracer(ValueTracer):
                 raise UntraceableError(
                     f"{self.where or 'the model'} computes with parameters out of the tracer's sight"
                 )
+            self.check_randomness()
             name = f"_constant_{len(self.constants)}"
             self.constants[name] = tensor
             self._names[id(tensor)] = name
@@ -402,8 +416,8 @@ class _Tracer(ValueTracer):
         if isinstance(proxy.held[0], Tensor) and kind is len:
             first, second = len(proxy.held[0]), len(proxy.held[1])
         elif facts.data or facts.warm:
-            what = "what trains" if facts.warm else "the input"
-            raise UntraceableError(f"the code of {where} depends on the values of {what}")
+            what = "the values of the input" if facts.data else "what trains or is random"
+            raise UntraceableError(f"the code of {where} depends on {what}")
         else:
             first, second = kind(proxy.held[0]), kind(proxy.held[1])
         if first != second:
@@ -447,6 +461,16 @@ def _multiple(first: int, second: int) -> int | None:
     return times if times and (first, second) == (times * BATCHES[0], times * BATCHES[1]) else None
 
 
+def _random_state() -> tuple[Tensor, Any, Any]:
+    """The state of the random numbers of torch, Python and NumPy."""
+    return torch.get_rng_state(), random.getstate(), numpy.random.get_state(legacy=False)["state"]
+
+
+def _same_random_state(one: tuple[Tensor, Any, Any], other: tuple[Tensor, Any, Any]) -> bool:
+    places = one[2]["pos"] == other[2]["pos"] and numpy.array_equal(one[2]["key"], other[2]["key"])
+    return torch.equal(one[0], other[0]) and one[1] == other[1] and places
+
+
 def _describes(node: fx.Node) -> bool:
     if node.op == "call_function":
         return node.target is getattr and node.args[1] in _SIZES | _KINDS
@@ -457,10 +481,9 @@ def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _ambient(device: torch.device) -> tuple[bool, Any]:
-    """Whether gradients are on, and the state of automatic mixed precision."""
-    on = torch.is_autocast_enabled(device.type)
-    return torch.is_grad_enabled(), torch.get_autocast_dtype(device.type) if on else None
+def _autocast(device: torch.device) -> torch.dtype | None:
+    """The type of automatic mixed precision, None where it is off."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def _loaded(*names: str) -> tuple[ModuleType, ...]:
@@ -476,7 +499,7 @@ def _leaf_classes() -> tuple[type[nn.Module], ...]:
 
 
 def _functions_kept_whole() -> list[Callable[..., Any]]:
-    functions = [getattr(torch, name) for name in (*_FACTORIES, *_RANDOM_FACTORIES)]
+    functions = [getattr(torch, name) for name in _FACTORIES]
     for library in (math, *_loaded("torchvision.ops")):
         functions += [value for name, value in vars(library).items() if isroutine(value) and not name.startswith("_")]
     for timm_layers in _loaded("timm.layers"):

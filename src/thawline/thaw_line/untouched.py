@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy
 import torch
 from torch import nn
 
 
 @contextlib.contextmanager
 def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Within the block the model can be run in any mode; afterwards it and torch's randomness are as before."""
+    """Within the block the model can be run in any mode; afterwards it and all random numbers are as before."""
     attributes = [
         (module, [(name, value, _contents(value)) for name, value in vars(module).items()])
         for module in model.modules()
     ]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = [device] if device.type == "cuda" else []
+    states = random.getstate(), numpy.random.get_state()
     try:
         with torch.random.fork_rng(devices=devices):
             yield
@@ -33,6 +36,8 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
                 if not torch.equal(buffer, values):
                     buffer.copy_(values)
         torch.clear_autocast_cache()
+        random.setstate(states[0])
+        numpy.random.set_state(states[1])
 
 
 def _attributes(module: nn.Module) -> list[tuple[str, Any, Any]]:

@@ -14,6 +14,9 @@ from torch.utils.flop_counter import flop_registry
 
 from thawline.thaw_line.traced_graph import BATCHES, Facts
 
+DRAWS = "draws random numbers"
+"""The cause of nodes whose values are random."""
+
 
 class Watch(TorchDispatchMode):
     """Watches the operations of one node: their cost, and whether they are random or use batch statistics."""
@@ -35,7 +38,7 @@ class Watch(TorchDispatchMode):
         if rule.flops is not None and self.facts.data:
             self.facts.flops += int(rule.flops(*args, **kwargs, out_val=result)) // BATCHES[0]
         if rule.random and rule.is_on(args, kwargs):
-            self.facts.cause = "draws random numbers"
+            self.facts.cause = DRAWS
         # Batch norm over a first dimension of size 1 is how weights are standardised and instance norms are computed.
         if rule.batch_statistics and rule.is_on(args, kwargs) and args[0].shape[0] > 1:
             self.facts.cause = "normalises by batch statistics"
