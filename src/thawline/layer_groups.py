@@ -277,8 +277,12 @@ class _Tree:
         large = any(type(other) is type(module) and self._counts[p] > _LARGE * self._total for p, other in siblings)
         if not isinstance(module, self._containers) and not large:
             return False
+        if granularity == "block":
+            return True
+        # A box of blocks is a stage; only a box of such boxes is more than one.
         children = self._children(module, path)
-        return granularity == "block" or any(self._opens(c, p, children, "block") for p, c in children)
+        boxes = [(p, child) for p, child in children if self._opens(child, p, children, "block")]
+        return len(boxes) > 1 or any(self._opens(child, p, children, "stage") for p, child in boxes)
 
     def _is_box(self, module: nn.Module, path: str) -> bool:
         """Whether the module is made of several steps: a container of them, or a module around such a container."""
@@ -433,14 +437,22 @@ Observer = Callable[[str, list[str], Callable[[], Any]], Any]
 """Runs a torch function, given its name, the names of the parameters among its arguments, and the call itself."""
 
 
-def _run_on_meta(module: nn.Module, input_size: tuple[int, int], observe: Observer) -> Any:
-    """The module's output for one image on the meta device, in eval mode; the module itself stays as it is."""
+def _run_on_meta(
+    module: nn.Module, input_size: tuple[int, int], observe: Observer, finished: Callable[[Any], None] | None = None
+) -> Any:
+    """The module's output for one image on the meta device, in eval mode; the module itself stays as it is.
+
+    `finished` is given the output of every part of the module.
+    """
     import torch
     from torch.overrides import TorchFunctionMode
     from torch.utils._pytree import tree_leaves
 
     shadow = _shadow(module).eval()
     names = {id(parameter): name for name, parameter in shadow.named_parameters()}
+    if finished is not None:
+        for part in shadow.modules():
+            part.register_forward_hook(lambda _module, _inputs, output: finished(output))
 
     class Watch(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -487,23 +499,25 @@ def _trace_groups(
     operations: Counter[int] = Counter(dict.fromkeys(group_of.values(), 0))
     current = 0
 
+    def keep_shape(output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim > 1:
+            shapes[current] = tuple(output.shape[1:])
+
     def observe(function: str, used: list[str], call: Callable[[], Any]) -> Any:
         nonlocal current
         current = max([current, *(group_of[name] for name in used)])
         before = counter.get_total_flops()
         output = call()
+        if function not in _REARRANGEMENTS:
+            keep_shape(output)
         operations[current] += (counter.get_total_flops() - before) // 2  # one multiply-add is two of its operations
-        if isinstance(output, Tensor) and output.ndim > 1 and function not in _REARRANGEMENTS:
-            shapes[current] = tuple(output.shape[1:])
         return output
 
     try:
         with counter:
-            features = _run_on_meta(backbone, input_size, observe)
+            _run_on_meta(backbone, input_size, observe, keep_shape)
     except _META_FAILURES:
         return {}, {}
-    if isinstance(features, Tensor):
-        shapes[max(group_of.values())] = tuple(features.shape[1:])
     return shapes, dict(operations)
 
 

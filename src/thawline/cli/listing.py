@@ -1,88 +1,236 @@
-"""``thawline list GROUP [FILTER]``: what can be chosen."""
+"""``thawline list``: the options of a config group, each with what it is; for backbones the libraries' names too."""
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from thawline.config_paths import conf_folder, options
+from rich.console import Console
+
+from thawline.cli.console import console
+from thawline.config_paths import conf_folder
 from thawline.errors import nearest, usage_error
 
-_NO_GROUPS = {"hydra"}
-_MOST_NAMES = 200
+_INTERNAL = ("hydra",)
+_PIPE_WIDTH = 120
+_WILD = "*?["
 
 
-def run(argv: list[str]) -> int:
-    """Print the options of a config group; of backbones, with a filter, the libraries' models too."""
-    groups = sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name not in _NO_GROUPS)
-    parser = argparse.ArgumentParser(prog="thawline list", description="What can be chosen.")
-    parser.add_argument("group", nargs="?", help=f"one of {', '.join(groups)} (the plural works too)")
-    parser.add_argument("filter", nargs="?", default="", help="part of a name, or a pattern such as 'resnet*'")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args(argv)
+@dataclass(frozen=True)
+class Option:
+    """An option of a config group: its name, and the first comment of its file."""
+
+    name: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """The names of a library's networks that are of one kind, and those of them for which it has weights."""
+
+    library: str
+    family: str
+    names: tuple[str, ...]
+    pretrained: tuple[str, ...]
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print what there is; the exit status.
+
+    Raises:
+        UsageError: there is no such group, or nothing in it matches the filter.
+    """
+    arguments = _parser().parse_args(argv)
+    groups = _groups(arguments.config_dir)
     if arguments.group is None:
-        print("\n".join(groups))
-        return 0
-    found = matches(_group(arguments.group, groups), arguments.filter)
+        return _show_groups(groups, as_json=arguments.json)
+    group = _group(arguments.group, groups)
+    wanted = arguments.filter
+    options = [option for option in _options(group, arguments.config_dir) if _matches(option, wanted)]
+    families = _families(wanted) if group == "backbone" else []
+    if wanted and not options and not families:
+        names = [option.name for option in _options(group, arguments.config_dir)]
+        names += [name for family in _families(None) for name in family.names] if group == "backbone" else []
+        raise usage_error("", f"no {group.replace('_', ' ')} matches {wanted!r}{nearest(wanted.strip(_WILD), names)}")
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        _print_json(group, options, families)
     else:
-        _show(found)
+        _show(group, options, families, brief=not wanted and not arguments.all)
     return 0
 
 
-def matches(group: str, pattern: str) -> dict[str, dict[str, str]]:
-    """Where a name comes from -> name -> what it is."""
-    shipped = {name: _first_comment(path) for name, path in options(group).items() if _fits(name, pattern)}
-    found = {f"conf/{group}": shipped}
-    if group == "backbone" and pattern:
-        import timm
-        from torchvision import models
-
-        found["timm"] = dict.fromkeys((name for name in timm.list_models() if _fits(name, pattern)), "")
-        names = models.list_models(module=models)
-        found["torchvision"] = {f"torchvision/{name}": "" for name in names if _fits(name, pattern)}
-    return found
+def wide_console() -> Console:
+    """The terminal; where there is none (a pipe, a file), lines may be longer than the eighty columns rich assumes."""
+    return console if console.is_terminal else Console(width=_PIPE_WIDTH, highlight=False)
 
 
-def _group(name: str, groups: list[str]) -> str:
-    for candidate in (name, name.removesuffix("s"), name.removesuffix("es"), name.removesuffix("ies") + "y"):
-        if candidate in groups:
-            return candidate
-    raise usage_error("", f"there is no group {name!r}{nearest(name, groups) or '; groups: ' + ', '.join(groups)}")
+def conf_options(group: str, config_dir: Path | None = None) -> dict[str, Path]:
+    """The options of a config group, with those in `config_dir`, which come first: name -> yaml file."""
+    found: dict[str, Path] = {}
+    for root in (conf_folder(), *([config_dir] if config_dir is not None else [])):
+        folder = root / group
+        found |= {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
-def _fits(name: str, pattern: str) -> bool:
-    return pattern in name or fnmatch.fnmatch(name, pattern)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="thawline list",
+        description="The options of a config group. Without GROUP: the groups.",
+        epilog="thawline list backbones 'resnet*'      thawline list datasets cifar      thawline list freeze_policies",
+    )
+    parser.add_argument("group", nargs="?", metavar="GROUP", help="backbones, datasets, freeze_policies, heads, ...")
+    parser.add_argument("filter", nargs="?", metavar="FILTER", help="a part of a name, or a pattern with * and ?")
+    parser.add_argument("--all", action="store_true", help="every name of the libraries, also without a filter")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with config groups of your own")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _groups(config_dir: Path | None) -> list[str]:
+    roots = [conf_folder(), *([config_dir] if config_dir is not None else [])]
+    folders = {path.name for root in roots if root.is_dir() for path in root.iterdir() if path.is_dir()}
+    return sorted(name for name in folders if name not in _INTERNAL and conf_options(name, config_dir))
+
+
+def _group(word: str, groups: Sequence[str]) -> str:
+    """The group that a word means, in the singular or the plural."""
+    by_word = {plural: group for group in groups for plural in (group, f"{group}s", f"{group.removesuffix('y')}ies")}
+    normal = word.lower().replace("-", "_")
+    if normal not in by_word:
+        raise usage_error(
+            "", f"there is no config group {word!r}{nearest(normal, groups)}; groups: {', '.join(groups)}"
+        )
+    return by_word[normal]
+
+
+def _options(group: str, config_dir: Path | None) -> list[Option]:
+    return [Option(name, _first_comment(path)) for name, path in conf_options(group, config_dir).items()]
 
 
 def _first_comment(path: Path) -> str:
-    """What a yaml says of itself in its first comment that is not Hydra's."""
-    for line in path.read_text().splitlines():
-        if line.startswith("#") and not line.startswith("# @package"):
-            return line.removeprefix("#").strip()
+    """The first comment of a yaml, without the directives that Hydra reads."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @"):
+            return line.lstrip("# ").strip()
     return ""
 
 
-def _show(found: dict[str, dict[str, str]]) -> None:
-    from rich.markup import escape
+def _matches(option: Option, wanted: str | None) -> bool:
+    return (
+        not wanted or _fits(option.name, wanted) or (not _is_pattern(wanted) and wanted.lower() in option.about.lower())
+    )
+
+
+def _fits(name: str, wanted: str) -> bool:
+    if _is_pattern(wanted):
+        return fnmatch.fnmatchcase(name.lower(), wanted.lower())
+    return wanted.lower() in name.lower()
+
+
+def _is_pattern(wanted: str) -> bool:
+    return any(sign in wanted for sign in _WILD)
+
+
+def _families(wanted: str | None) -> list[Family]:
+    """The networks of timm and torchvision that match, by the library's module."""
+    import timm
+    from torchvision import models
+
+    known = set(timm.list_models())
+    with_weights = {name.partition(".")[0] for name in timm.list_pretrained()}
+    found = []
+    for module in timm.list_modules():
+        names = tuple(n for n in timm.list_models(module=module) if n in known and (not wanted or _fits(n, wanted)))
+        found.append(Family("timm", module, names, tuple(name for name in names if name in with_weights)))
+    theirs = tuple(
+        name
+        for name in models.list_models(module=models)
+        if not wanted or _fits(name, wanted) or _fits(f"torchvision/{name}", wanted)
+    )
+    found.append(Family("torchvision", "torchvision", theirs, theirs))
+    return [family for family in found if family.names]
+
+
+def _print_json(group: str, options: Sequence[Option], families: Sequence[Family]) -> None:
+    content: dict[str, object] = {"group": group, "options": [asdict(option) for option in options]}
+    if group == "backbone":
+        content["libraries"] = [asdict(family) for family in families]
+    print(json.dumps(content, indent=2))
+
+
+def _show_groups(groups: Sequence[str], *, as_json: bool) -> int:
+    counts = {group: list(conf_options(group)) for group in groups}
+    if as_json:
+        print(json.dumps(counts, indent=2))
+        return 0
+    from rich.text import Text
+
+    wide = wide_console()
+    width = max(map(len, groups))
+    for group, names in counts.items():
+        line = Text.assemble((f"{group:<{width}}  ", "bold"), ", ".join(names))
+        line.truncate(wide.width, overflow="ellipsis")
+        wide.print(line)
+    wide.print(Text("\nthawline list GROUP shows what each one is", style="dim"))
+    return 0
+
+
+def _show(group: str, options: Sequence[Option], families: Sequence[Family], *, brief: bool) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    from thawline.cli.console import console
+    wide = wide_console()
+    if options:
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for option in options:
+            table.add_row(Text(option.name), Text(option.about))
+        wide.print(Text(f"{group}=OPTION", style="dim"))
+        wide.print(table)
+    if not families:
+        return
+    if brief:
+        _show_counts(families, wide)
+        return
+    for library, how in (
+        ("timm", "backbone=timm backbone.name=NAME"),
+        ("torchvision", "backbone=torchvision backbone.name=NAME"),
+    ):
+        ours = [family for family in families if family.library == library]
+        if ours:
+            count = sum(len(family.names) for family in ours)
+            wide.print(Text(f"\n{how}: {count:,} of {library}", style="dim"))
+            for family in ours:
+                _show_family(family, wide)
+    if any(set(family.names) - set(family.pretrained) for family in families):
+        wide.print(Text("\n* without pretrained weights", style="dim"))
 
-    for origin, names in found.items():
-        if not names:
-            continue
-        console.print(f"[bold]{origin}[/] ({len(names)})")
-        table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(no_wrap=True)
-        table.add_column()
-        for name, text in list(names.items())[:_MOST_NAMES]:
-            table.add_row(f"  {escape(name)}", escape(text))
-        console.print(table)
-        if len(names) > _MOST_NAMES:
-            console.print(f"  and {len(names) - _MOST_NAMES} more; narrow the filter")
-    if not any(found.values()):
-        console.print("nothing matches; `thawline list backbones resnet` also searches timm and torchvision")
+
+def _show_counts(families: Sequence[Family], wide: Console) -> None:
+    from rich.text import Text
+
+    counts = {
+        library: sum(len(family.names) for family in families if family.library == library)
+        for library in ("timm", "torchvision")
+    }
+    wide.print()
+    for library, count in counts.items():
+        wide.print(Text.assemble((library, "bold"), f"  {count:,} networks: backbone={library} backbone.name=NAME"))
+    wide.print(Text("thawline list backbones FILTER (or --all) shows their names", style="dim"))
+
+
+def _show_family(family: Family, wide: Console) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    weights = set(family.pretrained)
+    names = Text("  ").join(Text(name) if name in weights else Text(f"{name}*", style="dim") for name in family.names)
+    if family.library == "timm":
+        wide.print(Text(family.family, style="bold"))
+    wide.print(Padding(names, (0, 0, 0, 2)))
