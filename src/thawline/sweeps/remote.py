@@ -76,7 +76,7 @@ class RemoteJob:
         """The job of this process's multirun of so many runs."""
         # Told by the command line, never by a config file: so it travels beside the configuration.
         allowed = allowed_extra_targets()
-        return cls(context.config_loader, config, task_function, str(Path.cwd()), allowed, runs, tuple(sys.argv[1:]))
+        return cls(context.config_loader, config, task_function, str(Path.cwd()), allowed, runs, tuple(sys.argv))
 
     def __call__(self, overrides: Sequence[str], number: int) -> Outcome:
         """Compose the configuration of `overrides` and run it, here."""
@@ -114,7 +114,7 @@ class RemoteJob:
         allow_targets(self.allowed)
         _Kept.runs = self.runs
         # The command that a record names is the sweep's.
-        sys.argv = ["thawline", *self.command]
+        sys.argv = list(self.command)
         setup_globals()
         Plugins.instance()
         config = self.config_loader.load_sweep_config(self.config, list(overrides))
