@@ -40,9 +40,10 @@ def run(argv: Sequence[str]) -> int:
     backbone = spec.skeleton()
     rows = group_table(backbone.module, backbone.groups, backbone.input_size)
     if arguments.json:
-        print(json.dumps(_as_json(spec, backbone, rows), indent=2))
+        pairs = zip(rows, backbone.groups, strict=True)
+        print(json.dumps([{**asdict(row), "parameter_names": group.parameters} for row, group in pairs], indent=2))
     else:
-        _show(arguments.backbone, spec, backbone, rows)
+        _show(arguments.backbone, backbone, rows)
     return 0
 
 
@@ -118,27 +119,12 @@ def _plain(source: Path | dict[str, Any], overrides: Sequence[str]) -> Any:
         raise usage_error("backbone", str(error).splitlines()[0]) from None
 
 
-def _as_json(spec: TimmBackbone | TorchvisionBackbone, backbone: Backbone, rows: Sequence[GroupRow]) -> dict[str, Any]:
-    return {
-        "backbone": backbone.name,
-        "granularity": spec.granularity,
-        "input_size": list(backbone.input_size),
-        "feature_dim": backbone.feature_dim,
-        "parameters": sum(row.parameters for row in rows),
-        "multiply_adds": _total(rows),
-        "groups": [
-            {**asdict(row), "parameter_names": group.parameters}
-            for row, group in zip(rows, backbone.groups, strict=True)
-        ],
-    }
-
-
 def _total(rows: Sequence[GroupRow]) -> int | None:
     counts = [row.multiply_adds for row in rows if row.multiply_adds is not None]
     return sum(counts) if counts else None
 
 
-def _show(name: str, spec: TimmBackbone | TorchvisionBackbone, backbone: Backbone, rows: Sequence[GroupRow]) -> None:
+def _show(name: str, backbone: Backbone, rows: Sequence[GroupRow]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text

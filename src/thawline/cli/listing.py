@@ -6,7 +6,7 @@ import argparse
 import fnmatch
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -157,9 +157,13 @@ def _families(wanted: str | None) -> list[Family]:
 
 
 def _print_json(group: str, options: Sequence[Option], families: Sequence[Family]) -> None:
-    content: dict[str, object] = {"group": group, "options": [asdict(option) for option in options]}
+    """Where a name comes from -> name -> what it is."""
+    content = {f"conf/{group}": {option.name: option.about for option in options}}
     if group == "backbone":
-        content["libraries"] = [asdict(family) for family in families]
+        content |= {"timm": {}, "torchvision": {}}
+        for family in families:
+            prefix = "torchvision/" if family.library == "torchvision" else ""
+            content[family.library].update(dict.fromkeys((f"{prefix}{name}" for name in family.names), ""))
     print(json.dumps(content, indent=2))
 
 
