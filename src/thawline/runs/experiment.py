@@ -13,6 +13,7 @@ from thawline.freeze_policies import Phase
 from thawline.metrics import confusion_matrix
 from thawline.records import Record, write_record
 from thawline.runs import distributed, judging, provenance
+from thawline.runs.averaging import average
 from thawline.runs.checkpoint import AtEpochs, Checkpoint, Saved
 from thawline.runs.diagnostics import Diagnosis
 from thawline.runs.fitting import Fit, OnEpoch, prepare_fit
@@ -47,17 +48,18 @@ def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoc
             began=bench.began,
             retries=plan.settings.sweep.retries,
         )
-    if distributed.wanted(plan):
+    if distributed.wanted(plan) and plan.settings.average is None:
         return distributed.execute_on_all(plan, group, on_epoch)
     spec = plan.settings.logger if distributed.is_first() else None
     about = Mirrored(plan.folder, plan.identity, plan.label or plan.identity, group, plan.config)
     with mirroring(spec, about, on_epoch) as mirror:
         pack = bench.packs.get(plan.identity)
-        record = (
-            _Run(plan, bench, mirror.epoch).to_record(source_record)
-            if pack is None
-            else pack.record(plan, mirror.epoch)
-        )
+        if plan.settings.average is not None:
+            record = average(plan, bench, mirror.epoch)
+        elif pack is not None:
+            record = pack.record(plan, mirror.epoch)
+        else:
+            record = _Run(plan, bench, mirror.epoch).to_record(source_record)
         mirror.summary.update(summary_of(record))
     return record
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
-from thawline.backbones import BackboneSpec
 
 from thawline.adapters import Adapter
+from thawline.backbones import BackboneSpec
 from thawline.datasets import Dataset
 from thawline.errors import Problem, UsageError
 from thawline.freeze_policies import FreezePolicy
@@ -24,6 +24,7 @@ from thawline.schedulers import Scheduler
 from thawline.specs import Spec, resolve, validate
 from thawline.transforms import Transform
 
+_Identity = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]  # it names a folder, so it may be nothing else
 _LOGGED = frozenset({"loss", "top1", "objective"})
 
 
@@ -122,6 +123,30 @@ class DiagnosticsSettings(Spec):
     samples: int = Field(default=512, ge=2)
 
 
+class AverageSettings(Spec):
+    """A run whose weights are an average of other runs' instead of trained; ``thawline average`` makes it.
+
+    Attributes:
+        method: ``wise_ft`` - on the line from the start to one run; ``uniform``, ``greedy`` - the mean of several runs.
+        ingredients: the identities of the runs.
+        start: of ``wise_ft``, the run at the other end of the line; None: the weights before any tuning.
+        alphas: of ``wise_ft``, the places on the line that are judged, 0 (the start) to 1 (the run).
+    """
+
+    method: Literal["wise_ft", "uniform", "greedy"]
+    ingredients: tuple[_Identity, ...] = Field(min_length=1)
+    start: _Identity | None = None
+    alphas: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = Field(default=(), max_length=1001)
+
+    @model_validator(mode="after")
+    def _fitting(self) -> AverageSettings:
+        if self.method == "wise_ft" and (len(self.ingredients) != 1 or not self.alphas):
+            raise ValueError("wise_ft takes one run and at least one alpha")
+        if self.method != "wise_ft" and (self.start is not None or self.alphas):
+            raise ValueError("start and alphas are of wise_ft")
+        return self
+
+
 class RunSettings(Spec):
     """One run. Fields hold validated specs; `source` is the whole configuration of the source run, if there is one."""
 
@@ -143,6 +168,7 @@ class RunSettings(Spec):
     metrics: MetricSettings
     shift: dict[str, Shift] = Field(default_factory=dict)
     diagnostics: DiagnosticsSettings = DiagnosticsSettings()
+    average: AverageSettings | None = None
     cache: CacheSettings
     sweep: SweepSettings
     logger: LoggerSpec | None = None
@@ -207,7 +233,7 @@ def source_config(config: Mapping[str, Any]) -> dict[str, Any]:
     regularizer, adapter = source.pop("regularizer", {}), source.pop("adapter", None)
     merged = {key: _merged(value, source.pop(key)) if key in source else value for key, value in config.items()}
     merged["backbone"] = {**config["backbone"], "weights": weights}
-    return {**merged, **source, "regularizer": regularizer, "adapter": adapter, "source": None}
+    return {**merged, **source, "regularizer": regularizer, "adapter": adapter, "average": None, "source": None}
 
 
 def _merged(base: Any, over: Any) -> Any:

@@ -11,14 +11,13 @@ from thawline.metrics import classification_metrics
 from thawline.records import SplitRecord
 from thawline.runs import distributed
 from thawline.runs.plan import Plan
+from thawline.runs.predicting import logits_of
 from thawline.runs.shift import ShiftedSet
 from thawline.runs.workbench import Workbench
-from thawline.tasks.data import OrderedBatches
 from thawline.tasks.model import TransferModel
 from thawline.thaw_line.decoded_images import decoded
 
 Metrics = dict[str, float | None]
-_MIXED = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 def shifted_metrics(plan: Plan, model: TransferModel, bench: Workbench) -> dict[str, Metrics]:
@@ -51,10 +50,8 @@ def shifted_splits(plan: Plan) -> dict[str, SplitRecord]:
 
 def _judged(plan: Plan, model: TransferModel, item: ShiftedSet, bench: Workbench) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (N, C) and labels (N,) of all samples of a set, on the CPU."""
-    settings, device = plan.settings, bench.device(plan.settings)
-    mixed = _MIXED.get(settings.trainer.precision)
     images = decoded(
-        bench.store(settings.cache),
+        bench.store(plan.settings.cache),
         item.split.images,
         dict(item.pixels),
         item.decode,
@@ -62,15 +59,9 @@ def _judged(plan: Plan, model: TransferModel, item: ShiftedSet, bench: Workbench
         fingerprint=item.fingerprint,
         indices=item.split.indices,
     )
-    logits, labels = [], []
-    model.to(device).eval()
-    batches = OrderedBatches(item.split.indices, settings.trainer.eval_batch_size, distributed.shard())
-    with torch.inference_mode(), torch.autocast(device.type, dtype=mixed, enabled=mixed is not None):
-        for _, rows, _ in batches:
-            logits.append(model(images.read(rows).to(device)).float().cpu())
-            labels.append(torch.from_numpy(item.labels[rows]))
+    logits, rows = logits_of(plan, model, bench, images, item.split.indices, distributed.shard())
     images.close()
-    shares = distributed.gathered((torch.cat(logits), torch.cat(labels)))
+    shares = distributed.gathered((logits, torch.from_numpy(item.labels[rows])))
     return torch.cat([share[0] for share in shares]), torch.cat([share[1] for share in shares])
 
 

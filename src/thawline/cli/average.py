@@ -1,0 +1,135 @@
+"""``thawline average``: averages of finished runs, chosen on validation and tested once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from thawline.cli.console import console, errors
+from thawline.errors import usage_error
+
+if TYPE_CHECKING:
+    from thawline.records import Record
+    from thawline.runs.workbench import Workbench
+    from thawline.sweeps.averages import Averages
+
+_ALPHAS = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Make the averages, each a run with a record of its own, and show what they are worth.
+
+    Raises:
+        UsageError: there is no such run or sweep, or nothing in it can be averaged.
+    """
+    arguments = _parser().parse_args(argv)
+    if arguments.method != "wise_ft" and (arguments.start or arguments.alphas != _ALPHAS):
+        raise usage_error("--method", f"--start and --alphas are of wise_ft, not of {arguments.method}")
+
+    from thawline.runs.experiment import execute
+    from thawline.runs.ledger import RunFailed, run_once
+    from thawline.runs.workbench import Workbench
+
+    bench = Workbench()
+    averages = _planned(arguments, bench)
+    for reason in averages.left_out:
+        errors.print(Text(f"left out: {reason}", style="yellow"), soft_wrap=True)
+    group = averages.folder.name if averages.folder is not None else None
+    records, failed = [], 0
+    with errors.status("") as status:
+        for number, plan in enumerate(averages.plans, start=1):
+            status.update(Text(f"average {number} of {len(averages.plans)}"))
+            try:
+                records.append(
+                    run_once(plan, lambda plan: execute(plan, bench, group=group, on_epoch=lambda row: None))
+                )
+            except RunFailed as error:
+                errors.print(Text(f"error: {error}"), soft_wrap=True)
+                failed += 1
+    if records:
+        _show(records)
+    runs = averages.plans[0].folder.parent
+    console.print(Text(f"\nrecords: {runs}"), soft_wrap=True)
+    if averages.folder is not None:
+        console.print(Text(f"beside the runs they are made of: thawline report {averages.folder}"), soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _planned(arguments: argparse.Namespace, bench: Workbench) -> Averages:
+    from thawline.records import RECORD_FILE
+    from thawline.reports.loading import find_sweep
+    from thawline.runs import provenance
+    from thawline.runs.plan import run_folder
+    from thawline.sweeps import averages
+
+    alphas = _numbers(arguments.alphas) if arguments.method == "wise_ft" else []
+    for folder in (Path(arguments.target), run_folder(arguments.outputs, arguments.target)):
+        if (folder / RECORD_FILE).is_file():
+            if arguments.method != "wise_ft":
+                raise usage_error("--method", f"{arguments.method} averages the runs of a sweep; {folder} is one run")
+            return averages.of_run(folder.absolute(), alphas, arguments.start, bench)
+    folder = find_sweep(arguments.target, arguments.outputs)
+    return averages.of_sweep(folder, arguments.method, alphas, arguments.start, provenance.command(), bench)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = sorted({float(item) for item in text.split(",")})
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0.0 <= number <= 1.0 for number in numbers):
+        raise usage_error("--alphas", f"{text!r} is not a list of numbers from 0 to 1, such as 0,0.25,0.5,1")
+    return numbers
+
+
+def _show(records: Sequence[Record]) -> None:
+    """A line for each average: what was chosen, and its metric on validation and test."""
+    metric = records[0].selection.monitor.removeprefix("val/")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", no_wrap=True)
+    table.add_column("chosen", overflow="fold")
+    for split in ("val", "test"):
+        table.add_column(f"{split} {metric}", justify="right")
+    for record in records:
+        about = record.diagnostics["average"]
+        chosen = about["chosen"]
+        said = (
+            f"a = {chosen['alpha']:g}"
+            if "alpha" in chosen
+            else f"{len(chosen['ingredients'])} of {len(about['ingredients'])} runs"
+        )
+        values = [record.metrics[split].get(metric) for split in ("val", "test")]
+        table.add_row(
+            Text(record.identity), Text(said), *("-" if value is None else f"{value:.4f}" for value in values)
+        )
+    console.print(table)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="thawline average",
+        description="Average the weights of finished runs. Everything is chosen on validation; the test split is "
+        "opened once, for what was chosen. Each average is a run with a record of its own.",
+        epilog="thawline average SWEEP --method greedy      thawline average RUN --method wise_ft --alphas 0,0.5,1",
+    )
+    parser.add_argument(
+        "target", metavar="SWEEP|RUN", help="a sweep's folder or name, or (wise_ft) a run's folder or identity"
+    )
+    parser.add_argument(
+        "--method",
+        required=True,
+        choices=("wise_ft", "uniform", "greedy"),
+        help="wise_ft: between each run and its start; uniform, greedy: a soup of all runs that are alike, or of "
+        "those that do not harm it on validation",
+    )
+    parser.add_argument("--alphas", default=_ALPHAS, metavar="LIST", help=f"places between start and run ({_ALPHAS})")
+    parser.add_argument("--start", metavar="RUN", help="the run to start from (default: the weights before tuning)")
+    parser.add_argument(
+        "--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where runs and sweeps lie"
+    )
+    return parser

@@ -1,0 +1,138 @@
+"""Averages over the finished runs of a sweep, and the sweep that compares them with those runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from thawline.errors import usage_error
+from thawline.records import load_record, require_record
+from thawline.runs.averaging import alike, soup_plan, wise_ft_plan
+from thawline.runs.plan import Plan, plan_run
+from thawline.runs.workbench import Workbench
+from thawline.sweeps.manifest import CellEntry, Manifest, read_manifest, write_manifest
+
+Method = Literal["wise_ft", "uniform", "greedy"]
+AXIS = "average.method"
+"""The axis of the comparing sweep: ``none`` for the runs themselves."""
+
+
+@dataclass(frozen=True)
+class Averages:
+    """The averages that are to be made.
+
+    Attributes:
+        plans: one for each.
+        left_out: why some runs are in none of them.
+        folder: the sweep that compares, if it is of a sweep.
+    """
+
+    plans: tuple[Plan, ...]
+    left_out: tuple[str, ...] = ()
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Finished:
+    plan: Plan
+    overrides: tuple[str, ...]
+
+
+def of_run(folder: Path, alphas: Sequence[float], start: str | None, bench: Workbench) -> Averages:
+    """The WiSE-FT average of one run.
+
+    Raises:
+        UsageError: there is no finished run, or `start` does not fit it.
+    """
+    plan = _plan(folder, bench)
+    overrides = [*plan.overrides, f"{AXIS}=wise_ft"]
+    return Averages((wise_ft_plan(plan, alphas, start, overrides, bench),))
+
+
+def of_sweep(
+    folder: Path, method: Method, alphas: Sequence[float], start: str | None, command: str, bench: Workbench
+) -> Averages:
+    """The averages of a sweep: one of each run (WiSE-FT), or one soup of all runs that are alike.
+
+    Runs with another validation or test split (another data seed) are not alike: what one of them was trained on
+    another would be judged on. Diverged runs and averages are left out.
+
+    Args:
+        folder: the sweep's.
+        method: how to average.
+        alphas: of WiSE-FT.
+        start: of WiSE-FT, the run at the other end of the line, or None for the source.
+        command: what makes the averages again.
+        bench: what the plans share.
+
+    Raises:
+        UsageError: nothing can be averaged.
+    """
+    manifest = read_manifest(folder)
+    runs, left_out = _finished(folder, manifest, bench)
+    if method == "wise_ft":
+        plans = [wise_ft_plan(run.plan, alphas, start, [*run.overrides, f"{AXIS}=wise_ft"], bench) for run in runs]
+    else:
+        plans, alone = _soups(runs, method, bench)
+        left_out += [f"run {identity}: no other run of the sweep is like it" for identity in alone]
+    if not plans:
+        raise usage_error("sweep", f"{folder}: nothing to average: {'; '.join(left_out) or 'it has no finished run'}")
+    compared = Manifest(
+        name=f"{manifest.name}-{method}",
+        command=command,
+        axes={**manifest.axes, AXIS: ["none", method]},
+        cells=[
+            *(
+                CellEntry(identity=cell.identity, overrides=[*cell.overrides, f"{AXIS}=none"])
+                for cell in manifest.cells
+            ),
+            *(CellEntry(identity=plan.identity, overrides=list(plan.overrides)) for plan in plans),
+        ],
+        runs_folder=manifest.runs_folder,
+    )
+    beside = folder.parent / compared.name
+    write_manifest(beside, compared)
+    return Averages(tuple(plans), tuple(left_out), beside)
+
+
+def _finished(folder: Path, manifest: Manifest, bench: Workbench) -> tuple[list[_Finished], list[str]]:
+    """The runs that can be averaged, and why the others cannot."""
+    runs_folder = Path(os.path.normpath(folder.absolute() / manifest.runs_folder))
+    found, left_out = [], []
+    for cell in manifest.cells:
+        place = runs_folder / cell.identity
+        try:
+            record = load_record(place)
+        except (OSError, ValueError):
+            left_out.append(f"run {cell.identity}: not done")
+            continue
+        if record.selection.value is None:
+            left_out.append(f"run {cell.identity}: diverged")
+        elif record.config.get("average") is None:
+            found.append(_Finished(_plan(place, bench), tuple(cell.overrides)))
+    return found, left_out
+
+
+def _plan(folder: Path, bench: Workbench) -> Plan:
+    record = require_record(folder)
+    if record.config.get("average") is not None:
+        raise usage_error("", f"{folder} is an average itself")
+    return plan_run({**record.config, "output_dir": str(folder.parent.parent)}, record.overrides, bench)
+
+
+def _soups(runs: Sequence[_Finished], method: Method, bench: Workbench) -> tuple[list[Plan], list[str]]:
+    """A soup for each set of runs that are alike, and the runs that are like no other."""
+    groups: dict[str, list[_Finished]] = {}
+    for run in runs:
+        groups.setdefault(alike(run.plan), []).append(run)
+    soups, alone = [], []
+    for group in groups.values():
+        if len(group) < 2:
+            alone += [run.plan.identity for run in group]
+            continue
+        shared = [item for item in group[0].overrides if all(item in run.overrides for run in group)]
+        soups.append(soup_plan([run.plan for run in group], method, [*shared, f"{AXIS}={method}"], bench))
+    return soups, alone
