@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
+import warnings
 from collections.abc import Callable, Collection, Iterator
 
 import networkx
@@ -15,6 +17,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thawline.layer_groups import layer_groups
 from thawline.tasks.model import TransferModel, is_norm
 from thawline.thaw_line.minimum_cut import minimum_cut
 from thawline.thaw_line.partition import LineValue, ThawLine, UntraceableError, partition
