@@ -67,10 +67,12 @@ def train(thawline: Callable[..., Result]) -> Callable[..., Record]:
     """Train one tiny configuration and return its record."""
 
     def run(*overrides: str) -> Record:
-        before = set(records())
+        places = [item.partition("=")[2] for item in overrides if item.startswith("output_dir=")]
+        place = places[-1] if places else "outputs"
+        before = set(records(place))
         result = thawline("train", *TINY, *overrides)
         assert result.status == 0, result.err
-        (new,) = [folder for folder in set(records()) - before if not _is_source(folder)]
+        (new,) = [folder for folder in set(records(place)) - before if not _is_source(folder)]
         return load_record(new)
 
     return run

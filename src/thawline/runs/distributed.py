@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -155,7 +156,7 @@ def _wait(ranks: list[_Rank], epochs: _Epochs) -> None:
                 raise signals.Interrupted(_STOPPED[code])
             if code not in (None, 0):
                 tail = ranks[index].log.read_text(errors="backslashreplace").strip().splitlines()
-                last = tail[-1] if tail else "no output"
+                last = re.sub(r"^\[rank\d+\]: ", "", tail[-1]) if tail else "no output"
                 how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
                 raise RankFailed(f"rank {index} {how}: {last} (log: {ranks[index].log})")
         if all(code == 0 for code in codes):

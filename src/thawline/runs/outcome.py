@@ -24,7 +24,6 @@ from thawline.tasks.model import TransferModel
 
 if TYPE_CHECKING:
     from thawline.backbones import Backbone
-
     from thawline.runs.fitting import Fit
 
 BEST_FILE = "best.safetensors"

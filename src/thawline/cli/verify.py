@@ -1,0 +1,65 @@
+"""``thawline verify``: check every record, hash and file of a sweep or of a run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.markup import escape
+
+from thawline.cli.console import console, errors
+from thawline.errors import UsageError
+
+
+def run(argv: Sequence[str]) -> int:
+    """Check what is there; status 0 when all is well, 1 when something is not, each named on the terminal.
+
+    Raises:
+        UsageError: there is no such sweep or run.
+    """
+    from thawline.runs.verification import problems_of_run
+
+    arguments = _parser().parse_args(argv)
+    checked = wrong = 0
+    for folder, label in _runs(arguments.name, arguments.outputs):
+        checked += 1
+        problems = problems_of_run(folder)
+        wrong += bool(problems)
+        for problem in problems:
+            errors.print(f"[red]{escape(label)}[/]: {escape(str(folder))}: {escape(problem)}", soft_wrap=True)
+    console.print(f"{checked} runs checked: {checked - wrong} whole, {wrong} with problems", highlight=False)
+    return 1 if wrong else 0
+
+
+def _runs(name: str, outputs: Path) -> Iterator[tuple[Path, str]]:
+    """The folders that `name` stands for, each with what to call it."""
+    from thawline.cli.finding import find_run
+    from thawline.reports.loading import find_sweep
+    from thawline.sweeps.manifest import SWEEP_FILE, read_manifest
+
+    try:
+        run = find_run(name, outputs)
+    except UsageError:
+        folder = find_sweep(name, outputs)
+        if not (folder / SWEEP_FILE).is_file():
+            yield from ((path, path.name) for path in sorted(folder.iterdir()) if (path / "record.json").exists())
+            return
+        manifest = read_manifest(folder)
+        runs = folder / manifest.runs_folder
+        yield from ((runs.resolve() / cell.identity, manifest.label(cell)) for cell in manifest.cells)
+        return
+    yield run, run.name
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="thawline verify",
+        description="Check that every run of a sweep has a valid record, that every file has the hash that the record "
+        "has of it, and that the test accuracy follows from the predictions on file. Exit status 1 if not.",
+    )
+    parser.add_argument("name", metavar="SWEEP|RUN", help="a sweep (folder or name) or a run (folder or identity)")
+    parser.add_argument(
+        "--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where sweeps and runs lie"
+    )
+    return parser
