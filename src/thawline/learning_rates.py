@@ -203,7 +203,7 @@ def _mean_ratio(means: Gradients, squares: Gradients, names: Sequence[str], coun
 
 def _norm(tensors: Mapping[str, Tensor], names: Sequence[str]) -> float:
     """The Euclidean norm of these tensors as one vector."""
-    return math.sqrt(sum(float(tensors[name].double().square().sum()) for name in names))
+    return math.sqrt(sum(float(tensors[name].detach().double().square().sum()) for name in names))
 
 
 def _ratio(upper: float, lower: float) -> float:
