@@ -33,6 +33,11 @@ def same(one, other) -> bool:
 def test_the_ends_of_an_interpolation_are_exact():
     assert same(interpolated(START, END, 1.0), END)
     assert same(interpolated(START, END, 0.0), {**START, "n": END["n"]})
+    # Also where the other end is not finite: 0 times infinity is no number.
+    endless = {name: torch.full_like(tensor, torch.inf) for name, tensor in END.items() if tensor.is_floating_point()}
+    finite = {name: END[name] for name in endless}
+    assert same(interpolated(endless, finite, 1.0), finite)
+    assert same(interpolated(finite, endless, 0.0), finite)
 
 
 def test_between_the_ends_it_is_the_line_and_integers_are_left_alone():
@@ -183,6 +188,25 @@ def test_a_greedy_soup_is_never_worse_on_validation_than_its_best_ingredient(tha
             soup, value = row["ingredients"], row["val/top1"]
     assert record.diagnostics["average"]["chosen"] == {"ingredients": soup}
     assert record.selection.value == value
+
+
+def test_a_greedy_soup_keeps_what_does_not_harm_it(thawline, rates, monkeypatch):
+    """The second is best; the first would harm it and is left out; the third leaves it as it is and stays."""
+    scripted = iter([0.5, 0.6, 0.4, 0.55, 0.6])
+    judge = averaging._Average._judge
+
+    def judged(self, rows):
+        values, predictions = judge(self, rows)
+        return {**values, "top1": next(scripted, values["top1"])}, predictions
+
+    monkeypatch.setattr(averaging._Average, "_judge", judged)
+    assert thawline("average", "rates", "--method", "greedy").status == 0
+    (record,) = averaged(rates)
+    first, second, third = sorted(run.identity for run in rates)
+    tried = [row["ingredients"] for row in record.history]
+    assert tried == [[first], [second], [third], [second, first], [second, third]]
+    assert record.diagnostics["average"]["chosen"] == {"ingredients": [second, third]}
+    assert record.selection.value == 0.6
 
 
 def test_the_same_average_twice_is_made_once(thawline, rates):
