@@ -102,19 +102,3 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images and weights at {folder}")
     return folder
-
-
-_APART = {
-    "test_adapters", "test_averaging", "test_backbones", "test_cli_errors", "test_composing", "test_diagnostics",
-    "test_distributed", "test_layer_groups", "test_learning_rates", "test_partition", "test_policies_over_time",
-    "test_rank_sources", "test_regularizers", "test_shift", "test_strategies", "test_wandb",
-}  # fmt: skip
-"""Files that start many runs, models or processes: they take minutes, and run with ``make test-slow``."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the long files as slow."""
-    for item in items:
-        if item.path.stem in _APART:
-            item.add_marker(pytest.mark.slow)

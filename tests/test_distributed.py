@@ -30,8 +30,6 @@ from torch import nn
 
 from thawline.specs import Spec
 
-pytestmark = pytest.mark.slow  # each starts processes that import torch anew
-
 
 class Broken(torch.optim.SGD):
     def step(self, closure=None):
@@ -151,6 +149,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_the_other_ranks(thawline, monkey
     assert records() == []
 
 
+@pytest.mark.slow
 def test_a_signal_reaches_the_ranks_and_the_run_goes_on_to_the_same_end(thawline, train, monkeypatch):
     longer = (*VIT, *TWO, *FIT, "trainer.max_epochs=40", "trainer.threads=1")
     whole = train(*longer, "output_dir=whole")

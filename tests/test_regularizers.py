@@ -35,7 +35,7 @@ from thawline.regularizers import (
 )
 from thawline.regularizers.bss import smallest_squares
 from thawline.regularizers.co_tuning import calibrated_relation, direct_relation, soft_cross_entropy
-from thawline.regularizers.delta import Judge, attention, target_classifier
+from thawline.regularizers.delta import Judge, attention
 from thawline.regularizers.distillation import divergence
 from thawline.regularizers.observation import Observer, as_channels, as_map, chosen_layers, group_outputs, layout_of
 from thawline.runs.decoding import decoded_images
@@ -302,7 +302,7 @@ def test_delta_is_the_weighted_distance_of_the_maps():
     [
         (TimmBackbone(name="test_resnet"), "layer3.0.conv2"),
         # This one calls one activation several times in a block, before the filter and after it.
-        (TorchvisionBackbone(name="resnet18"), "layer4.1.conv1"),
+        (TorchvisionBackbone(name="resnet18"), "layer4.1.conv2"),
     ],
 )
 def test_a_filters_importance_is_the_rise_of_the_loss_without_it(library, path):
@@ -340,9 +340,14 @@ def test_the_first_order_importance_is_the_slope_of_the_loss():
     model, images = bench()
     source, pictures = model.context.origin, model.context.samples("train")
     move(source.model, 0.02)
-    classifier = target_classifier(source, pictures, CLASSES)
+    rows = torch.randn(CLASSES, 96, dtype=torch.float64)
+
+    def classifier(features):
+        return features.double() @ rows.t()
+
     judge = Judge(source, classifier, [images], pictures.labels, [np.arange(12)])
     slope = judge.rise_by_gradient("layer3", 1, 192)
+    assert slope.abs().max() > 1e-3
     module = source.backbone.get_submodule("layer3")
     for channel in (0, 100):
         losses = []
@@ -877,9 +882,11 @@ def test_closing_takes_every_hook_off():
 
 def test_regularizers_go_with_adapters_and_measured_rates(train):
     record = train(*VIT, "adapter=bottleneck", "learning_rates=auto_rgn", "regularizer=[l2_sp,feature_matching,bss]",
-                   "regularizer.feature_matching.layers={blocks.0: blocks.1}",
+                   "regularizer.feature_matching.layers={blocks.0: blocks.1.mlp.fc1}",
                    "regularizer.feature_matching.relu=false")  # fmt: skip
     assert record.history[-1]["train/objective"] > 0
+    assert record.phases[0].regularizers["feature_matching"]["companion_parameters"] > 0
+    assert record.phases[0].optimizer_groups[-1]["name"] == "regularizers"
 
 
 @pytest.mark.slow
@@ -888,7 +895,7 @@ def test_two_devices_give_the_numbers_of_one(train):
              "regularizer.bss.weight=0.01", "regularizer.delta.importance=uniform", "trainer.batch_size=15",
              "regularizer.l2_sp.weight={schedule: linear, start: 0, end: 1}",
              "regularizer.feature_matching.weight={ratio_to_loss: 0.1}",
-             "regularizer.feature_matching.layers={blocks.0: blocks.1}",
+             "regularizer.feature_matching.layers={blocks.0: blocks.1.mlp.fc1}",
              "regularizer.feature_matching.relu=false")  # fmt: skip
     one = train(*fixed)
     shutil.move("outputs", "one")
