@@ -19,7 +19,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## source model, sweep over every depth x 3 seeds on real digits, report
 	$(BIN)/thawline train experiments=digits_depth/sweep
 
-test: $(INSTALLED)  ## the quick tests; one thread a worker, for spinning threads that share a core cost more than they do
+# One thread a worker: threads that spin on a shared core cost more than they do.
+test: $(INSTALLED)  ## the quick tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
 
 test-slow: $(INSTALLED)  ## every timm model, real images, real clusters
