@@ -1,15 +1,30 @@
-"""A schedule that stops its own process at a chosen step: ``tests.stopping.StopAt``."""
+"""A schedule that stops its own process at chosen places: ``tests.stopping.StopAt``, and what to compare afterwards."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
+import torch
+
+from thawline.records import load_record
 from thawline.specs import Spec
 
 STOP_AT = "THAWLINE_TEST_STOP_AT"
-"""``KILL:7`` sends SIGKILL after the seventh optimizer step of the process, ``RAISE:7`` raises an error."""
+"""``KILL:7`` sends SIGKILL after the seventh optimizer step of the process, ``RAISE:7`` raises an error, ``SAVE:2``
+kills half-way through the second checkpoint. Several are separated by commas."""
+STOPPING = (
+    "--allow",
+    "tests",
+    "++scheduler={_target_: tests.stopping.StopAt}",
+    "~scheduler.warmup",
+    "~scheduler.final",
+)
+"""Overrides that put `StopAt` in the place of the schedule."""
+_VARYING = ("seconds", "cost", "provenance", "overrides", "config")
 
 
 class StopAt(Spec):
@@ -20,12 +35,57 @@ class StopAt(Spec):
 
     def factor(self, step: int, steps: int) -> float:
         """See `thawline.schedulers.Scheduler`."""
-        how, _, number = os.environ.get(STOP_AT, "").partition(":")
         # Every parameter group asks; and all ask for step 0, before the first step.
         new = step not in (0, StopAt.asked)
         StopAt.done, StopAt.asked = StopAt.done + new, step
-        if new and number and StopAt.done == int(number):
-            if how == "RAISE":
-                raise RuntimeError("told to fail")
-            os.kill(os.getpid(), signal.Signals[f"SIG{how}"])
+        if new:
+            for how, number in _orders():
+                if number == StopAt.done:
+                    _stop(how)
         return 1.0 - 0.9 * step / steps
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    """All that a run's record says, hashes of its files included, but how long it took and where it ran."""
+    return _without_varying(load_record(folder).model_dump())
+
+
+def _orders() -> list[tuple[str, int]]:
+    orders = [order.partition(":") for order in os.environ.get(STOP_AT, "").split(",") if order]
+    return [(how, int(number)) for how, _, number in orders]
+
+
+def _stop(how: str) -> None:
+    if how == "RAISE":
+        raise RuntimeError("told to fail")
+    if how != "SAVE":
+        os.kill(os.getpid(), signal.Signals[f"SIG{how}"])
+
+
+def _without_varying(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_varying(item) for key, item in value.items() if key not in _VARYING}
+    return [_without_varying(item) for item in value] if isinstance(value, list) else value
+
+
+def _die_in_save(number: int) -> None:
+    save, saved = torch.save, 0
+
+    def half(values: Any, stream: Any) -> None:
+        nonlocal saved
+        saved += 1
+        if saved < number:
+            save(values, stream)
+            return
+        whole = io.BytesIO()
+        save(values, whole)
+        stream.write(whole.getvalue()[: whole.tell() // 2])
+        stream.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = half
+
+
+for _how, _number in _orders():
+    if _how == "SAVE":
+        _die_in_save(_number)
