@@ -16,6 +16,8 @@ from thawline.specs import Spec
 STOP_AT = "THAWLINE_TEST_STOP_AT"
 """``KILL:7`` sends SIGKILL after the seventh optimizer step of the process, ``RAISE:7`` raises an error, ``SAVE:2``
 kills half-way through the second checkpoint. Several are separated by commas."""
+STOP_ONCE = "THAWLINE_TEST_STOP_ONCE"
+"""A file that does not exist yet: of all processes that come to a place to stop, only that stops which creates it."""
 STOPPING = (
     "--allow",
     "tests",
@@ -24,7 +26,8 @@ STOPPING = (
     "~scheduler.final",
 )
 """Overrides that put `StopAt` in the place of the schedule."""
-_VARYING = ("seconds", "cost", "provenance", "overrides", "config")
+# `reason` and `decision` say how long storing would take and for how many runs of the process.
+_VARYING = ("seconds", "cost", "provenance", "overrides", "config", "reason", "decision")
 
 
 class StopAt(Spec):
@@ -56,6 +59,11 @@ def _orders() -> list[tuple[str, int]]:
 
 
 def _stop(how: str) -> None:
+    if STOP_ONCE in os.environ:
+        try:
+            Path(os.environ[STOP_ONCE]).touch(exist_ok=False)
+        except FileExistsError:
+            return
     if how == "RAISE":
         raise RuntimeError("told to fail")
     if how != "SAVE":

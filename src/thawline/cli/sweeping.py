@@ -79,8 +79,11 @@ def _launch(context: HydraContext, task: TaskFunction, config: DictConfig, plann
     from thawline.records import read_record
 
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+    name = f"sweep.name={planned.name}"
     pending = [
-        [*plan.overrides, f"sweep.name={planned.name}"] for plan in planned.plans if read_record(plan.folder) is None
+        [*(item for item in plan.overrides if item != name), name]
+        for plan in planned.plans
+        if read_record(plan.folder) is None
     ]
     if pending:
         launcher.launch(pending, initial_job_idx=0)

@@ -143,11 +143,12 @@ class Workers:
     def _died(self, worker: _Worker) -> Outcome:
         worker.process.join()
         code = worker.process.exitcode or 0
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         self._fruitless += not worker.finished
         if self._fruitless > len(self.slots) + 2:
-            raise WorkersFailed(f"workers die before they have done anything ({how}): {_last_line(worker.log)}")
-        return Outcome(error=f"its worker was {how} (log: {worker.log})")
+            last = f"the last {how}): {_last_line(worker.log)}"
+            raise WorkersFailed(f"workers die before they have done anything ({last}")
+        return Outcome(error=f"its worker {how} (log: {worker.log})")
 
     def _start(self, slot: Slot) -> _Worker:
         # A fresh interpreter: torch and CUDA do not survive a fork.
