@@ -1,6 +1,7 @@
 """A real SLURM on this one machine: munged, slurmctld and slurmd, started here and ended here; it takes root.
 
 Two partitions share the node; what is submitted to ``urgent`` preempts ``work``, whose jobs are put back in the queue.
+A short life of credentials lets a job that was put back start again soon.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
 SlurmdPort={daemon}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 SlurmUser=root
 SlurmdUser=root
