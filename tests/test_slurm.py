@@ -1,4 +1,4 @@
-"""A sweep on a real SLURM of one machine: a task that is killed, one that is preempted, and the same table at the end."""
+"""A sweep on a real SLURM of one machine: tasks that are killed or preempted, and the same table at the end."""
 
 from __future__ import annotations
 
