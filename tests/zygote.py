@@ -69,12 +69,16 @@ class Program:
     @property
     def out(self) -> str:
         """What it has printed."""
-        return (self.folder / f"{self.pid}.out").read_text()
+        return self._printed("out")
 
     @property
     def err(self) -> str:
         """What it has printed as errors."""
-        return (self.folder / f"{self.pid}.err").read_text()
+        return self._printed("err")
+
+    def _printed(self, suffix: str) -> str:
+        file = self.folder / f"{self.pid}.{suffix}"
+        return file.read_text() if file.exists() else ""
 
 
 class Zygote:

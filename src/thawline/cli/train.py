@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from thawline.config_paths import conf_folder, shipped_root
-from thawline.errors import UsageError, usage_error
+from thawline.errors import UsageError, WriteError, usage_error
 from thawline.runs.signals import listening
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from thawline.runs.ledger import RunFailed
 
 _FREE = re.compile(r"^[a-z][\w.]*\.(arguments|layer_weights)(\.|$)")
-_kept: list[UsageError | RunFailed] = []
+_kept: list[UsageError | WriteError | RunFailed] = []
 """Hydra prints its own text for an error that leaves a job, so that of a single run is kept here instead."""
 
 
@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
     except SweepIncomplete:
         return 1
     for kept in _kept:
-        if isinstance(kept, UsageError):
+        if isinstance(kept, (UsageError, WriteError)):
             raise kept
         print(f"error: {kept}", file=sys.stderr)
     return 1 if _kept else 0
@@ -77,7 +77,7 @@ def job(config: DictConfig) -> str:
     try:
         with listening():
             return _job(config)
-    except (UsageError, RunFailed) as error:
+    except (UsageError, WriteError, RunFailed) as error:
         if HydraConfig.get().mode != RunMode.RUN:
             raise
         _kept.append(error)

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 
 from thawline.errors import WriteError
+from thawline.files import write_json
 from thawline.thaw_line.file_locks import FileLock, try_lock
 
 LOCK_FILE = "run.lock"
@@ -114,13 +115,13 @@ def is_claimed(folder: Path) -> bool:
     if owner is None:
         return False
     if owner.machine != _machine():
-        return not _is_stale(folder, owner)
+        return not _is_stale(folder / OWNER_FILE)
     try:
         lock = try_lock(folder / LOCK_FILE)
     except FileNotFoundError:
         return False
     except OSError:
-        return not _is_stale(folder, owner)
+        return not _is_stale(folder / OWNER_FILE)
     if lock is None:
         return True
     lock.release()
@@ -135,21 +136,43 @@ def read_owner(folder: Path) -> Owner | None:
 def _take(folder: Path, mine: Owner, *, locked: bool) -> bool:
     """Write `mine` as the owner, unless another is alive. Creating a file is exclusive on every file system."""
     owner = read_owner(folder)
-    if owner is not None:
-        # With the lock in hand, an owner of this machine is dead.
-        if not (locked and owner.machine == mine.machine) and not _is_stale(folder, owner):
-            return False
-        if not _put_aside(folder, owner, mine.token):
-            return False
-    path = folder / OWNER_FILE
+    if owner is None:
+        return _create(folder / OWNER_FILE, json.dumps(asdict(mine)))
+    # With the lock in hand, an owner of this machine is dead.
+    if not (locked and owner.machine == mine.machine) and not _is_stale(folder / OWNER_FILE):
+        return False
+    return _take_over(folder, owner, mine)
+
+
+def _create(path: Path, content: str = "") -> bool:
+    """Whether the file was not there and is now."""
     try:
         with path.open("x") as stream:
-            json.dump(asdict(mine), stream)
+            stream.write(content)
     except FileExistsError:
         return False
     except OSError as error:
         raise WriteError(error.errno, error.strerror, str(path)) from error
     return True
+
+
+def _take_over(folder: Path, dead: Owner, mine: Owner) -> bool:
+    """Put `mine` in the place of the dead owner, in one step.
+
+    One at a time may try, and looks again: who had seen the dead owner too, and comes later, finds the successor.
+    """
+    taking = folder / f".{OWNER_FILE}.taking"
+    if _is_stale(taking):
+        taking.unlink(missing_ok=True)
+    if not _create(taking):
+        return False
+    try:
+        if read_owner(folder) != dead:
+            return False
+        write_json(folder / OWNER_FILE, asdict(mine))
+        return True
+    finally:
+        taking.unlink(missing_ok=True)
 
 
 def _owner_in(path: Path) -> Owner | None:
@@ -162,26 +185,11 @@ def _owner_in(path: Path) -> Owner | None:
         return Owner("", "", 0, "")
 
 
-def _put_aside(folder: Path, dead: Owner, token: str) -> bool:
-    """Remove the dead owner's file: of several that try, one succeeds; who caught a successor's puts it back."""
-    aside = folder / f".{OWNER_FILE}.{token}"
+def _is_stale(path: Path) -> bool:
+    """Whether the file's owner has been silent for too long, measured by the clock that dates the files beside it."""
+    probe = path.parent / f".now.{uuid.uuid4().hex}"
     try:
-        (folder / OWNER_FILE).rename(aside)
-    except FileNotFoundError:
-        return False
-    right = _owner_in(aside) == dead
-    if not right:
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, folder / OWNER_FILE)
-    aside.unlink()
-    return right
-
-
-def _is_stale(folder: Path, owner: Owner) -> bool:
-    """Whether the owner has been silent for too long, measured by the clock that dates its files."""
-    probe = folder / f".now.{uuid.uuid4().hex}"
-    try:
-        beat = (folder / OWNER_FILE).stat().st_mtime
+        beat = path.stat().st_mtime
         probe.touch()
         now = probe.stat().st_mtime
     except OSError:
