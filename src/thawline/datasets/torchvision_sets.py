@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tarfile import TarError
 from typing import TYPE_CHECKING, Any, ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -183,7 +185,7 @@ class TorchvisionDataset(ImageDataset):
                 part: found(root=str(self.root), download=self.download, **given, **self.arguments)
                 for part, given in known.parts.items()
             }
-        except (OSError, RuntimeError, ValueError, EOFError, LookupError) as error:
+        except (OSError, RuntimeError, ValueError, EOFError, LookupError, TarError, BadZipFile) as error:
             reason = " ".join(str(error).split())
             if self.download:
                 message = f"{self.name} could not be fetched into {self.root}: {reason}"
