@@ -12,6 +12,7 @@ import torch
 
 from tests.conftest import TINY, records
 from tests.stopping import STOP_AT, STOPPING, numbers
+from tests.test_wandb import Seen, assert_mirrors
 from tests.zygote import Program, Zygote
 from thawline.files import sha256_of_file
 from thawline.records import Record, load_record
@@ -197,6 +198,18 @@ def test_fault_4_a_kill_while_the_checkpoint_is_saved_costs_one_epoch(resuming, 
     assert torch.load(whole, weights_only=True)["fit"]["epoch"] == 1
     record = resuming.assert_ends_as_if_never_stopped(*LAST_TWO)
     assert resumed_at(record) == [("train", 1)]
+
+
+@pytest.mark.slow
+def test_fault_5_a_kill_loses_no_epoch_of_the_wandb_run(resuming):
+    mirrored = (*LAST_TWO, "logger=wandb")
+    assert resuming.train(*mirrored, stop="KILL:8").wait() == -9
+    record = resuming.assert_ends_as_if_never_stopped(*mirrored)
+    assert resumed_at(record) == [("train", 2)]
+    # What the killed process wrote may be cut short: the one that went on told all epochs again, under the same id.
+    last = max((resuming.run_folder / "wandb").glob(f"offline-run-*-{record.identity}"))
+    assert_mirrors(Seen(last), record)
+    assert Seen(last).exits == [0]
 
 
 def flip(path: Path) -> None:
