@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from pytorch_lightning import Trainer
 
 from tests.conftest import TINY, records
 from thawline.records import load_record
@@ -83,9 +85,10 @@ def test_a_failing_cell_leaves_the_others_and_is_named(thawline, monkeypatch):
     assert "freeze_policy.k=1 seed=1" in result.err.replace("\n", " ")
 
 
-@pytest.mark.parametrize("mode", ["on", "auto"])
-def test_stored_values_change_no_number(train, thawline, mode, tmp_path):
-    plain = train("freeze_policy.k=2", "cache.mode=off", "head.dropout=0.3", "trainer.max_epochs=3")
+@pytest.mark.parametrize(("mode", "channels_last"), [("on", "false"), ("on", "true"), ("auto", "auto")])
+def test_stored_values_change_no_number(train, thawline, mode, channels_last, tmp_path):
+    plain = train("freeze_policy.k=2", "cache.mode=off", "head.dropout=0.3", "trainer.max_epochs=3",
+                  f"trainer.channels_last={channels_last}")  # fmt: skip
     overrides = [item for item in plain.overrides if not item.startswith("cache.mode")]
     assert thawline("train", *overrides, f"cache.mode={mode}", "output_dir=stored").status == 0
     stored = load_record(tmp_path / "stored" / "runs" / plain.identity)
@@ -95,6 +98,25 @@ def test_stored_values_change_no_number(train, thawline, mode, tmp_path):
         for key in row.keys() - {"seconds", "phase"}:
             assert row[key] == pytest.approx(other[key], rel=1e-5, abs=1e-6), key
     assert stored.metrics["test"] == pytest.approx(plain.metrics["test"], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "choice", "expected"),
+    [("test_resnet", "auto", False), ("test_efficientnet", "auto", True), ("test_resnet", "true", True),
+     ("test_efficientnet", "false", False)],
+)  # fmt: skip
+def test_auto_lays_the_channels_last_where_convolutions_are_depthwise(train, monkeypatch, backbone, choice, expected):
+    seen = []
+    fit = Trainer.fit
+
+    def watched(self, module, **keywords):
+        weights = [value for value in module.model.parameters() if value.dim() == 4 and min(value.shape[1:]) > 1]
+        seen.append(all(not w.is_contiguous() and w.is_contiguous(memory_format=torch.channels_last) for w in weights))
+        fit(self, module, **keywords)
+
+    monkeypatch.setattr(Trainer, "fit", watched)
+    train(f"backbone={backbone}", f"trainer.channels_last={choice}", "freeze_policy=full", "trainer.max_epochs=1")
+    assert seen == [expected]
 
 
 def test_stored_views_are_the_augmented_run_itself(train, thawline, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import resource
 import shutil
 from pathlib import Path
 
@@ -154,3 +156,36 @@ def test_the_source_stage_trains_judges_and_transfers(train):
     stamp = (source_folder / "record.json").stat().st_mtime_ns
     train(*source, "dataset.n_per_class=4", "freeze_policy.k=2")
     assert (source_folder / "record.json").stat().st_mtime_ns == stamp
+
+
+def test_a_head_starts_from_the_rows_of_a_source_that_thawline_trains(train):
+    still = ("dataset=digits_high", "optimizer.lr=1e-30", "trainer.max_epochs=1", "head=source_rows")
+    source = ("source=digits_low", "source.trainer.max_epochs=2", "source.dataset.n_per_class=20")
+    record = train(*still, *source, "head.rows={5:3,7:[0,'1']}")
+    identity = record.provenance["source_run"]
+    rows = load_file(Path("outputs/runs", identity, "model.safetensors"))["head.weight"]
+    head = load_file(Path("outputs/runs", record.identity, "best.safetensors"))["head.weight"]
+    assert torch.equal(head[0], rows[3])
+    assert torch.equal(head[2], rows[:2].mean(dim=0))
+    again = train(*still, f"backbone.weights=run:{identity}")
+    head = load_file(Path("outputs/runs", again.identity, "best.safetensors"))["head.weight"]
+    assert torch.equal(head, rows)
+
+
+def test_rows_of_a_source_that_has_no_such_class_are_refused_before_it_is_trained(thawline):
+    result = thawline("train", *TINY, "source=digits_low", "dataset=digits_high", "head=source_rows",
+                      "head.rows={5:'8'}")  # fmt: skip
+    assert result.status == 2
+    assert "head.rows.5: the source classifier has no row '8' (0..4)" in result.err.replace("\n", " ")
+    assert records() == []
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory in ways of its own")
+def test_a_run_on_the_cpu_takes_the_memory_of_one_step_again_in_the_next(train):
+    train("freeze_policy.k=0")
+    faults = []
+    for _ in range(24):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(48 << 20, dtype=torch.uint8)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert max(faults[-8:]) < 100, faults  # of 12,288 pages

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, final, runtime_checkable
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from thawline.errors import nearest, usage_error
 from thawline.network import SourceClassifier
@@ -84,6 +84,12 @@ class SourceRows(Spec):
     """
 
     rows: dict[str, int | str | list[int | str]] | None = None
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _by_class_name(cls, rows: object) -> object:
+        """Classes that are called 5 or 7 come as numbers from yaml and from the command line."""
+        return {str(name): row for name, row in rows.items()} if isinstance(rows, Mapping) else rows
 
     def build(self, feature_dim: int, classes: Sequence[str], source: SourceClassifier | None, seed: int) -> nn.Module:
         """Features (B, feature_dim) -> logits (B, len(classes))."""

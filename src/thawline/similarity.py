@@ -22,6 +22,9 @@ def drift(source: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor],
 
     All tensors count as one long vector, in double precision; exactly 0 where no bit has changed.
     """
+    names = list(names)
+    if all(source[name] is tuned[name] for name in names):
+        return Drift(0.0, 0.0)
     moved = start = 0.0
     for name in names:
         before, after = source[name].detach().double().cpu(), tuned[name].detach().double().cpu()

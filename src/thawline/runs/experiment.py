@@ -20,6 +20,7 @@ from thawline.runs.fitting import Fit, OnEpoch, prepare_fit
 from thawline.runs.inputs import phase_inputs
 from thawline.runs.ledger import run_once
 from thawline.runs.loggers import Mirrored, mirroring, summary_of
+from thawline.runs.memory import keep_freed_memory
 from thawline.runs.outcome import Outcome, make_record, write_files
 from thawline.runs.plan import Plan
 from thawline.runs.probing import solve_path
@@ -39,7 +40,7 @@ def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoc
         group: the sweep that the run belongs to, for loggers.
         on_epoch: told each epoch's row of the history.
     """
-    _settle_libraries(plan)
+    _settle_libraries(plan, bench)
     source_record = None
     if plan.source is not None:
         source_record = run_once(
@@ -64,13 +65,15 @@ def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoc
     return record
 
 
-def _settle_libraries(plan: Plan) -> None:
+def _settle_libraries(plan: Plan, bench: Workbench) -> None:
     """Lightning's advice is about choices that are made here on purpose; its errors still come through."""
     for name in ("pytorch_lightning", "lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
     if plan.settings.trainer.threads is not None:
         torch.set_num_threads(plan.settings.trainer.threads)
+    if bench.device(plan.settings).type == "cpu":
+        keep_freed_memory()
 
 
 def _built_alike(plan: Plan) -> str:

@@ -220,6 +220,7 @@ class _LineStore:
             "rows": indices.tolist() if views else 0,
             "device": str(self._bench.device(plan.settings)),
             "precision": plan.settings.trainer.precision,
+            "channels_last": plan.settings.trainer.channels_last,
             "torch": torch.__version__,
             "timm": timm.__version__,
         }

@@ -12,8 +12,8 @@ from thawline.backbones import BackboneSpec
 from thawline.datasets import Splits
 from thawline.errors import usage_error
 from thawline.freeze_policies import Phase
-from thawline.network import Network
-from thawline.records import RECORD_FILE, identity_of
+from thawline.network import Network, SourceClassifier
+from thawline.records import RECORD_FILE, identity_of, require_record
 from thawline.runs.settings import RunSettings, parse, source_config
 from thawline.runs.shift import ShiftedSet, shifted_sets
 from thawline.runs.workbench import Workbench
@@ -75,7 +75,7 @@ def _plan(
     splits = bench.splits(settings)
     skeleton = bench.skeleton(settings)
     transform = settings.transform.fitted(skeleton.input_size, skeleton.interpolation, skeleton.crop_pct)
-    network = bench.network(settings, splits.classes)
+    network = bench.network(settings, splits.classes, _classifier_to_come(settings, source, bench))
     phases = _with_lengths(settings.freeze_policy.phases(network), settings.trainer.max_epochs)
     if settings.probe is not None and settings.regularizer:
         raise usage_error("regularizer", "lbfgs_path takes no steps that could be pulled: it has a penalty of its own")
@@ -109,6 +109,29 @@ def _plan(
         source,
         shifted,
     )
+
+
+def _classifier_to_come(settings: RunSettings, source: Plan | None, bench: Workbench) -> SourceClassifier | None:
+    """Shape and classes of the classifier of a source model that thawline trains, or has trained; on the meta device.
+
+    The model itself may not be there yet, and the names of its classes are not in the backbone's skeleton.
+    """
+    import torch
+
+    weights = str(settings.backbone.weights)
+    if source is not None:
+        classes, head = source.splits.classes, source.network.head
+    elif weights.startswith("run:"):
+        record = require_record(run_folder(settings.output_dir, weights.removeprefix("run:")))
+        classes = tuple(record.classes)
+        head = bench.network(parse(record.config), classes).head
+    else:
+        return None
+    if set(head) != {"head.weight", "head.bias"}:
+        return None
+    width = bench.skeleton(settings).feature_dim
+    with torch.device("meta"):
+        return SourceClassifier(torch.empty(len(classes), width), torch.empty(len(classes)), classes)
 
 
 def teachers(settings: RunSettings) -> dict[str, BackboneSpec]:

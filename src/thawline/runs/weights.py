@@ -56,7 +56,8 @@ def source_backbone(plan: Plan, bench: Workbench) -> Backbone:
     """A fresh copy of the network that the run starts from."""
     settings = plan.settings
     if plan.source is not None:
-        return bench.backbone(settings.backbone, settings.seed, ensure_model(plan.source, bench))
+        file = ensure_model(plan.source, bench)
+        return _laid_out(bench.backbone(settings.backbone, settings.seed, file), plan, bench)
     return backbone_of(settings.backbone, plan, bench)
 
 
@@ -67,7 +68,25 @@ def backbone_of(spec: BackboneSpec, plan: Plan, bench: Workbench, field: str = "
     if file is not None and str(spec.weights).startswith("run:"):
         config = {**require_record(file.parent).config, "output_dir": str(settings.output_dir)}
         file = ensure_model(plan_run(config, (), bench), bench)
-    return bench.backbone(spec, settings.seed, file)
+    return _laid_out(bench.backbone(spec, settings.seed, file), plan, bench)
+
+
+def _laid_out(backbone: Backbone, plan: Plan, bench: Workbench) -> Backbone:
+    """The same network with its tensors in memory as the run has them."""
+    trainer = plan.settings.trainer
+    last = trainer.channels_last
+    if last == "auto" and bench.device(plan.settings).type == "cuda":
+        last = trainer.precision != "32-true"
+    elif last == "auto":
+        # On a CPU depthwise convolutions take half the time so, and 3 x 3 ones at low resolution a quarter more.
+        last = any(isinstance(module, nn.Conv2d) and _is_depthwise(module) for module in backbone.module.modules())
+    if last:
+        backbone.module.to(memory_format=torch.channels_last)
+    return backbone
+
+
+def _is_depthwise(convolution: nn.Conv2d) -> bool:
+    return convolution.groups == convolution.in_channels > 1
 
 
 def with_head(plan: Plan, backbone: Backbone) -> TransferModel:

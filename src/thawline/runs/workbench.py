@@ -12,7 +12,7 @@ from torch import nn
 
 from thawline.adapters import Attached, attach, refuse_unused
 from thawline.files import sha256_of_file
-from thawline.network import Network
+from thawline.network import Network, SourceClassifier
 from thawline.runs import provenance
 from thawline.tasks.model import TransferModel, network_of
 from thawline.thaw_line.partition import ThawLine, partition
@@ -74,8 +74,10 @@ class Workbench:
         """The source network on the meta device: its shapes and names; nothing is loaded and no memory taken."""
         return self.once("skeleton", repr(settings.backbone), settings.backbone.skeleton)
 
-    def network(self, settings: RunSettings, classes: tuple[str, ...]) -> Network:
-        """The parameters of the settings' model by name."""
+    def network(
+        self, settings: RunSettings, classes: tuple[str, ...], classifier: SourceClassifier | None = None
+    ) -> Network:
+        """The parameters of the settings' model by name; `classifier` is what a source in training will have."""
 
         def make() -> Network:
             backbone = copy.deepcopy(self.skeleton(settings))
@@ -84,11 +86,13 @@ class Workbench:
                 if settings.adapter is not None:
                     attached = attach(settings.adapter, backbone.module, backbone.groups, backbone.input_size, seed=0)
                     refuse_unused(backbone.module, attached, backbone.input_size)
-                head = settings.head.build(backbone.feature_dim, classes, backbone.source_classifier, seed=0)
+                source = backbone.source_classifier or classifier
+                head = settings.head.build(backbone.feature_dim, classes, source, seed=0)
                 model = TransferModel(backbone.module, head, backbone.mean, backbone.std)
             return network_of(model, attached.groups, attached.parameters)
 
-        key = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r} {classes}"
+        known = classifier.classes if classifier is not None else ()
+        key = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r} {classes} {known}"
         return self.once("network", key, make)
 
     def backbone(self, spec: BackboneSpec, seed: int, weights_file: Path | None) -> Backbone:
