@@ -26,7 +26,7 @@ def small_images(folder: Path) -> str:
     shared = shared_data()
     if shared is None:
         _draw(folder)
-        return "drawn noise, 32 x 32 JPEG, 10 classes"
+        return "1,000 and 500 drawn images, 32 x 32 JPEG, 10 classes"
     source = _unpacked(shared / "cifar10_jpg_subset.tar", folder / "source")
     taken: dict[tuple[str, str], int] = {}
     with (source / "splits.csv").open(newline="") as stream:
@@ -40,13 +40,21 @@ def small_images(folder: Path) -> str:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes((source / row["path"]).read_bytes())
                     break
-    return "CIFAR-10 as 32 x 32 JPEG, 10 classes"
+    return "1,000 and 500 images of CIFAR-10 as 32 x 32 JPEG, 10 classes"
 
 
-def flowers(folder: Path) -> Path | None:
-    """The real flower photographs (450 train, 150 val, 300 test), or None where they are absent."""
+def photographs(folder: Path) -> str:
+    """Make train/, val/ and test/ with the flower photographs in `folder`; returns what they are."""
     shared = shared_data()
-    return None if shared is None else _unpacked(shared / "flowers5.tar", folder)
+    if shared is None:
+        return small_images(folder)
+    source = _unpacked(shared / "flowers5.tar", folder / "source")
+    with (source / "splits.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            path = folder / row["split"] / row["label"] / Path(row["path"]).name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((source / row["path"]).read_bytes())
+    return "450 and 150 photographs of flowers, 5 classes"
 
 
 def _unpacked(archive: Path, folder: Path) -> Path:
