@@ -99,7 +99,7 @@ def resumed_at(record: Record) -> list[tuple[str, int]]:
         ("TERM:7,TERM:8", 143, 2),
         ("KILL:8", -9, 2),
         # The last step of an epoch, before it is judged.
-        ("KILL:9", -9, 2),
+        pytest.param("KILL:9", -9, 2, marks=pytest.mark.slow),
         pytest.param("TERM:9", 143, 3, marks=pytest.mark.slow),
     ],
 )
@@ -115,6 +115,7 @@ def test_faults_2_3_13_a_stopped_run_ends_with_the_same_bits(resuming, stop, sta
     assert status_of(resuming.run_folder).attempt == 2
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_first_epoch_is_over_leaves_nothing_to_resume_and_no_harm(resuming):
     assert resuming.train(*LAST_TWO, stop="TERM:1,TERM:2").wait() == 143
     assert not (resuming.run_folder / "last.ckpt").exists()
@@ -136,7 +137,7 @@ def test_a_run_that_is_killed_again_and_again_gets_done(resuming):
         pytest.param("KILL:5", ("probe", 1), marks=pytest.mark.slow),
         # The second phase has written no epoch of its own yet: it starts from what the first one left.
         ("KILL:7", ("fine-tuning", 0)),
-        ("KILL:10", ("fine-tuning", 1)),
+        pytest.param("KILL:10", ("fine-tuning", 1), marks=pytest.mark.slow),
         pytest.param("TERM:8", ("fine-tuning", 1), marks=pytest.mark.slow),
     ],
 )
@@ -256,6 +257,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_over(resum
         assert "; the run starts over" in again.err
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_changes_no_number(resuming):
     assert resuming.train(*LAST_TWO, stop="KILL:8").wait() == -9
     flip(resuming.run_folder / "last.ckpt")

@@ -93,3 +93,22 @@ def test_a_command_that_is_ended_finds_its_tasks_again(zygote, tmp_path, slurm):
     assert "tasks of an earlier command are in the queue" in again.out
     attempts = [json.loads(file.read_text())["attempt"] for file in tmp_path.glob("outputs/runs/*/state.json")]
     assert attempts == [1, 1]
+
+
+def test_fault_14_a_task_at_its_time_limit_saves_its_run_and_goes_on(zygote, tmp_path, slurm):
+    # Warned some seconds after its start, again and again; each time it has done more epochs.
+    limits = ("hydra.launcher.sbatch.timeout_min=1", "hydra.launcher.sbatch.signal_delay_s=45")
+    long = ("trainer.max_epochs=1000", "seed=0", "freeze_policy.k=2", "sweep.report=false")
+    done = zygote.start("train", *GRID, *SLURM, *limits, *long, folder=tmp_path, environment=slurm)
+    wait_for(lambda: list(tmp_path.glob("outputs/runs/*/last.ckpt")), "the run's first checkpoint")
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    wait_for(lambda: _attempts(folder) > 1, "the second attempt")
+    assert done.wait() == 0, done.out + done.err
+    record = load_record(folder)
+    assert record.phases[0].epochs == 1000
+    assert len(record.provenance["resumed"]) == _attempts(folder) - 1
+    assert "lost" not in done.out
+
+
+def _attempts(folder: Path) -> int:
+    return int(json.loads((folder / "state.json").read_text())["attempt"])
