@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import resource
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import TINY, records
+from tests.conftest import REPOSITORY, TINY, records
+from thawline import specs
 from thawline.runs.plan import plan_run
 from thawline.runs.weights import build_model
 from thawline.runs.workbench import Workbench
@@ -189,3 +192,17 @@ def test_a_run_on_the_cpu_takes_the_memory_of_one_step_again_in_the_next(train):
         torch.ones(48 << 20, dtype=torch.uint8)
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert max(faults[-8:]) < 100, faults  # of 12,288 pages
+
+
+def test_the_policy_of_the_readme_is_a_class_and_a_yaml(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(specs, "_extra_prefixes", [])
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    readme = (REPOSITORY / "README.md").read_text()
+    for language, place in (("python", "mine/policies.py"), ("yaml", "conf/freeze_policy/every_other.yaml")):
+        (found,) = re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL)
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text(found)
+    record = train("--allow", "mine", "--config-dir", "conf", "freeze_policy=every_other", "freeze_policy.first=1")
+    groups = record.layer_groups
+    trained = sum(group.parameters for group in groups[1::2])
+    assert record.parameters.trainable == trained + record.parameters.head

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -26,7 +27,13 @@ _libraries_wait: ContextVar[bool] = ContextVar("_libraries_wait", default=False)
 
 
 def allow_targets(prefixes: Sequence[str]) -> None:
-    """Let ``_target_`` resolve under more packages. Only the command line calls this, never a config file."""
+    """Let ``_target_`` resolve under more packages. Only the command line calls this, never a config file.
+
+    They may lie in the folder that one stands in, which an installed program does not look into by itself. It comes
+    last, so that nothing there stands in for a library.
+    """
+    if prefixes and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     _extra_prefixes[:] = list(dict.fromkeys([*_extra_prefixes, *prefixes]))
 
 
