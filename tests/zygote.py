@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -128,16 +129,22 @@ def serve(folder: Path) -> None:
     import thawline.runs.experiment
     import thawline.sweeps.local  # noqa: F401 - the same
 
+    running: set[int] = set()
     for line in sys.stdin:
         order = json.loads(line)
         if "poll" in order:
             done, status = os.waitpid(order["poll"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if done else None
+            running -= {done}
         else:
             answer = os.fork()
             if answer == 0:
                 _become(folder, order)
+            running.add(answer)
         print(json.dumps(answer), flush=True)
+    # What a failed test has left on its way.
+    for pid in running:
+        os.kill(pid, signal.SIGKILL)
 
 
 def _become(folder: Path, order: dict[str, Any]) -> None:
