@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -32,8 +31,9 @@ def allow_targets(prefixes: Sequence[str]) -> None:
     They may lie in the folder that one stands in, which an installed program does not look into by itself. It comes
     last, so that nothing there stands in for a library.
     """
-    if prefixes and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    here = str(Path.cwd())
+    if prefixes and here not in sys.path:
+        sys.path.append(here)
     _extra_prefixes[:] = list(dict.fromkeys([*_extra_prefixes, *prefixes]))
 
 

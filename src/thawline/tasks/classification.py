@@ -18,7 +18,7 @@ from thawline.learning_rates import LearningRates, Uniform
 from thawline.metrics import classification_metrics
 from thawline.network import Network
 from thawline.optimizers import Optimizer, States
-from thawline.randomness import counter_seed
+from thawline.randomness import counter_seed, seed_generators
 from thawline.schedulers import Scheduler
 from thawline.tasks.data import Batch
 from thawline.tasks.model import TransferModel
@@ -145,9 +145,8 @@ class Classification(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make the step's randomness (dropout, drop path) a function of seed, phase, step and rank."""
-        torch.manual_seed(
-            counter_seed("step", self._objective.seed, self._phase_index, self.trainer.global_step, self.global_rank)
-        )
+        place = (self._objective.seed, self._phase_index, self.trainer.global_step, self.global_rank)
+        seed_generators(counter_seed("step", *place), self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The mean cross-entropy of the batch and its penalties; the shares of several devices add up to the mean."""
