@@ -32,11 +32,11 @@ _HEADER = """# Performance
 is one process per job with Lightning, timm, DataLoader and torchmetrics, the frozen part with `requires_grad=False` and
 in eval mode (`benchmarks/plain_job.py`). One plain job is measured for each depth and counted {seeds} times, since
 seeds cost the same; thawline's sweeps are measured whole: each depth as a command of its own, then all depths as one
-command that starts from nothing. CPU seconds (user + system) of whole processes, imports included, of which importing
-torch, timm, Lightning and torchmetrics is {imports:.1f} s on this machine, once a command here and once a job in the plain
-way: no sweep of {seeds} jobs can cost less. *Limit*: the time that the FLOPs of the same work take at the matmul rate
-(suffix forward and backward, validation, the prefix once). *Training / bare loop*: CPU seconds of a run's training part
-over those of the suffix loop written by hand in torch on the same stored tensors (`benchmarks/suffix_loop.py`)."""
+command that starts from nothing. CPU seconds (user + system) of whole processes, imports included: to import torch,
+timm, Lightning and torchmetrics alone costs {imports:.1f} s on this machine, once a command here and once a job in the
+plain way. *Limit*: the time that the FLOPs of the same work take at the matmul rate (suffix forward and backward,
+validation, the prefix once). *Training / bare loop*: CPU seconds of a run's training part over those of the suffix loop
+written by hand in torch on the same stored tensors (`benchmarks/suffix_loop.py`)."""
 
 
 @dataclass(frozen=True)
