@@ -9,17 +9,26 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.conftest import TINY, records
 from tests.test_wandb import Seen, folders
 from thawline.records import load_record
 from thawline.runs import distributed
+from thawline.runs.decoding import decoded_images
 from thawline.runs.ledger import status_of
+from thawline.runs.outcome import BEST_FILE
+from thawline.runs.plan import plan_run
+from thawline.runs.predicting import logits_of
+from thawline.runs.weights import build_model, restore
+from thawline.runs.workbench import Workbench
 from thawline.sweeps.progress import SweepProgress
 
 # A ViT has no batch statistics, so two devices can give the numbers of one.
 VIT = ("backbone=test_vit", "backbone.input_size=32", "freeze_policy=full")
 TWO = ("trainer=ddp", "trainer.devices=2")
+SHARED = ("trainer=fsdp", "trainer.devices=2")
 # TINY again, after the group that `trainer=ddp` puts in place of its values.
 FIT = tuple(override for override in TINY if override.startswith("trainer."))
 OWN = """
@@ -34,6 +43,16 @@ from thawline.specs import Spec
 class Broken(torch.optim.SGD):
     def step(self, closure=None):
         raise ArithmeticError("the step went wrong on purpose")
+
+
+class OnShares(torch.optim.AdamW):
+    def step(self, closure=None):
+        loss = super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                held = (parameter, parameter.grad, self.state[parameter]["exp_avg"])
+                assert all(tensor.to_local().numel() < parameter.numel() for tensor in held), "whole on one device"
+        return loss
 
 
 class Spare(nn.Linear):
@@ -64,10 +83,11 @@ def predictions(record, output_dir="outputs") -> dict[str, np.ndarray]:
     return dict(np.load(Path(output_dir, "runs", record.identity, "predictions.npz")))
 
 
-def test_two_ranks_count_101_test_samples_once_each_and_give_the_numbers_of_one(train):
-    odd = (*VIT, "dataset.test_fraction=0.0576", "trainer.eval_batch_size=16", "trainer.gradient_clip=1.0")
+@pytest.mark.parametrize("strategy", [TWO, SHARED], ids=["ddp", "fsdp"])
+def test_two_ranks_count_101_test_samples_once_each_and_give_the_numbers_of_one(train, strategy):
+    odd = (*VIT, "dataset.test_fraction=0.0576", "trainer.eval_batch_size=25", "trainer.gradient_clip=1.0")
     one = train(*odd)
-    two = train(*odd, *TWO, *FIT, "logger=wandb", "output_dir=two")
+    two = train(*odd, *strategy, *FIT, "logger=wandb", "output_dir=two")
     assert one.splits["test"].samples == 101
     assert two.identity == one.identity
     for split, values in one.metrics.items():
@@ -98,6 +118,7 @@ def test_every_epoch_is_told_as_it_ends(thawline, monkeypatch):
     assert told == record.history
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_may_each_take_several_devices(thawline):
     result = thawline("train", "-m", *TINY, *VIT, *TWO, *FIT, "seed=0,1", "sweep.name=pairs")
     assert result.status == 0, result.err
@@ -149,20 +170,72 @@ def test_a_rank_that_is_killed_ends_the_run_and_the_other_ranks(thawline, monkey
     assert records() == []
 
 
+def test_each_device_holds_its_share_of_what_trains_and_of_what_is_frozen(train, own_package):
+    # Two phases; the optimizer's state goes from the one to the other, and more parameters train.
+    gradual = ("freeze_policy=gradual_unfreezing", "optimizer=adamw", "trainer.max_epochs=3")
+    gradual += ("freeze_policy.k=2", "freeze_policy.optimizer_state=keep")
+    shares = ("--allow", "own_package", "optimizer._target_=own_package.OnShares")
+    one = train(*VIT, *gradual)
+    two = train(*VIT, *SHARED, *FIT, *gradual, *shares, "output_dir=two")
+    assert [phase["frozen_parameters"] for phase in two.freeze_contract["phases"]] == [
+        phase["frozen_parameters"] for phase in one.freeze_contract["phases"]
+    ]
+    for split, values in one.metrics.items():
+        assert two.metrics[split] == pytest.approx(values, abs=1e-4), split
+    ours = load_file(Path("outputs/runs", one.identity, BEST_FILE))
+    theirs = load_file(Path("two/runs", two.identity, BEST_FILE))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[name], atol=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("regularizer=l2_sp", "regularizer: trainer.strategy=fsdp leaves each device a share of the weights"),
+        ("learning_rates=auto_rgn", "learning_rates: trainer.strategy=fsdp leaves each device a share of the weights"),
+        ("probe=lbfgs_path", "probe: trainer.strategy=fsdp leaves each device a share of the weights"),
+        ("trainer.precision=16-mixed", "trainer.precision: 16-mixed does not go with fsdp"),
+        ("dataset.n_per_class=1", "trainer.devices: 11: a split has 10 samples only"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused_with_shared_ones(thawline, override, said):
+    devices = ("trainer.devices=11",) if "n_per_class" in override else ()
+    result = thawline("train", *TINY, *SHARED, *FIT, *devices, override)
+    assert result.status == 2
+    assert said in result.err
+
+
+@pytest.mark.parametrize("strategy", [TWO, pytest.param(SHARED, marks=pytest.mark.slow)], ids=["ddp", "fsdp"])
+def test_what_two_ranks_judge_is_the_network_that_they_keep(train, strategy):
+    record = train(*strategy, *FIT, "freeze_policy=full", "optimizer.lr=0.1")
+    assert any(name.endswith("running_mean") for name in load_file(Path("outputs/runs", record.identity, BEST_FILE)))
+    bench = Workbench()
+    plan = plan_run(record.config, (), bench)
+    model = build_model(plan, bench)
+    restore(model, plan.folder / BEST_FILE)
+    rows = np.sort(plan.splits.test.indices)
+    logits, _ = logits_of(plan, model, bench, decoded_images(plan, bench), rows)
+    kept = predictions(record)
+    assert np.array_equal(kept["index"], rows)
+    assert np.allclose(kept["probabilities"], logits.softmax(dim=1).numpy(), atol=1e-5)
+
+
 @pytest.mark.slow
-def test_a_signal_reaches_the_ranks_and_the_run_goes_on_to_the_same_end(thawline, train, monkeypatch):
-    longer = (*VIT, *TWO, *FIT, "trainer.max_epochs=40", "trainer.threads=1")
+@pytest.mark.parametrize("strategy", [TWO, SHARED], ids=["ddp", "fsdp"])
+def test_a_signal_reaches_the_ranks_and_the_run_goes_on_to_the_same_end(thawline, train, monkeypatch, strategy):
+    longer = (*VIT, *strategy, *FIT, "trainer.max_epochs=40", "trainer.threads=1", "optimizer=adamw")
     whole = train(*longer, "output_dir=whole")
-    monkeypatch.setattr(SweepProgress, "epoch", lambda progress, row: os.kill(os.getpid(), signal.SIGTERM))
-    result = thawline("train", *TINY, *longer)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(SweepProgress, "epoch", lambda progress, row: os.kill(os.getpid(), signal.SIGTERM))
+        result = thawline("train", *TINY, *longer)
     assert result.status == 143
     assert ranks() == []
     (folder,) = Path("outputs/runs").iterdir()
     assert status_of(folder).state == "interrupted"
     assert (folder / "last.ckpt").is_file()
-    monkeypatch.undo()
-    os.chdir(folder.parent.parent.parent)
     resumed = train(*longer)
+    assert resumed.provenance["resumed"]
     assert resumed.metrics == whole.metrics
     assert resumed.files == whole.files
 
@@ -170,7 +243,6 @@ def test_a_signal_reaches_the_ranks_and_the_run_goes_on_to_the_same_end(thawline
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("trainer.strategy=fsdp", "trainer.strategy: fsdp is not supported: every device holds the whole model here"),
         ("trainer.accelerator=mps", "trainer.accelerator: mps: this machine has no Apple GPU that torch can use"),
         ("trainer.accelerator=gpu", "trainer.accelerator: gpu: this machine has no GPU that torch can use"),
     ],

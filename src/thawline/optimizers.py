@@ -106,8 +106,9 @@ class Optimizer(Component):
 
         takes = inspect.signature(import_class(self.target)).parameters
         chosen = "foreach" in self.arguments or "fused" in self.arguments
-        floating = all(parameter.is_floating_point() for parameter in parameters.values())
-        return {"fused": True} if "fused" in takes and floating and not chosen else {}
+        # torch fuses no step of every class for weights that are shared out (DTensor).
+        fusible = all(p.is_floating_point() and not hasattr(p, "full_tensor") for p in parameters.values())
+        return {"fused": True} if "fused" in takes and fusible and not chosen else {}
 
 
 def states_of(optimizer: TorchOptimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from thawline.runs.fitting import Fit, OnEpoch, prepare_fit
 from thawline.runs.inputs import phase_inputs
 from thawline.runs.ledger import run_once
 from thawline.runs.loggers import Mirrored, mirroring, summary_of
-from thawline.runs.memory import keep_freed_memory
+from thawline.runs.memory import freeing, keep_freed_memory
 from thawline.runs.outcome import Outcome, make_record, write_files
 from thawline.runs.plan import Plan
 from thawline.runs.probing import solve_path
@@ -53,7 +53,7 @@ def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoc
         return distributed.execute_on_all(plan, group, on_epoch)
     spec = plan.settings.logger if distributed.is_first() else None
     about = Mirrored(plan.folder, plan.identity, plan.label or plan.identity, group, plan.config)
-    with mirroring(spec, about, on_epoch) as mirror:
+    with freeing(), mirroring(spec, about, on_epoch) as mirror:
         pack = bench.packs.get(plan.identity)
         if plan.settings.average is not None:
             record = average(plan, bench, mirror.epoch)
@@ -93,7 +93,8 @@ class _Run:
         self._outcome = Outcome()
         self._backbone = source_backbone(plan, bench)
         self._model = bench.settled(_built_alike(plan), with_head(plan, self._backbone))
-        self._model.to(bench.device(plan.settings))
+        self._device = bench.device(plan.settings)
+        self._model.to(self._device)
         self._diagnosis = Diagnosis(plan, self._model, self._backbone, bench)
         self._checkpoint = Checkpoint(plan)
         self._regularizing = Regularizing(plan, bench, self._model, self._backbone, _built_alike(plan))
@@ -138,6 +139,8 @@ class _Run:
         plan, outcome = self._plan, self._outcome
         self._model.set_trainable(phase.trainable, statistics_frozen=phase.running_statistics == "frozen")
         self._model.train()
+        if plan.settings.trainer.shares_weights:
+            self._model.cpu()
         frozen_moved = outcome.moved - phase.trainable
         inputs = phase_inputs(
             plan, self._model, self._bench, phase, whole_because=why_whole(plan), pristine=not frozen_moved
@@ -159,7 +162,8 @@ class _Run:
         else:
             fit.train()
         outcome.train_seconds += time.perf_counter() - began
-        fit.selection.restore()
+        fit.settle(self._model)
+        self._model.to(self._device)
         outcome.absorb(plan, self._model, fit)
         return fit
 

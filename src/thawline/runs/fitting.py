@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from thawline.freeze_policies import Phase
@@ -16,13 +17,15 @@ from thawline.runs import distributed, signals
 from thawline.runs.checkpoint import AtEpochs
 from thawline.runs.inputs import PhaseInputs
 from thawline.runs.plan import Plan
-from thawline.tasks.classification import Classification, Objective
+from thawline.runs.settings import TrainerSettings
+from thawline.tasks.classification import Classification, Forwards, Objective
 from thawline.tasks.contract import FreezeContract
 from thawline.tasks.data import Batches
 from thawline.tasks.measured_rates import RenewedRates
 from thawline.tasks.model import TransferModel
 from thawline.tasks.penalties import Penalties
 from thawline.tasks.selection import Selection
+from thawline.tasks.sharding import FullySharded, put_whole, to_share_out, whole
 
 OnEpoch = Callable[[Mapping[str, Any]], None]
 
@@ -50,6 +53,14 @@ class Fit:
         finally:
             self.penalties.close()
 
+    def settle(self, model: TransferModel) -> None:
+        """Leave the best epoch's tensors in what was trained, and in `model` where that is another: the whole one."""
+        self.selection.restore()
+        trained = self.module.model
+        if trained is not model:
+            state = trained.state_dict()
+            put_whole({name: whole(state[name]) for name in sorted(self.module.moved)}, model)
+
 
 def prepare_fit(
     plan: Plan,
@@ -69,9 +80,13 @@ def prepare_fit(
     """
     penalties = Penalties() if penalties is None else penalties
     settings, phase = plan.settings, plan.phases[index]
+    trained, forwards = model, inputs.forwards
+    if settings.trainer.shares_weights:
+        trained = to_share_out(model)
+        forwards = Forwards(trained, trained)
     module = Classification(
-        model,
-        inputs.forwards,
+        trained,
+        forwards,
         plan.network,
         phase,
         index,
@@ -81,9 +96,9 @@ def prepare_fit(
         states if phase.optimizer_state == "keep" else None,
         penalties,
     )
-    contract = FreezeContract(model)
+    contract = FreezeContract(trained, whole=model)
     handed_on = index + 1 < len(plan.phases) and plan.phases[index + 1].optimizer_state == "keep"
-    selection = Selection(model, settings.metrics, keep_optimizer=handed_on)
+    selection = Selection(trained, settings.metrics, keep_optimizer=handed_on)
     batches = Batches(
         inputs.parts,
         batch_size=settings.trainer.batch_size,
@@ -93,11 +108,21 @@ def prepare_fit(
         shard=distributed.shard(),
         first_epoch=first_epoch,
     )
-    callbacks: list[Callback] = [at_epochs, contract, selection, _EpochReport(on_epoch)]
+    callbacks: list[Callback] = [at_epochs, contract, selection, _EpochReport(on_epoch), _SameStatistics()]
     if isinstance(settings.learning_rates, MeasuredRates):
         callbacks.append(RenewedRates(settings.learning_rates, batches, settings.loss.label_smoothing))
     trainer = _trainer(plan, phase, callbacks)
     return Fit(phase, index, first_epoch, inputs, module, contract, selection, trainer, batches, penalties)
+
+
+class _SameStatistics(Callback):
+    """Before an evaluation, gives every device the first one's running statistics: what is judged is what is kept."""
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The statistics of the last training step differ, as the devices' shares of it did."""
+        if trainer.world_size > 1:
+            for buffer in cast("Classification", pl_module).model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
 
 class _EpochReport(Callback):
@@ -145,8 +170,7 @@ def _trainer(plan: Plan, phase: Phase, callbacks: list[Callback]) -> pl.Trainer:
         max_epochs=phase.epochs,
         accelerator=settings.accelerator,
         devices=settings.devices,
-        # A parameter that trains and that no output depends on (the freeze contract lists it) must not stop the others.
-        strategy="ddp_find_unused_parameters_true" if settings.devices > 1 else "auto",
+        strategy=_strategy(settings),
         precision=settings.precision,
         gradient_clip_val=settings.gradient_clip,
         logger=False,
@@ -158,3 +182,10 @@ def _trainer(plan: Plan, phase: Phase, callbacks: list[Callback]) -> pl.Trainer:
         log_every_n_steps=1,
         default_root_dir=plan.folder,
     )
+
+
+def _strategy(settings: TrainerSettings) -> str | FullySharded:
+    if settings.shares_weights:
+        return FullySharded(settings.devices)
+    # A parameter that trains and that no output depends on (the freeze contract lists it) must not stop the others.
+    return "ddp_find_unused_parameters_true" if settings.devices > 1 else "auto"

@@ -116,6 +116,8 @@ def _why_not(plan: Plan) -> str:
     cache = plan.settings.cache
     if cache.mode == "off":
         return "cache=off"
+    if plan.settings.trainer.shares_weights:
+        return "trainer.strategy=fsdp: the weights of both sides are shared out"
     if plan.settings.trainer.precision.endswith("-true") and plan.settings.trainer.precision != "32-true":
         return f"precision={plan.settings.trainer.precision} changes the weights' type when the fit starts"
     if plan.transform.is_random and not cache.views:

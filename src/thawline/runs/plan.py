@@ -12,6 +12,7 @@ from thawline.backbones import BackboneSpec
 from thawline.datasets import Splits
 from thawline.errors import usage_error
 from thawline.freeze_policies import Phase
+from thawline.learning_rates import MeasuredRates
 from thawline.network import Network, SourceClassifier
 from thawline.records import RECORD_FILE, identity_of, require_record
 from thawline.runs.settings import RunSettings, parse, source_config
@@ -77,6 +78,8 @@ def _plan(
     transform = settings.transform.fitted(skeleton.input_size, skeleton.interpolation, skeleton.crop_pct)
     network = bench.network(settings, splits.classes, _classifier_to_come(settings, source, bench))
     phases = _with_lengths(settings.freeze_policy.phases(network), settings.trainer.max_epochs)
+    if settings.trainer.shares_weights:
+        _check_shared(settings, splits)
     if settings.probe is not None and settings.regularizer:
         raise usage_error("regularizer", "lbfgs_path takes no steps that could be pulled: it has a penalty of its own")
     if settings.probe is not None:
@@ -167,6 +170,23 @@ def weights_file(backbone: BackboneSpec, settings: RunSettings, field: str = "ba
             raise usage_error(f"{field}.weights", f"{folder} holds no finished run")
         return folder / "model.safetensors"
     return backbone.local_weights()
+
+
+def _check_shared(settings: RunSettings, splits: Splits) -> None:
+    """Refuse what reads whole weights or gradients in a step, where each device holds a share of them."""
+    said = "trainer.strategy=fsdp leaves each device a share of the weights, and this needs them whole; use ddp"
+    if settings.regularizer:
+        raise usage_error("regularizer", said)
+    if settings.probe is not None:
+        raise usage_error("probe", said)
+    if isinstance(settings.learning_rates, MeasuredRates):
+        raise usage_error("learning_rates", said)
+    if settings.trainer.precision in ("16-mixed", "64-true"):
+        precision = settings.trainer.precision
+        raise usage_error("trainer.precision", f"{precision} does not go with fsdp; take bf16-mixed or 32-true")
+    smallest = min(len(split.indices) for split in (splits.train, splits.val, splits.test))
+    if smallest < settings.trainer.devices:
+        raise usage_error("trainer.devices", f"{settings.trainer.devices}: a split has {smallest} samples only")
 
 
 def _check_path(network: Network, phases: Sequence[Phase], transform: Transform) -> None:

@@ -50,10 +50,10 @@ class TrainerSettings(Spec):
 
     max_epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=64, ge=1)
-    eval_batch_size: int = Field(default=256, ge=1)
+    eval_batch_size: int = Field(default=64, ge=1)
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: int = Field(default=1, ge=1)
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
     channels_last: bool | Literal["auto"] = "auto"
     gradient_clip: float | None = Field(default=None, gt=0.0)
@@ -63,12 +63,10 @@ class TrainerSettings(Spec):
     progress: bool = True
     checkpoint_seconds: float = Field(default=30.0, ge=0.0)
 
-    @field_validator("strategy", mode="before")
-    @classmethod
-    def _whole_on_every_device(cls, strategy: object) -> object:
-        if strategy == "fsdp":
-            raise ValueError("fsdp is not supported: every device holds the whole model here; use ddp")
-        return strategy
+    @property
+    def shares_weights(self) -> bool:
+        """Whether each device holds a share of the weights, not all of them."""
+        return self.strategy == "fsdp" and self.devices > 1
 
 
 class LossSettings(Spec):

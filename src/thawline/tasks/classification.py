@@ -23,6 +23,7 @@ from thawline.schedulers import Scheduler
 from thawline.tasks.data import Batch
 from thawline.tasks.model import TransferModel
 from thawline.tasks.penalties import COMPANIONS, Penalties
+from thawline.tasks.sharding import FullySharded, share_like, share_out
 
 Forward = Callable[..., torch.Tensor]
 
@@ -126,6 +127,12 @@ class Classification(pl.LightningModule):
         self._validated: dict[str, float] = {}
         self._epoch_start = 0.0
 
+    def configure_model(self) -> None:
+        """Share the weights out among the devices, where the strategy is to."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FullySharded):
+            share_out(self.model, strategy.mesh)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what differs from the source: a frozen tensor is not written again in every epoch."""
         state = checkpoint["state_dict"]
@@ -207,13 +214,18 @@ class Classification(pl.LightningModule):
         """The optimizer over the phase's trainable parameters, and the schedule per step."""
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         objective = self._objective
+        states = {
+            name: {key: share_like(value, trainable[name]) for key, value in state.items()}
+            for name, state in (self._states or {}).items()
+            if name in trainable
+        }
         optimizer = objective.optimizer.build(
             trainable,
             self._network,
             lr_multiplier=self._phase.lr_multiplier,
             by_depth=objective.learning_rates.by_depth(len(self._network.groups)),
             head=objective.learning_rates.head,
-            states=self._states,
+            states=states,
         )
         companions = [parameter for parameter in self.companions.parameters() if parameter.requires_grad]
         if companions:

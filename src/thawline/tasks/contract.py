@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import Callback
 
 from thawline.tasks.model import TransferModel
+from thawline.tasks.sharding import own_share
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -27,10 +28,14 @@ class FreezeContract(Callback):
     every trainable parameter is in exactly one optimizer group and has a gradient; frozen + trainable = all.
     A trainable parameter that the forward pass does not use at all is no breach; it is listed under ``unused``. What
     regularizers train beside the model is no part of it, and counted apart: ``companion_parameters``.
+
+    Args:
+        model: what is trained; of weights that are shared out, each device checks its own share.
+        whole: the same model with whole weights, where `model` is shared out.
     """
 
-    def __init__(self, model: TransferModel) -> None:
-        self._model = model
+    def __init__(self, model: TransferModel, whole: TransferModel | None = None) -> None:
+        self._model, self._whole = model, model if whole is None else whole
         self._start: dict[str, torch.Tensor] = {}
         self._first_step_seen = False
         self.result: dict[str, Any] = {}
@@ -49,7 +54,7 @@ class FreezeContract(Callback):
         """Remember the frozen tensors, and count."""
         changing = self._model.changing_names()
         state = self._model.state_dict()
-        self._start = {name: tensor.detach().clone() for name, tensor in state.items() if name not in changing}
+        self._start = {name: own_share(t).detach().clone() for name, t in state.items() if name not in changing}
         parameters = dict(self._model.named_parameters())
         trainable = {name for name, parameter in parameters.items() if parameter.requires_grad}
         frozen = sum(parameter.numel() for name, parameter in parameters.items() if name not in trainable)
@@ -107,16 +112,16 @@ class FreezeContract(Callback):
     def check(self, when: str) -> None:
         """Raise `FreezeContractBreach` where a frozen tensor is not bit-equal to what it was."""
         state = self._model.state_dict()
-        moved = [name for name, start in self._start.items() if not _bit_equal(state[name], start)]
+        moved = [name for name, start in self._start.items() if not _bit_equal(own_share(state[name]), start)]
         if moved:
             raise FreezeContractBreach(f"frozen tensors changed {when}: {_few(moved)}")
         self.result["checks"] += 1
 
     def _unused(self, pl_module: LightningModule) -> set[str]:
         """Parameters that get no gradient even when all of them train: the forward pass does not read them."""
-        module = copy.deepcopy(self._model).requires_grad_(True)
+        module = copy.deepcopy(self._whole).requires_grad_(True)
         height, width = cast("Classification", pl_module).input_size
-        image = torch.zeros((2, 3, height, width), dtype=torch.uint8, device=pl_module.device)
+        image = torch.zeros((2, 3, height, width), dtype=torch.uint8, device=module.pixel_mean.device)
         module.eval()
         module(image).float().sum().backward()
         return {name for name, parameter in module.named_parameters() if parameter.grad is None}

@@ -90,11 +90,18 @@ class ShuffledBatches(Sampler[tuple[int, Rows, float]]):
 
 
 class OrderedBatches(Sampler[tuple[int, Rows, float]]):
-    """Every sample exactly once: no padding, so that metrics over several devices are those of one."""
+    """Every sample exactly once: no padding, so that metrics over several devices are those of one.
+
+    All devices have as many batches, since those that share their weights out compute each one together.
+    """
 
     def __init__(self, rows: Rows, batch_size: int, shard: Shard) -> None:
         own = rows[shard.rank :: shard.world_size]
+        most = -(-len(rows) // shard.world_size)
+        count = -(-most // batch_size)
         self._batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+        if len(self._batches) < count and len(own):
+            self._batches = np.array_split(own, count)
 
     def __iter__(self) -> Iterator[tuple[int, Rows, float]]:
         for batch in self._batches:

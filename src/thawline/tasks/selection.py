@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from thawline.optimizers import states_of
 from thawline.tasks.model import TransferModel
+from thawline.tasks.sharding import put_whole, whole
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -86,23 +87,23 @@ class Selection(Checkpoint):
         if self.consider(value, trainer.current_epoch, module.moved):
             self.companions = {name: t.detach().clone() for name, t in module.companions.state_dict().items()}
             if self._keep_optimizer:
-                self.optimizer = states_of(trainer.optimizers[0], dict(self._model.named_parameters()))
+                states = states_of(trainer.optimizers[0], dict(self._model.named_parameters()))
+                self.optimizer = {
+                    name: {key: whole(value) for key, value in state.items()} for name, state in states.items()
+                }
 
     def consider(self, value: float, epoch: int, moved: Iterable[str]) -> bool:
         """Keep the model's `moved` tensors if this epoch's metric is the best so far; says whether it is."""
         if not self._better(value):
             return False
         state = self._model.state_dict()
-        self.best = {name: state[name].detach().clone() for name in moved}
+        self.best = {name: whole(state[name]).detach().clone() for name in sorted(moved)}
         self.best_epoch, self.best_value = epoch, value
         return True
 
     def restore(self) -> None:
         """Put the best epoch's tensors into the model; the last ones stay where no epoch had a finite metric."""
-        state = self._model.state_dict()
-        with torch.no_grad():
-            for name, tensor in self.best.items():
-                state[name].copy_(tensor)
+        put_whole(self.best, self._model)
 
     def _better(self, value: float) -> bool:
         if not math.isfinite(value):
