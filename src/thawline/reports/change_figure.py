@@ -26,7 +26,6 @@ _MOST_NAMED_GROUPS = 24
 _MOST_WRITTEN_GROUPS = 16
 _LONGEST_NAME = 14
 _FROZEN = "#F2F2F2"
-_FINE_DPI = 300
 _DARK = 0.6
 """Cells with a colour above this share of the map have white numbers."""
 
@@ -75,8 +74,7 @@ def change_figure(study: Study, groups: Groups, rows: Sequence[Row]) -> tuple[Fi
     if not maps:
         return None
     height = 0.17 * len(drawn) * len(maps) + 0.55 * len(maps) + (0.75 if len(groups) <= _MOST_NAMED_GROUPS else 0.35)
-    # Letters are as wide in the layout as in the picture: at a coarse resolution long labels would be cut off.
-    figure = Figure(figsize=(PAGE_INCHES, height), dpi=_FINE_DPI, layout="constrained")
+    figure = Figure(figsize=(PAGE_INCHES, height), layout="constrained")
     panels = figure.subplots(len(maps), 1, squeeze=False, sharex=True)[:, 0].tolist()
     for panel, which in zip(panels, maps, strict=True):
         _draw(figure, panel, which, values[which.title])
