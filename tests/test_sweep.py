@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from pytorch_lightning import Trainer
 
 from tests.conftest import TINY, records
 from thawline.records import load_record
+from thawline.sweeps.progress import SweepProgress
+from thawline.tasks.classification import Classification
 
 GRID = ("freeze_policy.k=0,2", "seed=range(0,2)")
 
@@ -135,3 +139,25 @@ def test_stored_views_are_the_augmented_run_itself(train, thawline, tmp_path):
     losses = [[row["train/loss"] for row in record.history] for record in (plain, stored)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0][0] != losses[0][1]
+
+
+def test_what_a_run_leaves_is_freed_before_the_next_one_starts(thawline, monkeypatch):
+    fits, alive = [], []
+    init, start = Classification.__init__, SweepProgress.start
+
+    def remember(module, *arguments):
+        init(module, *arguments)
+        fits.append(weakref.ref(module))
+
+    def look(progress, plan):
+        alive.append([fit() is not None for fit in fits])
+        start(progress, plan)
+
+    monkeypatch.setattr(Classification, "__init__", remember)
+    monkeypatch.setattr(SweepProgress, "start", look)
+    gc.disable()
+    try:
+        assert thawline("train", "-m", *TINY, "freeze_policy.k=1", "seed=0,1,2").status == 0
+    finally:
+        gc.enable()
+    assert alive == [[], [False], [False, False]]
