@@ -23,20 +23,22 @@ EPOCHS, BATCH = 5, 64
 MANY = 30
 _IMPORTS = "import pytorch_lightning, timm, torchmetrics"
 _COLUMNS = (
-    "k", "plain, CPU s", "thawline, CPU s", "ratio", "limit, s", "training / bare loop",
-    "peak memory, MB (plain / thawline)",
+    "k", "plain, CPU s", "own command, CPU s", "ratio", "in the sweep, CPU s", "ratio", "limit, s",
+    "training / bare loop", "peak memory, MB (plain / thawline)",
 )  # fmt: skip
 _HEADER = """# Performance
 
 `make bench` makes this page: thawline against the plain way of doing the same work, measured in one run. The plain way
 is one process per job with Lightning, timm, DataLoader and torchmetrics, the frozen part with `requires_grad=False` and
 in eval mode (`benchmarks/plain_job.py`). One plain job is measured for each depth and counted {seeds} times, since
-seeds cost the same; thawline's sweeps are measured whole: each depth as a command of its own, then all depths as one
-command that starts from nothing. CPU seconds (user + system) of whole processes, imports included: to import torch,
-timm, Lightning and torchmetrics alone costs {imports:.1f} s on this machine, once a command here and once a job in the
-plain way. *Limit*: the time that the FLOPs of the same work take at the matmul rate (suffix forward and backward,
-validation, the prefix once). *Training / bare loop*: CPU seconds of a run's training part over those of the suffix loop
-written by hand in torch on the same stored tensors (`benchmarks/suffix_loop.py`)."""
+seeds cost the same; thawline's sweeps are measured whole. *Own command*: each depth as a command of its own. *In the
+sweep*: the same depth's share of one command that sweeps all depths and starts from nothing; its runs say what they
+cost, and what is nobody's (imports, planning) is split evenly among the depths. CPU seconds (user + system) of whole
+processes, imports included: to import torch, timm, Lightning and torchmetrics alone costs {imports:.1f} s on this
+machine, once a command here and once a job in the plain way, so no command is cheaper than that. *Limit*: the time that
+the FLOPs of the same work take at the matmul rate (suffix forward and backward, validation, the prefix once).
+*Training / bare loop*: CPU seconds of a run's training part over those of the suffix loop written by hand in torch on
+the same stored tensors (`benchmarks/suffix_loop.py`)."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Row:
     k: str
     plain: Cost
     ours: Cost
+    in_sweep: float = float("nan")
     limit_seconds: float = float("nan")
     over_bare: float = float("nan")
 
@@ -133,11 +136,16 @@ def _measure(setup: Setup, seeds: int, place: Path, rate: float) -> Table:
         ours = _ours(setup, [f"freeze_policy.k={k}", _seeds(seeds)], images, folder)
         plain = Cost(plain.cpu_seconds * seeds, plain.wall_seconds * seeds, plain.peak_memory_bytes)
         run = _run_of(folder, k)
-        table.rows.append(Row(k, plain, ours, seeds * _limit(run, seeds) / rate, _over_bare(setup, run, folder)))
+        limit, over_bare = seeds * _limit(run, seeds) / rate, _over_bare(setup, run, folder)
+        table.rows.append(Row(k, plain, ours, limit_seconds=limit, over_bare=over_bare))
         print(f"{setup.title} k={k}: plain {plain.cpu_seconds:.1f} s, thawline {ours.cpu_seconds:.1f} s, "
               f"{table.rows[-1].over_bare:.2f} of the bare loop", file=sys.stderr)  # fmt: skip
     sweep = [f"freeze_policy.k={','.join(DEPTHS)}", _seeds(seeds), "output_dir=sweep"]
     table.sweep = _ours(setup, sweep, images, folder)
+    shares = _cpu_by_depth(folder, "sweep")
+    unshared = (table.sweep.cpu_seconds - sum(shares.values())) / len(shares)
+    for row in table.rows:
+        row.in_sweep = shares[row.k] + unshared
     table.again = _ours(setup, ["freeze_policy.k=0", f"seed=range(100,{100 + seeds})"], images, folder)
     table.again_many = _ours(setup, ["freeze_policy.k=0", f"seed=range(200,{200 + MANY})"], images, folder)
     rates = "optimizer.lr=0.001,0.003,0.01,0.03,0.1,0.3,1,3"
@@ -226,6 +234,15 @@ def _run_of(folder: Path, k: str, seed: int | None = None, outputs: str = "outpu
     raise RuntimeError(f"{folder} has no run of k={k}")
 
 
+def _cpu_by_depth(folder: Path, outputs: str) -> dict[str, float]:
+    """The CPU seconds that the runs of each depth say they cost."""
+    seconds = dict.fromkeys(DEPTHS, 0.0)
+    for path in folder.glob(f"{outputs}/runs/*/record.json"):
+        record = json.loads(path.read_text())
+        seconds[str(record["config"]["freeze_policy"]["k"])] += record["cost"]["cpu_seconds"]
+    return seconds
+
+
 def _limit(run: Path, seeds: int) -> float:
     """The FLOPs of one of `seeds` runs that nothing can save: suffix forward and backward, validation, prefix once."""
     record = json.loads((run / "record.json").read_text())
@@ -267,10 +284,10 @@ def _section(table: Table, seeds: int) -> list[str]:
     lines = [f"## {table.setup.title}", "", f"{table.images.capitalize()}, for training and validation.", ""]
     lines += [f"| {' | '.join(_COLUMNS)} |", "|---|" + "---:|" * (len(_COLUMNS) - 1)]
     for row in table.rows:
-        lines.append(_line(row.k, row.plain, row.ours, row.limit_seconds, row.over_bare))
+        lines.append(_line(row.k, row.plain, row.ours, row.in_sweep, row.limit_seconds, row.over_bare))
     plain = sum((row.plain for row in table.rows[1:]), table.rows[0].plain)
     if table.sweep is not None:
-        lines.append(_line("all of these, one sweep", plain, table.sweep))
+        lines.append(_line("all of these, the sweep", plain, table.sweep))
     first = table.rows[0].plain
     if table.again is not None:
         lines.append(_line(f"0, {seeds} new seeds on the same store", first, table.again))
@@ -294,14 +311,21 @@ def _times(cost: Cost, factor: float) -> Cost:
     return Cost(cost.cpu_seconds * factor, cost.wall_seconds * factor, cost.peak_memory_bytes)
 
 
-def _line(name: str, plain: Cost, ours: Cost, limit: float = float("nan"), over_bare: float = float("nan")) -> str:
+def _line(
+    name: str,
+    plain: Cost,
+    ours: Cost,
+    in_sweep: float = float("nan"),
+    limit: float = float("nan"),
+    over_bare: float = float("nan"),
+) -> str:
     ratio = plain.cpu_seconds / ours.cpu_seconds
     peaks = [f"{cost.peak_memory_bytes / 1e6:.0f}" if cost.peak_memory_bytes else "-" for cost in (plain, ours)]
     numbers = [
         f"{plain.cpu_seconds:.1f}",
         f"{ours.cpu_seconds:.2f}" if ours.cpu_seconds < 1 else f"{ours.cpu_seconds:.1f}",
     ]
-    shown = [_number(limit, 1), _number(over_bare, 2)]
+    shown = [_number(in_sweep, 1), _number(plain.cpu_seconds / in_sweep, 1), _number(limit, 1), _number(over_bare, 2)]
     return f"| {name} | {' | '.join([*numbers, f'{ratio:.1f}', *shown, ' / '.join(peaks)])} |"
 
 

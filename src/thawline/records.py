@@ -74,9 +74,14 @@ class Parameters(_Part):
 
 
 class Cost(_Part):
-    """What the run cost. Seconds are wall-clock; the peak is of the process (CPU) or of the device (GPU)."""
+    """What the run cost. Seconds are wall-clock; the peak is of the process (CPU) or of the device (GPU).
+
+    `cpu_seconds` are those of all threads of the run's process. What probes that train as one problem cost is shared
+    out among them, as are their seconds.
+    """
 
     total_seconds: float
+    cpu_seconds: float | None = None
     train_seconds: float
     evaluate_seconds: float
     peak_memory_bytes: int

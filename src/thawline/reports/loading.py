@@ -101,6 +101,7 @@ class Run:
     head: int
     epochs: int
     total_seconds: float
+    cpu_seconds: float | None
     train_seconds: float
     evaluate_seconds: float
     peak_memory_bytes: int
@@ -281,6 +282,7 @@ def _run(record: Record, folder: Path) -> Run:
         head=record.parameters.head,
         epochs=sum(phase.epochs for phase in record.phases),
         total_seconds=record.cost.total_seconds,
+        cpu_seconds=record.cost.cpu_seconds,
         train_seconds=record.cost.train_seconds,
         evaluate_seconds=record.cost.evaluate_seconds,
         peak_memory_bytes=record.cost.peak_memory_bytes,

@@ -203,6 +203,7 @@ def _run_row(cell: Cell, metrics: Sequence[tuple[str, str]]) -> dict[str, object
         "epochs": run.epochs,
         **{f"{split}_{metric}": run.value(split, metric) for split, metric in metrics},
         "total_seconds": run.total_seconds,
+        "cpu_seconds": run.cpu_seconds,
         "train_seconds": run.train_seconds,
         "peak_memory_bytes": run.peak_memory_bytes,
         **end,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from thawline.runs.plan import Plan
 
 LAST_FILE = "last.ckpt"
-FORMAT = 1
+FORMAT = 2
 _DECIDING_PACKAGES = ("thawline", "torch", "pytorch-lightning")
 
 log = logging.getLogger("thawline")

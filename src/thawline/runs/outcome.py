@@ -44,6 +44,7 @@ class Outcome:
 
     started_at: str = field(default_factory=provenance.now)
     began: float = field(default_factory=time.perf_counter)
+    cpu_began: float = field(default_factory=time.process_time)
     history: list[dict[str, Any]] = field(default_factory=list)
     phases: list[PhaseRecord] = field(default_factory=list)
     optimizer: States = field(default_factory=dict)
@@ -69,6 +70,7 @@ class Outcome:
         values["selection"] = self.selection.model_dump() if self.selection else None
         values["train_seconds"] += training_seconds
         values["seconds"] = time.perf_counter() - self.began
+        values["cpu_seconds"] = time.process_time() - self.cpu_began
         return json.dumps(values)
 
     @classmethod
@@ -76,6 +78,7 @@ class Outcome:
         """What `to_text` wrote; the seconds go on from there."""
         values = json.loads(text)
         values["began"] = time.perf_counter() - values.pop("seconds")
+        values["cpu_began"] = time.process_time() - values.pop("cpu_seconds")
         values["moved"], values["trained"] = set(values["moved"]), set(values["trained"])
         values["phases"] = [PhaseRecord(**phase) for phase in values["phases"]]
         values["selection"] = Selection(**values["selection"]) if values["selection"] else None
@@ -153,6 +156,7 @@ def make_record(
         freeze_contract={"phases": outcome.contract},
         cost=Cost(
             total_seconds=time.perf_counter() - outcome.began,
+            cpu_seconds=time.process_time() - outcome.cpu_began,
             train_seconds=outcome.train_seconds,
             evaluate_seconds=outcome.evaluate_seconds,
             peak_memory_bytes=peak_memory_bytes(),

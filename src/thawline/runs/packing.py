@@ -112,16 +112,19 @@ class Pack:
         self._most = max(1, _MOST_FLOATS // (4 * width))
         self._plans, self._bench = list(plans), bench
         self._trained: dict[str, tuple[list[dict[str, Any]], _Best]] = {}
-        self._seconds = 0.0
+        self._seconds = self._cpu_seconds = 0.0
 
     def record(self, plan: Plan, on_epoch: Callable[[Mapping[str, Any]], None]) -> Record:
         """The record of one of the runs; the first call trains all that fit beside it."""
+        began = time.process_time()
         if not self._trained:
             self._prepare()
         if plan.identity not in self._trained:
             place = next(index for index, other in enumerate(self._plans) if other.identity == plan.identity)
             first = place - place % self._most
-            self._train(self._plans[first : first + self._most])
+            together = self._plans[first : first + self._most]
+            self._train(together)
+            self._cpu_seconds = (time.process_time() - began) / len(together)
         history, best = self._trained[plan.identity]
         for row in history:
             on_epoch(row)
@@ -241,6 +244,7 @@ class Pack:
         outcome.diagnostics = diagnosis.of(self._model)
         outcome.evaluate_seconds = time.perf_counter() - began
         outcome.began -= self._seconds
+        outcome.cpu_began -= self._cpu_seconds
         files = write_files(plan, self._model, predictions, outcome)
         record = make_record(plan, self._model, self._backbone, outcome, files)
         if distributed.is_first():
