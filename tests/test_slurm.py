@@ -52,7 +52,7 @@ def test_fault_14_a_task_that_is_killed_is_submitted_again(zygote, tmp_path, loc
     assert_same_sweep(tmp_path, local)
     attempts = [json.loads(file.read_text())["attempt"] for file in tmp_path.glob("outputs/runs/*/state.json")]
     assert sorted(attempts) == [1, 1, 1, 2]
-    assert queue(slurm) == ""
+    wait_for(lambda: not queue(slurm), "the end of the last task, whose record was there before it")
 
 
 def test_a_task_that_is_lost_too_often_ends_the_sweep_with_its_name(zygote, tmp_path, slurm):
