@@ -16,6 +16,7 @@ from tests.test_wandb import Seen, assert_mirrors
 from tests.zygote import Program, Zygote
 from thawline.files import sha256_of_file
 from thawline.records import Record, load_record
+from thawline.runs.checkpoint import FORMAT
 from thawline.runs.ledger import status_of
 
 # 39 samples in batches of 16: three steps an epoch, twelve in all. Dropout, augmentation, momentum and trained
@@ -180,7 +181,7 @@ def test_early_stopping_counts_on(resuming):
 def test_every_kind_of_run_goes_on_with_the_same_bits(resuming, overrides):
     killed = resuming.train(*overrides, stop="KILL:8")
     assert killed.wait() == -9, killed.err
-    assert torch.load(resuming.run_folder / "last.ckpt", weights_only=True)["format"] == 1
+    assert torch.load(resuming.run_folder / "last.ckpt", weights_only=True)["format"] == FORMAT
     resuming.assert_ends_as_if_never_stopped(*overrides)
 
 
