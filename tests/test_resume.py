@@ -239,7 +239,7 @@ def other_run(path: Path) -> None:
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "is damaged (the checksum of ": flip,
     "is damaged (File is not a zip file)": cut,
-    "is damaged (it is not a checkpoint of format 1)": lambda path: torch.save([1, 2], path),
+    f"is damaged (it is not a checkpoint of format {FORMAT})": lambda path: torch.save([1, 2], path),
     "was written by other versions of thawline, torch or Lightning": other_software,
     "belongs to another run": other_run,
 }
