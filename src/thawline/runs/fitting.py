@@ -108,7 +108,9 @@ def prepare_fit(
         shard=distributed.shard(),
         first_epoch=first_epoch,
     )
-    callbacks: list[Callback] = [at_epochs, contract, selection, _EpochReport(on_epoch), _SameStatistics()]
+    callbacks: list[Callback] = [at_epochs, contract, selection, _EpochReport(on_epoch)]
+    if settings.trainer.shares_weights:
+        callbacks.append(_SameStatistics())
     if isinstance(settings.learning_rates, MeasuredRates):
         callbacks.append(RenewedRates(settings.learning_rates, batches, settings.loss.label_smoothing))
     trainer = _trainer(plan, phase, callbacks)
@@ -119,10 +121,9 @@ class _SameStatistics(Callback):
     """Before an evaluation, gives every device the first one's running statistics: what is judged is what is kept."""
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The statistics of the last training step differ, as the devices' shares of it did."""
-        if trainer.world_size > 1:
-            for buffer in cast("Classification", pl_module).model.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+        """The statistics of the last training step differ, as the devices' shares of it did; DDP does so by itself."""
+        for buffer in cast("Classification", pl_module).model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 class _EpochReport(Callback):
