@@ -119,8 +119,9 @@ def test_every_epoch_is_told_as_it_ends(thawline, monkeypatch):
 
 
 @pytest.mark.slow
-def test_runs_of_a_sweep_may_each_take_several_devices(thawline):
-    result = thawline("train", "-m", *TINY, *VIT, *TWO, *FIT, "seed=0,1", "sweep.name=pairs")
+@pytest.mark.parametrize("strategy", [TWO, SHARED], ids=["ddp", "fsdp"])
+def test_runs_of_a_sweep_may_each_take_several_devices(thawline, strategy):
+    result = thawline("train", "-m", *TINY, *VIT, *strategy, *FIT, "seed=0,1", "sweep.name=pairs")
     assert result.status == 0, result.err
     assert [load_record(folder).config["trainer"]["devices"] for folder in records()] == [2, 2]
 
