@@ -1,6 +1,7 @@
 """The training part of a run against the bare loop over its thawed side, written by hand on the same stored tensors.
 
-Both train the same layers from the same start, and evaluate after each epoch, in one process and in turn. The bare loop
+Both train the same layers from the same start on the same number of threads, and evaluate after each epoch, in one
+process and in turn. The bare loop
 has the tensors in memory and keeps nothing but the sum of the losses and the number of correct predictions: no
 Lightning, no metrics beside accuracy, no checks of the freeze contract, no choice of an epoch.
 """
@@ -22,6 +23,7 @@ from thawline.runs.checkpoint import AtEpochs, Checkpoint, Saved
 from thawline.runs.fitting import prepare_fit
 from thawline.runs.inputs import PhaseInputs, phase_inputs
 from thawline.runs.plan import Plan, plan_run
+from thawline.runs.threads import on_threads
 from thawline.runs.weights import source_backbone, with_head
 from thawline.runs.workbench import Workbench
 from thawline.tasks.model import TransferModel
@@ -39,9 +41,10 @@ def main() -> None:
     for _ in range(_ROUNDS):
         for name, train in (("training", _training), ("bare", _bare)):
             model, inputs = _start(plan, bench)
-            began = time.process_time()
-            train(plan, model, inputs)
-            seconds[name].append(time.process_time() - began)
+            with on_threads(plan, bench):
+                began = time.process_time()
+                train(plan, model, inputs)
+                seconds[name].append(time.process_time() - began)
     json.dump({name: min(values) for name, values in seconds.items()}, sys.stdout)
 
 

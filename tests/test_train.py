@@ -208,3 +208,24 @@ def test_the_policy_of_the_readme_is_a_class_and_a_yaml(train, tmp_path, monkeyp
     groups = record.layer_groups
     trained = sum(group.parameters for group in groups[1::2])
     assert record.parameters.trainable == trained + record.parameters.head
+
+
+def test_a_run_takes_as_many_threads_as_its_network_keeps_busy(train):
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        small = train("output_dir=small")
+        capped = train("output_dir=capped", "trainer.batch_size=20000", "trainer.threads=2")
+        large = train("output_dir=large", "trainer.batch_size=20000")
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert [record.provenance["threads"] for record in (small, capped, large)] == [1, 2, 4]
+
+
+def test_metrics_do_not_depend_on_how_many_logits_wait_for_them(train, monkeypatch):
+    together = train("output_dir=together")
+    monkeypatch.setattr("thawline.tasks.classification._MOST_UNCOUNTED", 1)
+    apart = train("output_dir=apart", "trainer.eval_batch_size=7")
+    assert apart.confusion_matrix == together.confusion_matrix
+    assert apart.metrics["test"] == pytest.approx(together.metrics["test"], rel=1e-5)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from thawline import __version__
 from thawline.errors import UsageError, WriteError, nearest, usage_error
+from thawline.runs.memory import collecting_in_runs_only
 from thawline.runs.signals import Interrupted, listening
 
 _VERBS = {
@@ -58,7 +59,7 @@ def _run(verb: str, rest: Sequence[str]) -> int:
     if verb not in _VERBS:
         hint = f"; you may want: thawline {_ALIASES[verb]}" if verb in _ALIASES else nearest(verb, _VERBS)
         raise usage_error("", f"there is no verb {verb!r}{hint}")
-    with listening():
+    with listening(), collecting_in_runs_only():
         status: int = importlib.import_module(f"thawline.cli.{_VERBS[verb][0]}").run(rest)
     return status
 

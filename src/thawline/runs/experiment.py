@@ -26,6 +26,7 @@ from thawline.runs.plan import Plan
 from thawline.runs.probing import solve_path
 from thawline.runs.regularizing import Regularizing, why_whole
 from thawline.runs.shifted_tests import shifted_metrics
+from thawline.runs.threads import on_threads
 from thawline.runs.weights import source_backbone, with_head
 from thawline.runs.workbench import Workbench
 from thawline.tasks.classification import Predictions
@@ -53,7 +54,7 @@ def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoc
         return distributed.execute_on_all(plan, group, on_epoch)
     spec = plan.settings.logger if distributed.is_first() else None
     about = Mirrored(plan.folder, plan.identity, plan.label or plan.identity, group, plan.config)
-    with freeing(), mirroring(spec, about, on_epoch) as mirror:
+    with freeing(), on_threads(plan, bench), mirroring(spec, about, on_epoch) as mirror:
         pack = bench.packs.get(plan.identity)
         if plan.settings.average is not None:
             record = average(plan, bench, mirror.epoch)
@@ -70,8 +71,6 @@ def _settle_libraries(plan: Plan, bench: Workbench) -> None:
     for name in ("pytorch_lightning", "lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
-    if plan.settings.trainer.threads is not None:
-        torch.set_num_threads(plan.settings.trainer.threads)
     if bench.device(plan.settings).type == "cpu":
         keep_freed_memory()
 

@@ -155,6 +155,7 @@ def _objective(plan: Plan) -> Objective:
         scheduler=settings.scheduler,
         classes=len(plan.splits.classes),
         top_k=settings.metrics.top_k,
+        monitor=settings.metrics.monitor,
         seed=settings.seed,
         label_smoothing=settings.loss.label_smoothing,
         learning_rates=settings.learning_rates,

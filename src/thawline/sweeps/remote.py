@@ -80,8 +80,11 @@ class RemoteJob:
 
     def __call__(self, overrides: Sequence[str], number: int) -> Outcome:
         """Compose the configuration of `overrides` and run it, here."""
+        from thawline.runs.memory import collecting_in_runs_only
+
         try:
-            done = self._run(overrides, number)
+            with collecting_in_runs_only():
+                done = self._run(overrides, number)
         except Exception as error:
             log.exception("the job could not be started")
             return Outcome(error=f"{type(error).__name__}: {error}")

@@ -26,6 +26,8 @@ from thawline.tasks.penalties import COMPANIONS, Penalties
 from thawline.tasks.sharding import FullySharded, share_like, share_out
 
 Forward = Callable[..., torch.Tensor]
+_MOST_UNCOUNTED = 2**20
+"""Logits of an evaluation that wait for the metrics: 4 MiB."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Objective:
     scheduler: Scheduler
     classes: int
     top_k: int
+    monitor: str
     seed: int
     label_smoothing: float = 0.0
     learning_rates: LearningRates = field(default_factory=Uniform)
@@ -119,6 +122,7 @@ class Classification(pl.LightningModule):
         self._steps = 1
         self._train_sums = torch.zeros(0)
         self._metrics = classification_metrics(objective.classes, objective.top_k)
+        self._uncounted: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._tested: list[Predictions] = []
         self.evaluated: dict[str, float] = {}
         self.moved: set[str] = model.changing_names()
@@ -145,6 +149,13 @@ class Classification(pl.LightningModule):
         """Go on with the interrupted fit's history."""
         self.history = list(checkpoint["history"])
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch; what is there already need not be looked through, tensor by tensor."""
+        if batch.labels.device == device:
+            return batch
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
+
     def on_train_epoch_start(self) -> None:
         """Start the epoch's sums."""
         self._epoch_start = time.perf_counter()
@@ -168,12 +179,11 @@ class Classification(pl.LightningModule):
         return objective * batch.share
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's training loss and accuracy over all devices, and add it to the history."""
+        """Add the epoch to the history, with its training loss and accuracy over all devices."""
         sums = self.trainer.strategy.reduce(self._train_sums, reduce_op="sum")
         loss, correct, n, *penalties = sums.tolist()
         trained = {"train/loss": loss / n, "train/top1": correct / n}
         trained |= {name: total / n for name, total in zip(self._penalties.columns, penalties, strict=True)}
-        self.log_dict(trained)
         self.history.append(
             {
                 "phase": self._phase.name,
@@ -191,9 +201,10 @@ class Classification(pl.LightningModule):
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
+        """Keep the validation metrics, and give Lightning the one that can stop the fit."""
         self._validated = {f"val/{name}": value for name, value in self._finish().items()}
-        self.log_dict(self._validated)
+        monitor = f"val/{self._objective.monitor}"
+        self.log(monitor, self._validated[monitor])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the metrics and keep its predictions."""
@@ -241,10 +252,20 @@ class Classification(pl.LightningModule):
 
     def _evaluate(self, batch: Batch) -> torch.Tensor:
         logits = self.outputs(batch)
-        self._metrics.update(logits.float(), batch.labels)
+        self._uncounted.append((logits.float(), batch.labels))
+        if sum(len(labels) for _, labels in self._uncounted) * self._objective.classes >= _MOST_UNCOUNTED:
+            self._count()
         return logits
 
+    def _count(self) -> None:
+        """Give the metrics what waits for them: a call costs as much as a small network's batch."""
+        if self._uncounted:
+            logits, labels = zip(*self._uncounted, strict=True)
+            self._metrics.update(torch.cat(logits), torch.cat(labels))
+            self._uncounted.clear()
+
     def _finish(self) -> dict[str, float]:
+        self._count()
         self.evaluated = {name: float(value) for name, value in self._metrics.compute().items()}
         self._metrics.reset()
         return self.evaluated

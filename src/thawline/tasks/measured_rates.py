@@ -48,7 +48,6 @@ class RenewedRates(Callback):
         set_weights(optimizer, config.scheduler, weights)
         rates = {group["place"]: group["initial_lr"] for group in optimizer.param_groups}
         module.measured = {"learning_rates": rates}
-        module.log_dict({f"lr/{place}": rate for place, rate in rates.items()})
 
     def _measure(self, module: Classification, epoch: int, places: Mapping[str, Sequence[str]]) -> dict[str, float]:
         wanted = {name for names in places.values() for name in names}

@@ -126,9 +126,22 @@ def _frozen_norms(module: nn.Module) -> Iterator[nn.Module]:
 
 def _frozen_roots(module: nn.Module) -> Iterator[nn.Module]:
     """The topmost modules that have parameters of which none trains."""
-    parameters = list(module.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
-        yield module
-        return
-    for child in module.children():
-        yield from _frozen_roots(child)
+    trains: dict[nn.Module, bool | None] = {}
+    _note_what_trains(module, trains)
+    left = [module]
+    while left:
+        each = left.pop()
+        if trains[each] is False:
+            yield each
+        elif trains[each]:
+            left.extend(each.children())
+
+
+def _note_what_trains(module: nn.Module, trains: dict[nn.Module, bool | None]) -> bool | None:
+    """For each module of the tree, whether a parameter in its subtree trains; None where there is no parameter."""
+    if module not in trains:
+        found = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+        below = [_note_what_trains(child, trains) for child in module.children()]
+        found += [state for state in below if state is not None]
+        trains[module] = any(found) if found else None
+    return trains[module]
