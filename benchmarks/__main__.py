@@ -23,8 +23,9 @@ EPOCHS, BATCH = 5, 64
 MANY = 30
 _IMPORTS = "import pytorch_lightning, timm, torchmetrics"
 _COLUMNS = (
-    "k", "plain, CPU s", "own command, CPU s", "ratio", "in the sweep, CPU s", "ratio", "limit, s",
-    "training / bare loop", "peak memory, MB (plain / thawline)",
+    "k", "plain, CPU s", "own command, CPU s", "ratio", "in the sweep, CPU s", "ratio", "limit, CPU s",
+    "training / bare loop (Lightning alone)", "peak memory, MB (plain / thawline)",
+    "wall time, s (plain / thawline)",
 )  # fmt: skip
 _HEADER = """# Performance
 
@@ -33,12 +34,14 @@ is one process per job with Lightning, timm, DataLoader and torchmetrics, the fr
 in eval mode (`benchmarks/plain_job.py`). One plain job is measured for each depth and counted {seeds} times, since
 seeds cost the same; thawline's sweeps are measured whole. *Own command*: each depth as a command of its own. *In the
 sweep*: the same depth's share of one command that sweeps all depths and starts from nothing; its runs say what they
-cost, and what is nobody's (imports, planning) is split evenly among the depths. CPU seconds (user + system) of whole
-processes, imports included: to import torch, timm, Lightning and torchmetrics alone costs {imports:.1f} s on this
-machine, once a command here and once a job in the plain way, so no command is cheaper than that. *Limit*: the time that
-the FLOPs of the same work take at the matmul rate (suffix forward and backward, validation, the prefix once).
-*Training / bare loop*: CPU seconds of a run's training part over those of the suffix loop written by hand in torch on
-the same stored tensors (`benchmarks/suffix_loop.py`)."""
+cost, and what is nobody's (imports, planning) is split evenly among the depths. The wall times are those of own
+commands, and of plain jobs one after the other. CPU seconds (user + system) of whole processes, imports included: a
+process that imports torch, timm, Lightning and torchmetrics and ends costs {imports:.1f} s on this machine, once a
+command here and once a job in the plain way. *Limit*: what the FLOPs of the same work take at the rate of large float32
+products on one thread (suffix forward and backward, validation, the prefix once); a convolution that saves
+multiplications (Winograd) can be faster than that. *Training / bare loop*: CPU seconds of a run's training part over
+those of the suffix loop written by hand in torch on the same stored tensors, on as many threads
+(`benchmarks/suffix_loop.py`); in brackets the same for Lightning's loop with nothing else in it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Row:
     ours: Cost
     in_sweep: float = float("nan")
     limit_seconds: float = float("nan")
-    over_bare: float = float("nan")
+    over_bare: tuple[float, float] = (float("nan"), float("nan"))
 
 
 @dataclass
@@ -139,7 +142,7 @@ def _measure(setup: Setup, seeds: int, place: Path, rate: float) -> Table:
         limit, over_bare = seeds * _limit(run, seeds) / rate, _over_bare(setup, run, folder)
         table.rows.append(Row(k, plain, ours, limit_seconds=limit, over_bare=over_bare))
         print(f"{setup.title} k={k}: plain {plain.cpu_seconds:.1f} s, thawline {ours.cpu_seconds:.1f} s, "
-              f"{table.rows[-1].over_bare:.2f} of the bare loop", file=sys.stderr)  # fmt: skip
+              f"{over_bare[0]:.2f} of the bare loop", file=sys.stderr)  # fmt: skip
     sweep = [f"freeze_policy.k={','.join(DEPTHS)}", _seeds(seeds), "output_dir=sweep"]
     table.sweep = _ours(setup, sweep, images, folder)
     shares = _cpu_by_depth(folder, "sweep")
@@ -254,13 +257,13 @@ def _limit(run: Path, seeds: int) -> float:
     return float(EPOCHS * (3 * train + val) * suffix + (train + val) * line["prefix_flops_per_sample"] / seeds)
 
 
-def _over_bare(setup: Setup, run: Path, folder: Path) -> float:
-    """CPU seconds of the training part over those of the bare suffix loop; not for probes, which are packed."""
+def _over_bare(setup: Setup, run: Path, folder: Path) -> tuple[float, float]:
+    """CPU seconds of the training part, and of Lightning alone, over the bare suffix loop's; not for packed probes."""
     record = json.loads((run / "record.json").read_text())
     if setup.accelerator != "cpu" or "packed" in record["phases"][0]["thaw_line"]:
-        return float("nan")
+        return float("nan"), float("nan")
     seconds = json.loads(cost_of([str(REPOSITORY / "benchmarks" / "suffix_loop.py"), str(run)], folder).output)
-    return float(seconds["training"] / seconds["bare"])
+    return float(seconds["training"] / seconds["bare"]), float(seconds["lightning"] / seconds["bare"])
 
 
 def _document(tables: Sequence[Table], rate: float, imports: float, seeds: int) -> str:
@@ -317,16 +320,18 @@ def _line(
     ours: Cost,
     in_sweep: float = float("nan"),
     limit: float = float("nan"),
-    over_bare: float = float("nan"),
+    over_bare: tuple[float, float] = (float("nan"), float("nan")),
 ) -> str:
     ratio = plain.cpu_seconds / ours.cpu_seconds
     peaks = [f"{cost.peak_memory_bytes / 1e6:.0f}" if cost.peak_memory_bytes else "-" for cost in (plain, ours)]
+    walls = [f"{cost.wall_seconds:.1f}" if cost.peak_memory_bytes else "-" for cost in (plain, ours)]
     numbers = [
         f"{plain.cpu_seconds:.1f}",
         f"{ours.cpu_seconds:.2f}" if ours.cpu_seconds < 1 else f"{ours.cpu_seconds:.1f}",
     ]
-    shown = [_number(in_sweep, 1), _number(plain.cpu_seconds / in_sweep, 1), _number(limit, 1), _number(over_bare, 2)]
-    return f"| {name} | {' | '.join([*numbers, f'{ratio:.1f}', *shown, ' / '.join(peaks)])} |"
+    loops = "-" if over_bare[0] != over_bare[0] else f"{over_bare[0]:.2f} ({over_bare[1]:.2f})"
+    shown = [_number(in_sweep, 1), _number(plain.cpu_seconds / in_sweep, 1), _number(limit, 1), loops]
+    return f"| {name} | {' | '.join([*numbers, f'{ratio:.1f}', *shown, ' / '.join(peaks), ' / '.join(walls)])} |"
 
 
 def _number(value: float, digits: int) -> str:

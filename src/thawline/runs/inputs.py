@@ -108,7 +108,12 @@ def phase_inputs(
     except UntraceableError as error:
         return _explained(whole, f"not traceable: {error}")
     if line.is_whole:
-        return _explained(whole, f"no frozen side: {line.reason}")
+        return _explained(
+            whole,
+            f"no frozen side: {line.reason}",
+            prefix_flops_per_sample=0,
+            suffix_flops_per_sample=line.suffix_flops_per_sample,
+        )
     return _LineStore(plan, bench, line, decoded, images).inputs(model) or whole
 
 
