@@ -1,7 +1,8 @@
 """``make bench``: thawline against the plain way, in one run; writes docs/performance.md.
 
 Plain way: one process per job. Lightning, timm, DataLoader and torchmetrics, the frozen part with
-``requires_grad=False`` and in eval mode (`plain_job`). Everything is CPU seconds of whole processes.
+``requires_grad=False`` and in eval mode (`plain_job`). What is compared is CPU seconds of whole processes; on a GPU,
+wall seconds.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import platform
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,7 @@ EPOCHS, BATCH = 5, 64
 MANY = 30
 _IMPORTS = "import pytorch_lightning, timm, torchmetrics"
 _COLUMNS = (
-    "k", "plain, CPU s", "own command, CPU s", "ratio", "in the sweep, CPU s", "ratio", "limit, CPU s",
+    "k", "plain, {unit}", "own command, {unit}", "ratio", "in the sweep, {unit}", "ratio", "limit, {unit}",
     "training / bare loop (Lightning alone)", "peak memory, MB (plain / thawline)",
     "wall time, s (plain / thawline)",
 )  # fmt: skip
@@ -35,13 +37,13 @@ in eval mode (`benchmarks/plain_job.py`). One plain job is measured for each dep
 seeds cost the same; thawline's sweeps are measured whole. *Own command*: each depth as a command of its own. *In the
 sweep*: the same depth's share of one command that sweeps all depths and starts from nothing; its runs say what they
 cost, and what is nobody's (imports, planning) is split evenly among the depths. The wall times are those of own
-commands, and of plain jobs one after the other. CPU seconds (user + system) of whole processes, imports included: a
-process that imports torch, timm, Lightning and torchmetrics and ends costs {imports:.1f} s on this machine, once a
-command here and once a job in the plain way. *Limit*: what the FLOPs of the same work take at the rate of large float32
-products on one thread (suffix forward and backward, validation, the prefix once); a convolution that saves
-multiplications (Winograd) can be faster than that. *Training / bare loop*: CPU seconds of a run's training part over
-those of the suffix loop written by hand in torch on the same stored tensors, on as many threads
-(`benchmarks/suffix_loop.py`); in brackets the same for Lightning's loop with nothing else in it."""
+commands, and of plain jobs one after the other. {seconds} of whole processes, imports included: a process that imports
+torch, timm, Lightning and torchmetrics and ends costs {imports:.1f} s on this machine, once a command here and once a
+job in the plain way. *Limit*: what the FLOPs of the same work take at the rate of {products} (suffix forward and
+backward, validation, the prefix once); a convolution that saves multiplications (Winograd) can be faster than that.
+*Training / bare loop*: CPU seconds of a run's training part over those of the suffix loop written by hand in torch on
+the same stored tensors, on as many threads (`benchmarks/suffix_loop.py`); in brackets the same for Lightning's loop
+with nothing else in it."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,14 @@ class Setup:
     workers: int = 0
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU computes: then wall seconds are compared, and the GPU's memory."""
+        return self.accelerator != "cpu"
+
+    @property
     def title(self) -> str:
         """Network and size."""
-        return f"{self.model} at {self.size} px" + ("" if self.accelerator == "cpu" else f", {self.precision}, GPU")
+        return f"{self.model} at {self.size} px" + (f", {self.precision}, channels last, GPU" if self.on_gpu else "")
 
 
 SETUPS = (
@@ -115,7 +122,7 @@ def main() -> None:
     rate = matmul_flops_per_second("cuda" if arguments.gpu else "cpu")
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        imports = min(cost_of(["-c", _IMPORTS], place).cpu_seconds for _ in range(3))
+        imports = min(cost_of(["-c", _IMPORTS], place).seconds for _ in range(3))
         tables = []
         for setup in chosen:
             if arguments.models is None or setup.model in arguments.models:
@@ -137,16 +144,16 @@ def _measure(setup: Setup, seeds: int, place: Path, rate: float) -> Table:
     for k in DEPTHS:
         plain = _plain(setup, groups, k, images, folder)
         ours = _ours(setup, [f"freeze_policy.k={k}", _seeds(seeds)], images, folder)
-        plain = Cost(plain.cpu_seconds * seeds, plain.wall_seconds * seeds, plain.peak_memory_bytes)
+        plain = Cost(plain.seconds * seeds, plain.wall_seconds * seeds, plain.peak_memory_bytes)
         run = _run_of(folder, k)
         limit, over_bare = seeds * _limit(run, seeds) / rate, _over_bare(setup, run, folder)
         table.rows.append(Row(k, plain, ours, limit_seconds=limit, over_bare=over_bare))
-        print(f"{setup.title} k={k}: plain {plain.cpu_seconds:.1f} s, thawline {ours.cpu_seconds:.1f} s, "
+        print(f"{setup.title} k={k}: plain {plain.seconds:.1f} s, thawline {ours.seconds:.1f} s, "
               f"{over_bare[0]:.2f} of the bare loop", file=sys.stderr)  # fmt: skip
     sweep = [f"freeze_policy.k={','.join(DEPTHS)}", _seeds(seeds), "output_dir=sweep"]
     table.sweep = _ours(setup, sweep, images, folder)
-    shares = _cpu_by_depth(folder, "sweep")
-    unshared = (table.sweep.cpu_seconds - sum(shares.values())) / len(shares)
+    shares = _seconds_by_depth(setup, folder, "sweep")
+    unshared = (table.sweep.seconds - sum(shares.values())) / len(shares)
     for row in table.rows:
         row.in_sweep = shares[row.k] + unshared
     table.again = _ours(setup, ["freeze_policy.k=0", f"seed=range(100,{100 + seeds})"], images, folder)
@@ -181,7 +188,15 @@ def _plain(setup: Setup, groups: list[list[str]], k: str, images: Path, folder: 
     options += ["--precision", setup.precision, "--workers", str(setup.workers)]
     if k != "all":
         options += ["--trainable", json.dumps([*names, "-"])]
-    return cost_of([str(REPOSITORY / "benchmarks" / "plain_job.py"), *options], folder)
+    if setup.on_gpu:
+        options.append("--channels-last")
+    cost = cost_of([str(REPOSITORY / "benchmarks" / "plain_job.py"), *options], folder)
+    return _on_gpu(cost, json.loads(cost.output)["peak_memory_bytes"]) if setup.on_gpu else cost
+
+
+def _on_gpu(cost: Cost, peak_memory_bytes: int) -> Cost:
+    """What a process that computed on a GPU cost: its wall seconds, and the peak of the GPU's memory."""
+    return Cost(cost.wall_seconds, cost.wall_seconds, peak_memory_bytes, cost.output)
 
 
 def _ours(setup: Setup, grid: Sequence[str], images: Path, folder: Path) -> Cost:
@@ -192,10 +207,16 @@ def _ours(setup: Setup, grid: Sequence[str], images: Path, folder: Path) -> Cost
         "dataset=image_folder", f"dataset.root={images}", "transform=squash", f"transform.size={setup.size}",
         f"trainer.max_epochs={EPOCHS}", f"trainer.batch_size={BATCH}", f"trainer.accelerator={setup.accelerator}",
         f"trainer.precision={setup.precision}", "logger=none", "data_seed=0", "sweep.report=false",
+        *(["trainer.channels_last=true"] if setup.on_gpu else []),
     ]  # fmt: skip
     if not (folder / "weights.safetensors").exists():
         _random_weights(setup, folder / "weights.safetensors")
-    return cost_of(["-m", "thawline", "train", "-m", *fixed, *grid], folder)
+    before = set(folder.glob("*/runs/*/record.json"))
+    cost = cost_of(["-m", "thawline", "train", "-m", *fixed, *grid], folder)
+    if not setup.on_gpu:
+        return cost
+    new = set(folder.glob("*/runs/*/record.json")) - before
+    return _on_gpu(cost, max(json.loads(path.read_text())["cost"]["peak_memory_bytes"] for path in new))
 
 
 def _difference(setup: Setup, images: Path, folder: Path) -> tuple[float, float]:
@@ -237,12 +258,13 @@ def _run_of(folder: Path, k: str, seed: int | None = None, outputs: str = "outpu
     raise RuntimeError(f"{folder} has no run of k={k}")
 
 
-def _cpu_by_depth(folder: Path, outputs: str) -> dict[str, float]:
-    """The CPU seconds that the runs of each depth say they cost."""
+def _seconds_by_depth(setup: Setup, folder: Path, outputs: str) -> dict[str, float]:
+    """The seconds that the runs of each depth say they cost."""
+    name = "total_seconds" if setup.on_gpu else "cpu_seconds"
     seconds = dict.fromkeys(DEPTHS, 0.0)
     for path in folder.glob(f"{outputs}/runs/*/record.json"):
         record = json.loads(path.read_text())
-        seconds[str(record["config"]["freeze_policy"]["k"])] += record["cost"]["cpu_seconds"]
+        seconds[str(record["config"]["freeze_policy"]["k"])] += record["cost"][name]
     return seconds
 
 
@@ -260,7 +282,7 @@ def _limit(run: Path, seeds: int) -> float:
 def _over_bare(setup: Setup, run: Path, folder: Path) -> tuple[float, float]:
     """CPU seconds of the training part, and of Lightning alone, over the bare suffix loop's; not for packed probes."""
     record = json.loads((run / "record.json").read_text())
-    if setup.accelerator != "cpu" or "packed" in record["phases"][0]["thaw_line"]:
+    if setup.on_gpu or "packed" in record["phases"][0]["thaw_line"]:
         return float("nan"), float("nan")
     seconds = json.loads(cost_of([str(REPOSITORY / "benchmarks" / "suffix_loop.py"), str(run)], folder).output)
     return float(seconds["training"] / seconds["bare"]), float(seconds["lightning"] / seconds["bare"])
@@ -270,9 +292,9 @@ def _document(tables: Sequence[Table], rate: float, imports: float, seeds: int) 
     from thawline.runs.provenance import hardware
 
     machine = hardware()
-    name = ", ".join(machine["gpus"]) if tables[0].setup.accelerator == "gpu" else machine["processor"]
+    name = ", ".join(machine["gpus"]) if tables[0].setup.on_gpu else machine["processor"]
     lines = [
-        *_HEADER.format(seeds=seeds, imports=imports).splitlines(),
+        *_header(tables[0].setup, seeds, imports),
         "",
         f"{name}, {machine['cores']} cores, Python {platform.python_version()}; measured matmul rate",
         f"{rate / 1e9:.0f} GFLOP/s. {EPOCHS} epochs, batch {BATCH}, {seeds} seeds.",
@@ -283,9 +305,21 @@ def _document(tables: Sequence[Table], rate: float, imports: float, seeds: int) 
     return "\n".join(lines)
 
 
+def _header(setup: Setup, seeds: int, imports: float) -> list[str]:
+    seconds, products = "CPU seconds (user + system)", "large float32 products on one thread"
+    if setup.on_gpu:
+        seconds, products = "Wall seconds and peaks of the GPU's memory", "large bfloat16 products"
+    text = _HEADER.format(seeds=seeds, imports=imports, seconds=seconds, products=products)
+    title, _, body = text.partition("\n\n")
+    return [title, "", *textwrap.wrap(body, 120, break_on_hyphens=False)]
+
+
 def _section(table: Table, seeds: int) -> list[str]:
     lines = [f"## {table.setup.title}", "", f"{table.images.capitalize()}, for training and validation.", ""]
-    lines += [f"| {' | '.join(_COLUMNS)} |", "|---|" + "---:|" * (len(_COLUMNS) - 1)]
+    lines += [
+        f"| {' | '.join(_COLUMNS).format(unit='s' if table.setup.on_gpu else 'CPU s')} |",
+        "|---|" + "---:|" * (len(_COLUMNS) - 1),
+    ]
     for row in table.rows:
         lines.append(_line(row.k, row.plain, row.ours, row.in_sweep, row.limit_seconds, row.over_bare))
     plain = sum((row.plain for row in table.rows[1:]), table.rows[0].plain)
@@ -296,7 +330,7 @@ def _section(table: Table, seeds: int) -> list[str]:
         lines.append(_line(f"0, {seeds} new seeds on the same store", first, table.again))
     if table.again is not None and table.again_many is not None:
         lines.append(_line(f"0, {MANY} new seeds on the same store", _times(first, MANY / seeds), table.again_many))
-        added = (table.again_many.cpu_seconds - table.again.cpu_seconds) / (MANY - seeds)
+        added = (table.again_many.seconds - table.again.seconds) / (MANY - seeds)
         lines.append(_line("0, each further job there", _times(first, 1 / seeds), Cost(added, added, 0)))
     if table.packed is not None:
         lines.append(_line("0, 64 rates and decays", _times(first, 64 / seeds), table.packed))
@@ -311,7 +345,7 @@ def _section(table: Table, seeds: int) -> list[str]:
 
 
 def _times(cost: Cost, factor: float) -> Cost:
-    return Cost(cost.cpu_seconds * factor, cost.wall_seconds * factor, cost.peak_memory_bytes)
+    return Cost(cost.seconds * factor, cost.wall_seconds * factor, cost.peak_memory_bytes)
 
 
 def _line(
@@ -322,15 +356,15 @@ def _line(
     limit: float = float("nan"),
     over_bare: tuple[float, float] = (float("nan"), float("nan")),
 ) -> str:
-    ratio = plain.cpu_seconds / ours.cpu_seconds
+    ratio = plain.seconds / ours.seconds
     peaks = [f"{cost.peak_memory_bytes / 1e6:.0f}" if cost.peak_memory_bytes else "-" for cost in (plain, ours)]
     walls = [f"{cost.wall_seconds:.1f}" if cost.peak_memory_bytes else "-" for cost in (plain, ours)]
     numbers = [
-        f"{plain.cpu_seconds:.1f}",
-        f"{ours.cpu_seconds:.2f}" if ours.cpu_seconds < 1 else f"{ours.cpu_seconds:.1f}",
+        f"{plain.seconds:.1f}",
+        f"{ours.seconds:.2f}" if ours.seconds < 1 else f"{ours.seconds:.1f}",
     ]
     loops = "-" if over_bare[0] != over_bare[0] else f"{over_bare[0]:.2f} ({over_bare[1]:.2f})"
-    shown = [_number(in_sweep, 1), _number(plain.cpu_seconds / in_sweep, 1), _number(limit, 1), loops]
+    shown = [_number(in_sweep, 1), _number(plain.seconds / in_sweep, 1), _number(limit, 1), loops]
     return f"| {name} | {' | '.join([*numbers, f'{ratio:.1f}', *shown, ' / '.join(peaks), ' / '.join(walls)])} |"
 
 

@@ -13,16 +13,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process cost: CPU seconds (user and system), wall seconds, peak resident bytes, and its output."""
+    """What a process cost: CPU seconds (on a GPU wall seconds), wall seconds, peak bytes, and what it printed."""
 
-    cpu_seconds: float
+    seconds: float
     wall_seconds: float
     peak_memory_bytes: int
     output: str = ""
 
     def __add__(self, other: Cost) -> Cost:
         peak = max(self.peak_memory_bytes, other.peak_memory_bytes)
-        return Cost(self.cpu_seconds + other.cpu_seconds, self.wall_seconds + other.wall_seconds, peak)
+        return Cost(self.seconds + other.seconds, self.wall_seconds + other.wall_seconds, peak)
 
 
 def cost_of(arguments: Sequence[str], folder: Path) -> Cost:

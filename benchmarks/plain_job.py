@@ -39,6 +39,8 @@ class Plain(pl.LightningModule):
         self.accuracy = MulticlassAccuracy(classes, average="micro")
         names = set(json.loads(arguments.trainable)) if arguments.trainable else None
         head = {f"{self.model.default_cfg['classifier']}.{name}" for name in ("weight", "bias")}
+        self.layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
+        self.model.to(memory_format=self.layout)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad = names is None or name in names or name in head
         self._collect(self.model)
@@ -58,11 +60,11 @@ class Plain(pl.LightningModule):
 
     def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
         """Cross-entropy."""
-        return F.cross_entropy(self.model(batch[0]), batch[1])
+        return F.cross_entropy(self.model(batch[0].to(memory_format=self.layout)), batch[1])
 
     def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
         """Accuracy and loss."""
-        logits = self.model(batch[0])
+        logits = self.model(batch[0].to(memory_format=self.layout))
         self.accuracy(logits, batch[1])
         self.log("val/top1", self.accuracy, on_epoch=True)
         self.log("val/loss", F.cross_entropy(logits, batch[1]), on_epoch=True)
@@ -87,6 +89,7 @@ def main() -> None:
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--channels-last", action="store_true")
     arguments = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -120,7 +123,8 @@ def main() -> None:
         {
             "fit_seconds": time.perf_counter() - fit_started,
             "total_seconds": time.perf_counter() - started,
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_memory_bytes": torch.cuda.max_memory_allocated()
+            or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         },
         sys.stdout,
     )
