@@ -7,6 +7,7 @@ import subprocess
 import sys
 import weakref
 
+from tests.conftest import TINY
 from thawline.runs.memory import collecting_in_runs_only, freeing
 
 
@@ -53,3 +54,23 @@ run()
     assert done.returncode == 2
     assert done.stdout.splitlines()[-1] == "exit handlers are run"
     assert "taken apart" not in done.stdout
+
+
+def test_a_sweep_over_networks_keeps_few_of_them(thawline, monkeypatch):
+    from thawline.runs import experiment
+    from thawline.tasks.model import TransferModel
+
+    alive = []
+    make_record = experiment.make_record
+
+    def counting(*arguments):
+        alive.append(sum(isinstance(found, TransferModel) for found in gc.get_objects()))
+        return make_record(*arguments)
+
+    monkeypatch.setattr(experiment, "make_record", counting)
+    # Random weights: a network of its own for each seed.
+    grid = ("freeze_policy.k=0,1", "seed=range(0,5)", "backbone.weights=null", "sweep.report=false")
+    result = thawline("train", "-m", *TINY, *grid, "trainer.max_epochs=1")
+    assert result.status == 0, result.err
+    assert len(alive) == 10
+    assert max(alive) <= 2

@@ -13,6 +13,7 @@ from thawline.reports.tables import depth_told, short
 
 _MOST_CONDITIONS = 6
 _MOST_NAMED = 8
+_ONLY = "the one setting"
 
 
 def answer(study: Study) -> tuple[str, ...]:
@@ -38,7 +39,7 @@ def _answer(study: Study, group: Group) -> str:
     chosen = group.chosen
     references = _references(study, group, chosen)
     name = _named(study, chosen)
-    if study.axes.depth_is_layers and not where:
+    if not where and (study.axes.depth_is_layers or name == _ONLY):
         name = name[0].upper() + name[1:]
     parts = [f"{where}{name} was chosen on validation"]
     if not study.axes.depth and len(group.candidates) > 1:
@@ -73,7 +74,7 @@ def _named(study: Study, row: Row) -> str:
         parts = setting_labels(study.axes.choices, row.choice)
         if study.axes.depth:
             parts += setting_labels([study.axes.depth], [row.depth_value or ""])
-        return ", ".join(short(part) for part in parts) or "the one setting"
+        return ", ".join(short(part) for part in parts) or _ONLY
     own = ", ".join(short(part) for part in setting_labels(study.axes.choices, row.choice))
     within = f" with {own}" if own else ""
     total = row.common(lambda run: len(run.groups))

@@ -60,6 +60,8 @@ def execute(plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoc
             record = average(plan, bench, mirror.epoch)
         elif pack is not None:
             record = pack.record(plan, mirror.epoch)
+            # The last of its runs lets go of its network and features.
+            del bench.packs[plan.identity]
         else:
             record = _Run(plan, bench, mirror.epoch).to_record(source_record)
         mirror.summary.update(summary_of(record))

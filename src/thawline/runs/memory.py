@@ -44,7 +44,7 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def collecting_in_runs_only() -> Iterator[None]:
-    """Within the block Python looks for garbage in `freeing` alone, or where five million objects are made outside it.
+    """Within the block Python looks for garbage in `freeing` alone, and never at what there was before the first run.
 
     Importing torch, timm and Lightning makes a million objects that stay. To look through them all again and again
     takes a fifth of the CPU seconds in which a command starts.
@@ -55,22 +55,25 @@ def collecting_in_runs_only() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 @contextmanager
 def freeing() -> Iterator[None]:
     """Free what a run leaves behind as it ends: its model, gradients and trainer hold one another.
 
-    Only what was made within is looked at, so this costs next to nothing; `malloc_trim(3)` gives the memory back.
+    So goes what runs before it left to it and it had no use for. `malloc_trim(3)` gives the memory back.
     """
     before = gc.get_threshold()
-    gc.freeze()
+    if not gc.get_freeze_count():
+        gc.freeze()
     gc.set_threshold(*_COLLECTING)
     try:
         yield
     finally:
         gc.collect()
-        gc.unfreeze()
         gc.set_threshold(*before)
+        if before[0] < _MOST_IMPORTED:
+            gc.unfreeze()
         if platform.libc_ver()[0] == "glibc":
             ctypes.CDLL(None).malloc_trim(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _Made = TypeVar("_Made")
 _MOST_LINES = 16
+_MOST = {"backbone": 3, "decoded": 3, "features": 4, "regularizer": 4, "source activations": 4}
+"""How many of a kind are kept, those used last: what takes memory must not pile up in a sweep over backbones or data
+sets. A run has use for a backbone, its source and its teacher."""
 
 
 class Workbench:
@@ -40,19 +43,21 @@ class Workbench:
 
     def __init__(self, runs: int = 1) -> None:
         self.runs = runs
-        self.packs: Mapping[str, Pack] = {}
+        self.packs: dict[str, Pack] = {}
         self.began = provenance.now("milliseconds")
-        self._made: dict[tuple[str, str], object] = {}
+        self._made: dict[str, dict[str, object]] = {}
         self._lines: dict[str, list[tuple[ThawLine, Entry]]] = {}
         self._model_key = ""
         self._model: TransferModel | None = None
         self._partitions: dict[tuple[object, ...], ThawLine] = {}
 
     def once(self, kind: str, key: str, make: Callable[[], _Made]) -> _Made:
-        """What `make` gives, made at the first call with this kind and key."""
-        if (kind, key) not in self._made:
-            self._made[kind, key] = make()
-        found: _Made = self._made[kind, key]  # type: ignore[assignment]  # the kind fixes the type
+        """What `make` gives, made at the first call with this kind and key, and kept among the last of its kind."""
+        made = self._made.setdefault(kind, {})
+        found: _Made = made.pop(key) if key in made else make()  # type: ignore[assignment]  # the kind fixes the type
+        made[key] = found
+        while len(made) > _MOST.get(kind, len(made)):
+            made.pop(next(iter(made)))
         return found
 
     def splits(self, settings: RunSettings) -> Splits:
@@ -122,7 +127,8 @@ class Workbench:
             or self._model.state_dict().keys() != fresh.state_dict().keys()
         ):
             self._model_key, self._model = key, fresh
-            self._partitions = {}
+            # Both hold the old model.
+            self._partitions, self._lines = {}, {}
             return fresh
         model = self._model.to(fresh.pixel_mean.device)
         with torch.no_grad():
@@ -154,7 +160,12 @@ class Workbench:
         return None
 
     def remember(self, line: ThawLine, rows: str, entry: Entry) -> None:
-        """Values at `line` are stored for these rows: deeper lines can start from them."""
+        """Values at `line` are stored for these rows: deeper lines can start from them.
+
+        A line of a model that only passes through, such as a pack's, is not kept: it would hold the model.
+        """
+        if not any(line is kept for kept in self._partitions.values()):
+            return
         known = self._lines.setdefault(rows, [])
         known[:] = [*(pair for pair in known if pair[0] is not line), (line, entry)][-_MOST_LINES:]
 

@@ -6,6 +6,7 @@ run in this process. What became of it is in its run's folder; the outcome that 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -34,6 +35,7 @@ class _Kept:
 
     runs = 0
     workbench: Workbench | None = None
+    collecting = contextlib.ExitStack()
 
 
 def workbench() -> Workbench:
@@ -80,11 +82,8 @@ class RemoteJob:
 
     def __call__(self, overrides: Sequence[str], number: int) -> Outcome:
         """Compose the configuration of `overrides` and run it, here."""
-        from thawline.runs.memory import collecting_in_runs_only
-
         try:
-            with collecting_in_runs_only():
-                done = self._run(overrides, number)
+            done = self._run(overrides, number)
         except Exception as error:
             log.exception("the job could not be started")
             return Outcome(error=f"{type(error).__name__}: {error}")
@@ -112,6 +111,10 @@ class RemoteJob:
         from hydra.types import HydraContext
         from omegaconf import open_dict
 
+        from thawline.runs.memory import collecting_in_runs_only
+
+        if not _Kept.runs:
+            _Kept.collecting.enter_context(collecting_in_runs_only())
         os.chdir(self.directory)
         os.environ["THAWLINE_SHIPPED"] = str(shipped_root())
         allow_targets(self.allowed)
