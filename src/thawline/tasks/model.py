@@ -63,14 +63,15 @@ class TransferModel(nn.Module):
     def changing_names(self) -> set[str]:
         """The state-dict names that training moves: trainable parameters, and buffers of modules in training mode."""
         training = self.training
-        self.train()
+        if not training:
+            self.train()
         names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         persistent = self.state_dict().keys()
-        for prefix, module in self.named_modules():
-            if module.training:
-                buffers = (f"{prefix}.{name}" if prefix else name for name, _ in module.named_buffers(recurse=False))
-                names.update(name for name in buffers if name in persistent)
-        self.train(training)
+        for name, _ in self.named_buffers(remove_duplicate=False):
+            if name in persistent and self.get_submodule(name.rpartition(".")[0]).training:
+                names.add(name)
+        if not training:
+            self.train(False)
         return names
 
 
