@@ -280,9 +280,13 @@ def _limit(run: Path, seeds: int) -> float:
 
 
 def _over_bare(setup: Setup, run: Path, folder: Path) -> tuple[float, float]:
-    """CPU seconds of the training part, and of Lightning alone, over the bare suffix loop's; not for packed probes."""
+    """CPU seconds of the training part, and of Lightning alone, over the bare suffix loop's; for runs on stored values.
+
+    Not for packed probes, which have no loop of their own.
+    """
     record = json.loads((run / "record.json").read_text())
-    if setup.on_gpu or "packed" in record["phases"][0]["thaw_line"]:
+    line = record["phases"][0]["thaw_line"]
+    if setup.on_gpu or "packed" in line or not line["stored"]:
         return float("nan"), float("nan")
     seconds = json.loads(cost_of([str(REPOSITORY / "benchmarks" / "suffix_loop.py"), str(run)], folder).output)
     return float(seconds["training"] / seconds["bare"]), float(seconds["lightning"] / seconds["bare"])

@@ -11,10 +11,10 @@ from thawline.layer_groups import group_table
 from thawline.runs.plan import Plan
 from thawline.runs.workbench import Workbench
 
-FLOPS_PER_THREAD = 25_000_000
-"""Of one operation on one batch. A thread with less than this waits for the others about as long as it computes: a
-MobileNetV3 at 64 pixels (13 million) is no faster on two threads than on one, and burns 40 % more CPU seconds; at 224
-pixels (130 million) it is."""
+FLOPS_PER_THREAD = 16_000_000
+"""Of one operation on one batch. With less, a thread waits for the others about as long as it computes: a MobileNetV3
+at 64 pixels (13 million in all) is no faster on two threads than on one and burns 40 % more CPU seconds, while a
+ResNet-18 at 32 pixels in batches of ten (37 million) takes two thirds of the time."""
 
 
 @contextmanager
