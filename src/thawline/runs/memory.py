@@ -44,7 +44,7 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def collecting_in_runs_only() -> Iterator[None]:
-    """Within the block Python looks for garbage in `freeing` alone, and never at what there was before the first run.
+    """Within the block Python looks for garbage in `freeing` alone, or where five million objects are made outside it.
 
     Importing torch, timm and Lightning makes a million objects that stay. To look through them all again and again
     takes a fifth of the CPU seconds in which a command starts.
@@ -55,25 +55,32 @@ def collecting_in_runs_only() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 @contextmanager
 def freeing() -> Iterator[None]:
     """Free what a run leaves behind as it ends: its model, gradients and trainer hold one another.
 
-    So goes what runs before it left to it and it had no use for. `malloc_trim(3)` gives the memory back.
+    Only what was made within is looked at, so this costs next to nothing; `malloc_trim(3)` gives the memory back.
     """
     before = gc.get_threshold()
-    if not gc.get_freeze_count():
-        gc.freeze()
+    gc.freeze()
     gc.set_threshold(*_COLLECTING)
     try:
         yield
     finally:
         gc.collect()
+        gc.unfreeze()
         gc.set_threshold(*before)
-        if before[0] < _MOST_IMPORTED:
-            gc.unfreeze()
         if platform.libc_ver()[0] == "glibc":
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def free_what_earlier_runs_made() -> None:
+    """Free a network of earlier runs that has just been let go: it and its graphs hold one another.
+
+    This looks through everything, imported libraries too, which takes some tenths of a second.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

@@ -14,6 +14,7 @@ from thawline.adapters import Attached, attach, refuse_unused
 from thawline.files import sha256_of_file
 from thawline.network import Network, SourceClassifier
 from thawline.runs import provenance
+from thawline.runs.memory import free_what_earlier_runs_made
 from thawline.tasks.model import TransferModel, network_of
 from thawline.thaw_line.partition import ThawLine, partition
 from thawline.thaw_line.store import Entry, Store
@@ -126,9 +127,12 @@ class Workbench:
             or key != self._model_key
             or self._model.state_dict().keys() != fresh.state_dict().keys()
         ):
+            is_first = self._model is None
             self._model_key, self._model = key, fresh
             # Both hold the old model.
             self._partitions, self._lines = {}, {}
+            if not is_first:
+                free_what_earlier_runs_made()
             return fresh
         model = self._model.to(fresh.pixel_mean.device)
         with torch.no_grad():
