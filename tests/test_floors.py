@@ -16,6 +16,7 @@ FLOORS = (
         "layer_groups",
         "metrics",
         "network",
+        "own_code",
         "randomness",
         "records",
         "similarity",

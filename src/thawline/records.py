@@ -93,11 +93,13 @@ class Record(_Part):
 
     `metrics` maps a split to its metrics: ``val`` and ``test`` of the selected checkpoint, ``before/target`` and
     ``before/source`` of the transferred copy before any tuning, further test sets under ``test/<name>``.
-    `history` has one entry per epoch. Non-finite numbers are None.
+    `identity_format` says what the identity was made from (1: before records said so); a run of an earlier format is
+    not found again by its configuration. `history` has one entry per epoch. Non-finite numbers are None.
     """
 
     schema_version: Literal[1] = 1
     identity: str
+    identity_format: int = 1
     status: Literal["done"] = "done"
     diverged: bool = False
     task: str = "classification"

@@ -21,6 +21,8 @@ from thawline.errors import Problem, UsageError, nearest
 
 ALLOWED_PREFIXES = ("thawline", "torch", "torchvision", "timm", "torchmetrics", "pytorch_lightning", "lightning")
 _REFUSED = ("torch.load", "torch.hub", "torch.jit", "torch.package", "torch.utils.cpp_extension")
+MOVED_MODULES: dict[str, str] = {}
+"""Modules that had another name before: old -> new. Configurations of earlier records name classes by the old one."""
 _extra_prefixes: list[str] = []
 _libraries_wait: ContextVar[bool] = ContextVar("_libraries_wait", default=False)
 
@@ -53,8 +55,8 @@ class Spec(BaseModel):
     NEUTRAL: ClassVar[frozenset[str]] = frozenset()
 
     def deciding(self) -> dict[str, Any]:
-        """What of this node decides a run's numbers, as plain values."""
-        values: dict[str, Any] = {"_target_": f"{type(self).__module__}.{type(self).__qualname__}"}
+        """What of this node decides a run's numbers, as plain values; ``_target_`` is a `stable_name`."""
+        values: dict[str, Any] = {"_target_": stable_name(type(self))}
         for name in type(self).model_fields.keys() - self.NEUTRAL:
             values[name] = _plain(getattr(self, name))
         values.update({name: _plain(value) for name, value in (self.model_extra or {}).items()})
@@ -78,9 +80,40 @@ class Component(Spec):
         """The keyword arguments that the config gives."""
         return dict(self.model_extra or {})
 
+    def deciding(self) -> dict[str, Any]:
+        """What of this node decides a run's numbers."""
+        return {**super().deciding(), "target": _stable_target(self.target)}
+
     def build(self, *positional: Any, **keywords: Any) -> Any:
         """An instance of the target class."""
         return import_class(self.target)(*positional, **{**self.arguments, **keywords})
+
+
+def stable_name(found: type) -> str:
+    """What a class is called in a run's identity.
+
+    Thawline's own go by their name alone, so that a class that moves to another module keeps the identity of its runs.
+    """
+    if found.__module__.partition(".")[0] == "thawline":
+        return f"thawline:{found.__qualname__}"
+    return f"{found.__module__}.{found.__qualname__}"
+
+
+def classes_in(value: Any) -> Iterator[type]:
+    """The classes of all specs and targets below `value`, without those of `NEUTRAL` fields."""
+    if isinstance(value, Component):
+        yield import_class(value.target)
+    if isinstance(value, Spec):
+        yield type(value)
+        names = type(value).model_fields.keys() - value.NEUTRAL
+        yield from classes_in([*(getattr(value, name) for name in names), *(value.model_extra or {}).values()])
+    elif isinstance(value, Mapping):
+        if isinstance(value.get("_target_"), str):
+            yield import_class(value["_target_"])
+        yield from classes_in(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from classes_in(item)
 
 
 @contextlib.contextmanager
@@ -106,7 +139,7 @@ def import_class(target: str) -> type:
         ValueError: it lies outside the allowed packages, does not exist, or is not a class.
     """
     _check_allowed(target)
-    module_name, _, name = target.rpartition(".")
+    module_name, _, name = current_target(target).rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -115,6 +148,19 @@ def import_class(target: str) -> type:
     if not isinstance(found, type):
         raise ValueError(f"{module_name} has no class {name!r}{nearest(name, vars(module))}")
     return found
+
+
+def current_target(target: str) -> str:
+    """The ``_target_`` under the name that its module has now."""
+    module, _, name = target.rpartition(".")
+    return f"{MOVED_MODULES[module]}.{name}" if module in MOVED_MODULES else target
+
+
+def _stable_target(target: str) -> str:
+    """A library's class is called as the configuration calls it: where it is defined is the library's business."""
+    package = target.partition(".")[0]
+    is_library = package in ALLOWED_PREFIXES and package != "thawline"
+    return target if is_library else stable_name(import_class(target))
 
 
 def _check_allowed(target: str) -> None:
@@ -166,7 +212,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Spec):
         return value.deciding()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        plain = {str(key): _plain(item) for key, item in value.items()}
+        if isinstance(plain.get("_target_"), str):
+            plain["_target_"] = _stable_target(plain["_target_"])
+        return plain
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, PurePath) else value

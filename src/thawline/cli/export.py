@@ -23,7 +23,7 @@ def run(argv: Sequence[str]) -> int:
     from thawline.files import atomic_write
     from thawline.records import require_record
     from thawline.runs.outcome import BEST_FILE
-    from thawline.runs.plan import plan_run
+    from thawline.runs.plan import IDENTITY_FORMAT, plan_run
     from thawline.runs.verification import problems_of_run
     from thawline.runs.weights import ensure_model
     from thawline.runs.workbench import Workbench
@@ -38,6 +38,9 @@ def run(argv: Sequence[str]) -> int:
         raise usage_error("run", f"{folder}: {damaged[0]}")
     bench = Workbench()
     plan = plan_run({**record.config, "output_dir": str(folder.parent.parent)}, record.overrides, bench)
+    if record.identity_format != IDENTITY_FORMAT:
+        made = f"made by another version of thawline (identity format {record.identity_format}, not {IDENTITY_FORMAT})"
+        raise usage_error("run", f"{folder}: {made}; run it again to export it")
     if plan.identity != record.identity:
         raise usage_error("run", f"{folder}: data or source weights are not those that the run was made from")
     tensors = load_file(ensure_model(plan, bench))

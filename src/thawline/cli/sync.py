@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from thawline.reports.loading import Sweep
     from thawline.runs.loggers import WandB
 
-WANDB_TARGET = "thawline.runs.loggers.WandB"
-
 
 def run(argv: Sequence[str]) -> int:
     """Make the W&B run of every finished run of a sweep again, and the sweep's own.
@@ -61,8 +59,8 @@ def _spec(record: Record, arguments: argparse.Namespace) -> WandB:
     from thawline.runs.loggers import WandB
     from thawline.specs import validate
 
-    logger = record.config.get("logger")
-    said = logger if isinstance(logger, dict) and logger.get("_target_") == WANDB_TARGET else {}
+    logger = record.config.get("logger") or {}
+    said = logger if str(logger.get("_target_")).rpartition(".")[2] == WandB.__name__ else {}
     values: dict[str, Any] = {key: value for key, value in said.items() if key != "_target_"}
     values["mode"] = "online" if arguments.online else "offline"
     values |= {key: value for key in ("project", "entity") if (value := getattr(arguments, key)) is not None}

@@ -17,7 +17,7 @@ from thawline.optimizers import States
 from thawline.records import Cost, GroupRecord, Parameters, PhaseRecord, Record, Selection, SplitRecord
 from thawline.runs import distributed, provenance
 from thawline.runs.memory import peak_memory_bytes
-from thawline.runs.plan import Plan
+from thawline.runs.plan import IDENTITY_FORMAT, Plan
 from thawline.runs.shifted_tests import shifted_splits
 from thawline.tasks.classification import Predictions
 from thawline.tasks.model import TransferModel
@@ -126,6 +126,7 @@ def make_record(
     trainable = sum(sizes[name] for name in outcome.trained)
     return Record(
         identity=plan.identity,
+        identity_format=IDENTITY_FORMAT,
         diverged=outcome.diverged,
         config=dict(plan.config),
         overrides=list(plan.overrides),
@@ -206,6 +207,7 @@ def _provenance(plan: Plan, backbone: Backbone, outcome: Outcome) -> dict[str, A
         "finished_at": provenance.now(),
         "resumed": outcome.resumed,
         "data_fingerprint": plan.splits.fingerprint,
+        "own_code": {module: dataclasses.asdict(file) for module, file in plan.code.items()},
         "weights": dataclasses.asdict(backbone.weights),
         "source_run": plan.source.identity if plan.source else None,
     }

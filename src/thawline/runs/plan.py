@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,21 @@ from thawline.errors import usage_error
 from thawline.freeze_policies import Phase
 from thawline.learning_rates import MeasuredRates
 from thawline.network import Network, SourceClassifier
+from thawline.own_code import SourceFile, own_code
 from thawline.records import RECORD_FILE, identity_of, require_record
 from thawline.runs.settings import RunSettings, parse, source_config
 from thawline.runs.shift import ShiftedSet, shifted_sets
 from thawline.runs.workbench import Workbench
+from thawline.specs import classes_in
 from thawline.transforms import Transform
 
-IDENTITY_FORMAT = 1
-"""Raised when a change of the code changes the numbers of an unchanged configuration."""
+IDENTITY_FORMAT = 2
+"""Raised when the numbers of an unchanged configuration change, or what an identity is made of."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One run, ready to start."""
+    """One run, ready to start. `code` is the source code of its own classes, by module."""
 
     identity: str
     settings: RunSettings
@@ -39,6 +41,7 @@ class Plan:
     phases: tuple[Phase, ...]
     source: Plan | None
     shifted: tuple[ShiftedSet, ...] = ()
+    code: Mapping[str, SourceFile] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -88,11 +91,13 @@ def _plan(
     for name, regularizer in settings.regularizer.items():
         regularizer.check(f"regularizer.{name}", skeleton.module, network, source_classifier=trained)
     shifted = shifted_sets(settings.shift, splits, transform, lambda dataset: bench.loaded(dataset, settings))
+    code = own_code(classes_in([settings, transform]))
     decides = {
         "format": IDENTITY_FORMAT,
         "settings": {**settings.deciding(), "transform": transform.deciding()},
-        "data": splits.fingerprint,
-        "further_tests": {item.name: item.fingerprint for item in shifted},
+        "code": {module: file.sha256 for module, file in code.items()},
+        "data": _data_identity(splits),
+        "further_tests": {item.name: [item.fingerprint, item.split.sha256] for item in shifted},
         "weights": f"run:{source.identity}" if source else weights_identity(settings.backbone, settings, bench),
         "teachers": {
             name: weights_identity(teacher, settings, bench, f"regularizer.{name}")
@@ -111,7 +116,19 @@ def _plan(
         phases,
         source,
         shifted,
+        code,
     )
+
+
+def _data_identity(splits: Splits) -> dict[str, Any]:
+    """The images with their labels, which class an output stands for, and which split each image is in."""
+    return {
+        "fingerprint": splits.fingerprint,
+        "classes": list(splits.classes),
+        "splits": {
+            name: split.sha256 for name, split in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+        },
+    }
 
 
 def _classifier_to_come(settings: RunSettings, source: Plan | None, bench: Workbench) -> SourceClassifier | None:

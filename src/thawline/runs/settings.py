@@ -98,6 +98,13 @@ class CacheSettings(Spec):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     views: int = Field(default=0, ge=0)
 
+    def deciding(self) -> dict[str, Any]:
+        """Values that are rounded where they are stored make numbers depend on whether they are stored."""
+        decides = super().deciding()
+        if self.mode == "off":
+            return {**decides, "dtype": "float32"}
+        return decides if self.dtype == "float32" else {**decides, "mode": self.mode}
+
 
 class SweepSettings(Spec):
     """How a sweep is named and how it meets failures. `name` defaults to one made of the sweep's cells."""
