@@ -11,12 +11,14 @@ SOURCE = Path(thawline.__file__).parent
 FLOORS = (
     (
         "config_paths",
+        "cores",
         "errors",
         "files",
         "layer_groups",
         "metrics",
         "network",
         "own_code",
+        "processes",
         "randomness",
         "records",
         "similarity",

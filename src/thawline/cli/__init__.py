@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from thawline import __version__
+from thawline.cores import sleep_between_operations
 from thawline.errors import UsageError, WriteError, nearest, usage_error
 from thawline.runs.memory import collecting_in_runs_only
 from thawline.runs.signals import Interrupted, listening
@@ -31,6 +32,7 @@ _ALIASES = {"sweep": "train -m"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit status: 0 done, 1 something failed, 2 the input cannot be used."""
+    sleep_between_operations()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0].startswith("-sc"):
         return _complete(arguments)

@@ -44,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
     with _place(arguments.keep) as place:
         bench = Workbench()
         plan = plan_run(_config(recorded, folder, place), recorded.overrides, bench, f"{recorded.identity} again")
-        require_devices(plan.settings.trainer)
+        require_devices(plan.settings)
         failures = run_all([plan], bench, group=None, console=console)
         if failures:
             error: RunFailed = failures[0].error

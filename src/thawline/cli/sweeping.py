@@ -39,6 +39,7 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
 
     grid = Grid(context, config, arguments)
     cells = _checked(grid)
+    from thawline.runs.devices import require_workers
     from thawline.runs.workbench import Workbench
     from thawline.sweeps.sweep import plan_sweep
 
@@ -46,6 +47,9 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     bench = Workbench(runs=len(cells))
     label = f"{choices['dataset']}-{choices['backbone']}".replace("/", "-")
     here = config.hydra.launcher._target_ in _HERE
+    workers = config.hydra.launcher.get("workers") if here else None
+    if workers is not None:
+        require_workers(int(workers))
     planned = plan_sweep(cells, grid.axes, label, provenance.command(), bench, here=here)
     console.print(f"sweep [bold]{planned.name}[/]: {len(planned.plans)} runs", highlight=False)
     if config.hydra.launcher._target_ == _LOCAL:

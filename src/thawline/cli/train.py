@@ -110,7 +110,7 @@ def _job(config: DictConfig) -> str:
     group = plan.settings.sweep.name
     record = read_record(plan.folder)
     if record is None:
-        require_devices(plan.settings.trainer)
+        require_devices(plan.settings)
     else:
         replay_for_agent(
             plan.settings.logger, record, Mirrored(plan.folder, plan.identity, plan.label, group, plan.config)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thawline.cores import available_cores
 from thawline.datasets import pictures
 from thawline.datasets.splits import Inspection
 from thawline.errors import usage_error
@@ -106,7 +107,7 @@ class FileImages:
         """
         known = _Looks.load(self.root, cache_dir)
         # Reading, hashing and decoding release Python's lock, so threads use all cores without a copy of the process.
-        with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
+        with ThreadPoolExecutor(max_workers=min(available_cores(), 16)) as pool:
             found = list(pool.map(lambda index: self._look(self.paths[index], known), indices))
         known.save({self.paths[index]: look for index, look in zip(indices, found, strict=True)})
         return [Inspection(digest, problem) for _, _, digest, problem in found]

@@ -13,13 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thawline.cores import available_cores
 from thawline.files import write_json
 from thawline.records import Record, load_record
 from thawline.runs import signals
@@ -84,8 +84,10 @@ def execute_on_all(plan: Plan, group: str | None, on_epoch: Callable[[Mapping[st
     world_size = plan.settings.trainer.devices
     port = _free_port()
     epochs = _Epochs(plan.folder / EPOCHS_FILE, on_epoch)
-    ranks = [_start(plan, rank, world_size, port) for rank in range(world_size)]
+    ranks: list[_Rank] = []
     try:
+        for number in range(world_size):
+            ranks.append(_start(plan, number, world_size, port))
         _wait(ranks, epochs)
     except signals.Interrupted as interruption:
         _pass_on(interruption, ranks)
@@ -138,11 +140,12 @@ def _start(plan: Plan, rank: int, world_size: int, port: int) -> _Rank:
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": plan.identity,
     }
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // world_size)))
     log = plan.folder / f"rank-{rank}.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "thawline.runs.rank", str(plan.folder / JOB_FILE)],
-            env=environment, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.PIPE,
+            [sys.executable, "-m", "thawline.runs.rank", str(plan.folder / JOB_FILE), str(os.getpid())],
+            env=environment, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     return _Rank(process, log)
 
@@ -172,17 +175,6 @@ def _pass_on(interruption: signals.Interrupted, ranks: list[_Rank]) -> None:
     deadline = time.monotonic() + signals.GRACE_SECONDS + _POLL_SECONDS
     while time.monotonic() < deadline and any(rank.process.poll() is None for rank in ranks):
         time.sleep(_POLL_SECONDS)
-
-
-def end_with_parent() -> None:
-    """End this process, one of a run's, with the one that started it, also when that is killed: nobody else would."""
-
-    def watch() -> None:
-        # The parent holds the other end and writes nothing, so this returns when it is gone.
-        os.read(0, 1)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _free_port() -> int:

@@ -6,13 +6,14 @@ import datetime
 import functools
 import hashlib
 import importlib.metadata
-import os
 import platform
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Literal
+
+from thawline.cores import available_cores
 
 _PACKAGES = (
     "thawline", "torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
@@ -41,7 +42,7 @@ def hardware() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "cores": available_cores(),
         "gpus": gpus,
     }
 

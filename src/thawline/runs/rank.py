@@ -1,22 +1,25 @@
-"""One process of a run on several devices: ``python -m thawline.runs.rank JOB_FILE``."""
+"""One process of a run on several devices: ``python -m thawline.runs.rank JOB_FILE PARENT``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from thawline.files import read_json
-from thawline.runs.distributed import EPOCHS_FILE, end_with_parent, tell_epoch
-from thawline.runs.experiment import execute
-from thawline.runs.plan import plan_run
-from thawline.runs.signals import Interrupted, listening
-from thawline.runs.workbench import Workbench
-from thawline.specs import allow_targets
+from thawline.processes import end_with_parent
 
 
-def main(job_file: Path) -> int:
-    """Run the job that the starting process left in `job_file`, and return the exit status."""
-    end_with_parent()
+def main(job_file: Path, parent: int) -> int:
+    """Run the job that the process `parent` left in `job_file`, and return the exit status."""
+    # Before the imports, which take seconds: a parent that is killed meanwhile must not leave anything behind.
+    end_with_parent(parent)
+    from thawline.files import read_json
+    from thawline.runs.distributed import EPOCHS_FILE, tell_epoch
+    from thawline.runs.experiment import execute
+    from thawline.runs.plan import plan_run
+    from thawline.runs.signals import Interrupted, listening
+    from thawline.runs.workbench import Workbench
+    from thawline.specs import allow_targets
+
     job = read_json(job_file)
     allow_targets(job["allow"])
     sys.argv = job["argv"]
@@ -32,4 +35,4 @@ def main(job_file: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

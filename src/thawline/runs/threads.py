@@ -1,7 +1,8 @@
-"""How many threads of the CPU a run takes: as many as its network's operations can keep busy."""
+"""How many threads of the CPU a run takes: as many as its operations keep busy, on cores that others leave free."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,16 +22,29 @@ ResNet-18 at 32 pixels in batches of ten (37 million) takes two thirds of the ti
 def on_threads(plan: Plan, bench: Workbench) -> Iterator[None]:
     """Within the block torch computes with the run's number of threads.
 
-    They decide how sums are split and so their last bits; they follow from the network, the size of its input and the
-    batch alone, so that the runs of a sweep, with and without the store, all have the same.
+    They decide how sums are split and so their last bits; they follow from the network, the size of its input, the
+    batch, and the cores that were free when the command began, so that a command's runs, with and without the store,
+    all have the same. The record says how many they were, and `reproduce` takes as many.
     """
     before = torch.get_num_threads()
-    limits = (before, plan.settings.trainer.threads, _worthwhile(plan, bench))
+    given = plan.settings.trainer.threads
+    limits = (before, _free(bench) if given is None else given, _worthwhile(plan, bench))
     torch.set_num_threads(min(limit for limit in limits if limit is not None))
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _free(bench: Workbench) -> int | None:
+    """The cores that other processes leave free; None where the user has said how many threads there are to be.
+
+    Threads that share their cores with those of others wait for each other at every operation: on a busy machine a run
+    is faster on fewer.
+    """
+    if any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")):
+        return None
+    return bench.once("free cores", "", bench.core_use.free_cores)
 
 
 def _worthwhile(plan: Plan, bench: Workbench) -> int | None:

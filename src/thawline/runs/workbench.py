@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from thawline.adapters import Attached, attach, refuse_unused
+from thawline.cores import CoreUse
 from thawline.files import sha256_of_file
 from thawline.network import Network, SourceClassifier
 from thawline.runs import provenance
@@ -39,13 +40,14 @@ class Workbench:
     """A process's shared inputs, each made once and handed out read-only (networks: as copies).
 
     `runs` is how many runs are expected to share them; it only weighs whether storing pays. `began` is when the command
-    began.
+    began, and `core_use` counts from then on what other processes use.
     """
 
     def __init__(self, runs: int = 1) -> None:
         self.runs = runs
         self.packs: dict[str, Pack] = {}
         self.began = provenance.now("milliseconds")
+        self.core_use = CoreUse()
         self._made: dict[str, dict[str, object]] = {}
         self._lines: dict[str, list[tuple[ThawLine, Entry]]] = {}
         self._model_key = ""

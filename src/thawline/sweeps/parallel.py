@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
 from rich.console import Console
 
+from thawline.cores import available_cores
 from thawline.sweeps.lines import Lines, sweep_folder
 from thawline.sweeps.remote import Outcome, RemoteJob
 from thawline.sweeps.workers import Workers, make_slots
@@ -36,7 +36,7 @@ def run_side_by_side(job: RemoteJob, jobs: Sequence[Sequence[str]], places: Plac
         per_gpu=places.per_gpu,
         gpus=gpus,
         gpus_per_job=trainer.devices,
-        cores=_cores() if places.workers or gpus else min(_cores(), _fitting()),
+        cores=available_cores() if places.workers or gpus else min(available_cores(), _fitting()),
     )
     with Lines(console, job.config, jobs, f"{len(slots)} at a time") as lines:
 
@@ -56,10 +56,6 @@ def visible_gpus(accelerator: str) -> list[str]:
     number = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [name.strip() for name in named.split(",")][:number] if named else [str(index) for index in range(number)]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _fitting() -> int:

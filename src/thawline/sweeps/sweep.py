@@ -54,7 +54,7 @@ def plan_sweep(
     def plan(cell: Cell) -> Plan:
         planned = plan_run(cell.config, cell.overrides, bench, cell.label)
         if here:
-            require_devices(planned.settings.trainer)
+            require_devices(planned.settings)
         return planned
 
     plans: dict[str, Plan] = {}

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from thawline.processes import end_with_parent
 from thawline.sweeps.remote import Outcome, RemoteJob
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         log = self.folder / f"worker-{slot.number}.log"
-        process = context.Process(target=_work, args=(theirs, self.job, log), name=f"thawline worker {slot.number}")
+        arguments = (theirs, self.job, log, os.getpid())
+        process = context.Process(target=_work, args=arguments, name=f"thawline worker {slot.number}")
         with _environment(slot.environment):
             process.start()
         theirs.close()
@@ -176,26 +177,19 @@ class Workers:
         self._running = []
 
 
-def _work(connection: Connection, job: RemoteJob, log: Path) -> None:
+def _work(connection: Connection, job: RemoteJob, log: Path, parent: int) -> None:
     """The life of a worker: a job, an outcome, the next job, until the connection ends."""
+    end_with_parent(parent, ask=STOP_SECONDS)
     # A Ctrl-C at the terminal reaches the sweep alone, which then tells its workers to stop: once, not twice.
     os.setsid()
     with log.open("ab", buffering=0) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the interpreter's own
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             overrides, number = connection.recv()
             connection.send(job(overrides, number))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager

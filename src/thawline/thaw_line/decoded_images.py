@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thawline.cores import available_cores
 from thawline.thaw_line.entries import computed
 from thawline.thaw_line.store import ArraySpec, Entry, EntrySpec, Store, StoreRefusedError, readable_bytes
 
@@ -145,7 +145,7 @@ class _Decoder:
         import torch
 
         # Made anew for each batch (0.1 ms), so that nothing of it is left in a process that forks.
-        pool = ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16))
+        pool = ThreadPoolExecutor(max_workers=min(available_cores(), 16))
         try:
             pictures = list(pool.map(self._one, self._indices[rows].tolist()))
         finally:
