@@ -293,7 +293,7 @@ def _over_bare(setup: Setup, run: Path, folder: Path) -> tuple[float, float]:
 
 
 def _document(tables: Sequence[Table], rate: float, imports: float, seeds: int) -> str:
-    from thawline.runs.provenance import hardware
+    from thawline.ledger.provenance import hardware
 
     machine = hardware()
     name = ", ".join(machine["gpus"]) if tables[0].setup.on_gpu else machine["processor"]

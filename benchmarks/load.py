@@ -24,7 +24,7 @@ _SPLITS = ("train", "val", "test")
 
 
 class Stub:
-    """In the place of ``thawline.runs.experiment.execute``: leaves a record, and notes the memory at each cell."""
+    """In the place of ``thawline.execution.run.execute``: leaves a record, and notes the memory at each cell."""
 
     def __init__(self) -> None:
         self.resident_bytes: list[int] = []
@@ -107,7 +107,7 @@ def timed(arguments: list[str]) -> float:
 
 def main(cells: int) -> None:
     """Measure and print."""
-    from thawline.runs import experiment
+    from thawline.execution import run as experiment
 
     stub = Stub()
     experiment.execute = stub

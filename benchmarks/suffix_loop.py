@@ -19,17 +19,17 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
+from thawline.execution.checkpoint import AtEpochs, Checkpoint, Saved
+from thawline.execution.fitting import prepare_fit
+from thawline.execution.inputs import PhaseInputs, phase_inputs
+from thawline.execution.threads import on_threads
+from thawline.execution.weights import source_backbone, with_head
+from thawline.network.model import TransferModel
+from thawline.planning.plan import Plan, plan_run
+from thawline.planning.session import Workbench
 from thawline.records import load_record
-from thawline.runs.checkpoint import AtEpochs, Checkpoint, Saved
-from thawline.runs.fitting import prepare_fit
-from thawline.runs.inputs import PhaseInputs, phase_inputs
-from thawline.runs.memory import freeing
-from thawline.runs.plan import Plan, plan_run
-from thawline.runs.threads import on_threads
-from thawline.runs.weights import source_backbone, with_head
-from thawline.runs.workbench import Workbench
-from thawline.tasks.data import Batch, Batches
-from thawline.tasks.model import TransferModel
+from thawline.runtime.memory import freeing
+from thawline.training.batches import Batch, Batches
 
 _MOST_ROUNDS, _ENOUGH_SECONDS = 8, 30.0
 

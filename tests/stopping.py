@@ -37,7 +37,7 @@ class StopAt(Spec):
     asked: ClassVar[int] = 0
 
     def factor(self, step: int, steps: int) -> float:
-        """See `thawline.schedulers.Scheduler`."""
+        """See `thawline.optimization.schedulers.Scheduler`."""
         # Every parameter group asks; and all ask for step 0, before the first step.
         new = step not in (0, StopAt.asked)
         StopAt.done, StopAt.asked = StopAt.done + new, step

@@ -15,13 +15,13 @@ from torch import nn
 from tests.conftest import TINY, records
 from thawline.adapters import SSF, Bottleneck, LoRA, VisualPrompt, attach, refuse_unused
 from thawline.errors import UsageError
+from thawline.execution.weights import build_model, ensure_model, restore
 from thawline.freeze_policies import BiasOnly, FullFineTuning, LastK, LinearProbe, NormOnly
 from thawline.layer_groups import layer_groups
+from thawline.network.model import TransferModel, network_of
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
 from thawline.records import load_record
-from thawline.runs.plan import plan_run
-from thawline.runs.weights import build_model, ensure_model, restore
-from thawline.runs.workbench import Workbench
-from thawline.tasks.model import TransferModel, network_of
 
 SIZE = (64, 64)
 VIT, CONVNETS = "test_vit", ("test_resnet", "test_convnext", "test_efficientnet")

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import TINY, records
+from thawline.execution import averaging
+from thawline.execution.averaging import batch_norms, interpolated, mean_of, reestimate_statistics
+from thawline.execution.weights import build_model, restore
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
 from thawline.records import load_record
-from thawline.runs import averaging
-from thawline.runs.averaging import batch_norms, interpolated, mean_of, reestimate_statistics
-from thawline.runs.plan import plan_run
-from thawline.runs.weights import build_model, restore
-from thawline.runs.workbench import Workbench
 
 START = {"w": torch.tensor([1.0, 2.0, 3e-8]), "n": torch.tensor(3), "h": torch.tensor([0.1], dtype=torch.float16)}
 END = {"w": torch.tensor([3.0, -2.0, 1e30]), "n": torch.tensor(8), "h": torch.tensor([0.3], dtype=torch.float16)}

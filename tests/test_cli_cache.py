@@ -12,7 +12,7 @@ import pytest
 
 from thawline.cli.cache import run
 from thawline.errors import UsageError
-from thawline.thaw_line.store import ArraySpec, EntrySpec, Store
+from thawline.store.store import ArraySpec, EntrySpec, Store
 
 
 def spec(name, title=""):

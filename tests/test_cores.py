@@ -16,7 +16,7 @@ import torch
 from tests.conftest import TINY, records
 from tests.zygote import wait_for
 from thawline import cores
-from thawline.runs import threads
+from thawline.execution import threads
 
 
 @pytest.fixture

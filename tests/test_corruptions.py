@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from thawline.corruptions import CORRUPTIONS, STRENGTHS, corrupt
+from thawline.evaluation.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from thawline.randomness import generator
 
 RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise"}

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from thawline.errors import UsageError, usage_error
-from thawline.thaw_line import decoded_images
-from thawline.thaw_line.decoded_images import decoded
-from thawline.thaw_line.store import Store
+from thawline.store import decoded_images
+from thawline.store.decoded_images import decoded
+from thawline.store.store import Store
 
 N = 150
 SIZE = (6, 5)

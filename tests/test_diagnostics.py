@@ -13,17 +13,17 @@ import torch
 from tests.conftest import TINY, records
 from tests.test_train import numbers
 from thawline.datasets import Digits
+from thawline.evaluation.similarity import linear_cka
+from thawline.execution import diagnostics
+from thawline.execution.activations import activations
+from thawline.execution.weights import build_model, restore
 from thawline.layer_groups import LayerGroup, group_table, layer_groups
+from thawline.network.model import TransferModel
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
 from thawline.randomness import permutation
 from thawline.records import load_record
-from thawline.runs import diagnostics
-from thawline.runs.activations import activations
-from thawline.runs.plan import plan_run
-from thawline.runs.weights import build_model, restore
-from thawline.runs.workbench import Workbench
-from thawline.similarity import linear_cka
-from thawline.tasks.model import TransferModel
-from thawline.thaw_line.decoded_images import decoded
+from thawline.store.decoded_images import decoded
 from thawline.transforms import Transform
 
 FAST = ("optimizer=adamw", "optimizer.lr=0.003")

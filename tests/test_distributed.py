@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 
 from tests.conftest import TINY, records
 from tests.test_wandb import Seen, folders
+from thawline.execution import distributed
+from thawline.execution.decoding import decoded_images
+from thawline.execution.outcome import BEST_FILE
+from thawline.execution.predicting import logits_of
+from thawline.execution.weights import build_model, restore
+from thawline.ledger.runs import status_of
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
 from thawline.records import load_record
-from thawline.runs import distributed
-from thawline.runs.decoding import decoded_images
-from thawline.runs.ledger import status_of
-from thawline.runs.outcome import BEST_FILE
-from thawline.runs.plan import plan_run
-from thawline.runs.predicting import logits_of
-from thawline.runs.weights import build_model, restore
-from thawline.runs.workbench import Workbench
 from thawline.sweeps.progress import SweepProgress
 
 # A ViT has no batch statistics, so two devices can give the numbers of one.
@@ -150,7 +150,7 @@ def test_a_parameter_that_no_output_depends_on_does_not_stop_the_ranks(train, ow
 
 def ranks() -> list[psutil.Process]:
     """The rank processes that this process has started, by rank."""
-    children = [child for child in psutil.Process().children() if "thawline.runs.rank" in child.cmdline()]
+    children = [child for child in psutil.Process().children() if "thawline.execution.rank" in child.cmdline()]
     return sorted(children, key=lambda child: int(child.environ()["RANK"]))
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 import thawline as library
 from thawline import specs
 from thawline.heads import Linear
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
 from thawline.records import load_record
-from thawline.runs.plan import plan_run
-from thawline.runs.workbench import Workbench
 from thawline.specs import Spec, stable_name
 
 HEAD = """

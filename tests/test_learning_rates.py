@@ -12,13 +12,13 @@ from torch import nn
 
 from tests.test_freeze_policies import BLOCK, HEAD, NETWORK, STEM, TOP
 from tests.test_train import folder_of, numbers
-from thawline.learning_rates import AutoRGN, AutoSNR, Discriminative, LayerDecay, Uniform
-from thawline.optimizers import Optimizer
-from thawline.runs.plan import plan_run
-from thawline.runs.weights import build_model
-from thawline.runs.workbench import Workbench
+from thawline.execution.weights import build_model
+from thawline.optimization.learning_rates import AutoRGN, AutoSNR, Discriminative, LayerDecay, Uniform
+from thawline.optimization.optimizers import Optimizer
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
 from thawline.specs import validate
-from thawline.tasks.measured_rates import set_weights
+from thawline.training.measured_rates import set_weights
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
 
@@ -118,7 +118,7 @@ def test_wrong_values_are_named(rates, problem):
     from thawline.specs import resolve
 
     with pytest.raises(UsageError) as caught:
-        resolve({**rates, "_target_": f"thawline.learning_rates.{rates['_target_']}"}, "learning_rates")
+        resolve({**rates, "_target_": f"thawline.optimization.learning_rates.{rates['_target_']}"}, "learning_rates")
     assert problem in str(caught.value)
 
 

@@ -17,10 +17,12 @@ from tests.conftest import TINY, records
 from tests.side_by_side import GRID
 from tests.zygote import wait_for
 from thawline.cli import status
+from thawline.execution import run as experiment
+from thawline.ledger import leases as claims
+from thawline.ledger.leases import OWNER_FILE, read_owner, try_claim
+from thawline.ledger.runs import status_of
 from thawline.records import load_record, read_record, write_record
-from thawline.runs import claims, experiment, signals
-from thawline.runs.claims import OWNER_FILE, read_owner, try_claim
-from thawline.runs.ledger import status_of
+from thawline.runtime import signals
 
 
 class Stub:

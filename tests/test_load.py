@@ -10,8 +10,8 @@ import pytest
 from benchmarks.load import DEPTHS, Stub, command
 
 from tests.conftest import records
+from thawline.execution import run as experiment
 from thawline.records import load_record
-from thawline.runs import experiment
 
 CELLS = 64
 

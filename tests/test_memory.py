@@ -8,9 +8,9 @@ import sys
 import weakref
 
 from tests.conftest import TINY
-from thawline.runs import experiment
-from thawline.runs.memory import collecting_in_runs_only, freeing
-from thawline.tasks.model import TransferModel
+from thawline.execution import run as experiment
+from thawline.network.model import TransferModel
+from thawline.runtime.memory import collecting_in_runs_only, freeing
 
 
 class Knot:

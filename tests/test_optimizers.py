@@ -9,8 +9,8 @@ import torch
 
 from tests.test_freeze_policies import NETWORK
 from thawline.errors import UsageError
-from thawline.optimizers import Optimizer
-from thawline.schedulers import Constant, Cosine, Step
+from thawline.optimization.optimizers import Optimizer
+from thawline.optimization.schedulers import Constant, Cosine, Step
 from thawline.specs import validate
 
 

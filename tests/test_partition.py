@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thawline.layer_groups import layer_groups
-from thawline.tasks.model import TransferModel, is_norm
+from thawline.network.model import TransferModel, is_norm
 from thawline.thaw_line.minimum_cut import minimum_cut
 from thawline.thaw_line.partition import LineValue, ThawLine, UntraceableError, partition
 

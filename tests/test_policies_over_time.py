@@ -15,14 +15,14 @@ from tests.conftest import TINY
 from tests.test_freeze_policies import BLOCK, HEAD, NETWORK, STEM, TOP
 from tests.test_train import folder_of, numbers
 from thawline.errors import UsageError
+from thawline.execution.weights import build_model
 from thawline.freeze_policies import LPFT, Blocks, FreezeThenUnfreeze, GradualUnfreezing, OneBlock
-from thawline.optimizers import Optimizer, states_of
-from thawline.runs.plan import plan_run
-from thawline.runs.weights import build_model
-from thawline.runs.workbench import Workbench
+from thawline.network.model import TransferModel
+from thawline.optimization.optimizers import Optimizer, states_of
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
 from thawline.specs import resolve, validate
-from thawline.tasks.classification import Classification
-from thawline.tasks.model import TransferModel
+from thawline.training.module import Classification
 
 ALL = {*STEM, *BLOCK, *TOP, *HEAD}
 PACKAGE = "thawline.freeze_policies"

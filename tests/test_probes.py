@@ -10,12 +10,12 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from tests.conftest import TINY, records
+from thawline.execution.weights import build_model
+from thawline.network.model import TransferModel
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
 from thawline.records import load_record
-from thawline.runs.plan import plan_run
-from thawline.runs.weights import build_model
-from thawline.runs.workbench import Workbench
-from thawline.tasks.model import TransferModel
-from thawline.tasks.probes import ManyProbes, ProbeRates, regularisation_path
+from thawline.training.probes import ManyProbes, ProbeRates, regularisation_path
 
 PATH = ("probe=lbfgs_path", "freeze_policy=linear_probe", "probe.c_min=1e-3", "probe.c_max=1e3", "probe.steps=4")
 

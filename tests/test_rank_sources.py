@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from tests.conftest import TINY, records
-from thawline.runs.plan import plan_run
-from thawline.runs.weights import source_backbone
-from thawline.runs.workbench import Workbench
-from thawline.transferability import leep, logme, nce, shrunk_h_score
+from thawline.evaluation.transferability import leep, logme, nce, shrunk_h_score
+from thawline.execution.weights import source_backbone
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
 
 TARGET = (*TINY[1:], "dataset=digits_high", "dataset.n_per_class=8")
 SCORES = ("leep", "nce", "h_score", "shrunk_h_score", "logme")
@@ -88,7 +88,7 @@ def test_the_scores_are_those_of_the_sources_features_on_the_training_split(thaw
 
 def test_nothing_is_trained_and_the_test_split_stays_closed(thawline, monkeypatch):
     opened = []
-    from thawline.thaw_line.decoded_images import DecodedImages
+    from thawline.store.decoded_images import DecodedImages
 
     read = DecodedImages.read
     monkeypatch.setattr(DecodedImages, "read", lambda self, rows, **k: opened.extend(rows) or read(self, rows, **k))

@@ -19,7 +19,12 @@ from tests.conftest import TINY, records
 from tests.test_train import folder_of, numbers
 from thawline.backbones import TimmBackbone, TorchvisionBackbone
 from thawline.errors import UsageError
+from thawline.execution.decoding import decoded_images
+from thawline.execution.weights import build_model
 from thawline.network import SourceClassifier
+from thawline.network.model import TransferModel, network_of
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
 from thawline.records import load_record
 from thawline.regularizers import (
     BSS,
@@ -38,13 +43,8 @@ from thawline.regularizers.co_tuning import calibrated_relation, direct_relation
 from thawline.regularizers.delta import Judge, attention
 from thawline.regularizers.distillation import divergence
 from thawline.regularizers.observation import Observer, as_channels, as_map, chosen_layers, group_outputs, layout_of
-from thawline.runs.decoding import decoded_images
-from thawline.runs.plan import plan_run
-from thawline.runs.weights import build_model
-from thawline.runs.workbench import Workbench
-from thawline.tasks.classification import Classification
-from thawline.tasks.model import TransferModel, network_of
-from thawline.tasks.penalties import Penalties, Penalty, whole_batch
+from thawline.training.module import Classification
+from thawline.training.penalties import Penalties, Penalty, whole_batch
 
 VIT = ("backbone=test_vit", "backbone.input_size=32")
 VGG = "{_target_: thawline.backbones.TimmBackbone, name: vgg11}"

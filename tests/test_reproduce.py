@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import TINY, records
-from thawline.runs.plan import plan_run
-from thawline.runs.weights import build_model
-from thawline.runs.workbench import Workbench
+from thawline.execution.weights import build_model
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
 
 
 def test_a_record_run_again_is_identical(train, thawline):

@@ -14,10 +14,10 @@ from tests.conftest import TINY, records
 from tests.stopping import STOP_AT, STOPPING, numbers
 from tests.test_wandb import Seen, assert_mirrors
 from tests.zygote import Program, Zygote
+from thawline.execution.checkpoint import FORMAT
 from thawline.files import sha256_of_file
+from thawline.ledger.runs import status_of
 from thawline.records import Record, load_record
-from thawline.runs.checkpoint import FORMAT
-from thawline.runs.ledger import status_of
 
 # 39 samples in batches of 16: three steps an epoch, twelve in all. Dropout, augmentation, momentum and trained
 # batch norms all have a state that a sloppy resume would lose.

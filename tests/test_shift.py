@@ -12,16 +12,16 @@ from PIL import Image
 
 from tests.conftest import TINY, records
 from tests.test_train import FOREVER, numbers
-from thawline.corruptions import corrupt
 from thawline.datasets import Digits
 from thawline.errors import UsageError
-from thawline.metrics import classification_metrics
+from thawline.evaluation.corruptions import corrupt
+from thawline.execution.weights import build_model, restore
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
+from thawline.planning.shift import Corruptions, OtherDataset, shifted_sets
 from thawline.records import load_record
-from thawline.runs.plan import plan_run
-from thawline.runs.shift import Corruptions, OtherDataset, shifted_sets
-from thawline.runs.weights import build_model, restore
-from thawline.runs.workbench import Workbench
 from thawline.specs import resolve
+from thawline.tasks.classification.metrics import classification_metrics
 from thawline.transforms import Transform
 
 FEW = ("shift=corruptions", "shift.corruptions.names=[gaussian_noise,contrast]", "shift.corruptions.strengths=[1,5]")
@@ -119,7 +119,7 @@ def test_corruption_sets_of_the_spec():
 )
 def test_a_wrong_corruption_is_named_before_any_training(values, message):
     with pytest.raises(UsageError, match="shift") as caught:
-        resolve({"_target_": "thawline.runs.shift.Corruptions", **values}, "shift")
+        resolve({"_target_": "thawline.planning.shift.Corruptions", **values}, "shift")
     assert message in str(caught.value)
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from thawline.similarity import Drift, drift, feature_distance, linear_cka
+from thawline.evaluation.similarity import Drift, drift, feature_distance, linear_cka
 
 SHAPES = [(200, 8, 8), (200, 8, 30), (20, 64, 64), (20, 64, 9)]
 

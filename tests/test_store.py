@@ -25,9 +25,9 @@ import numpy as np
 import pytest
 import torch
 
-from thawline.thaw_line import entries
-from thawline.thaw_line.file_locks import try_lock, wait_for_lock
-from thawline.thaw_line.store import (
+from thawline.store import entries
+from thawline.store.file_locks import try_lock, wait_for_lock
+from thawline.store.store import (
     ArraySpec,
     DamagedEntryError,
     EntrySpec,
@@ -617,14 +617,14 @@ def test_who_waits_for_another_builder_says_so_and_opens_its_entry(builder, stor
             assert record.getMessage() == f"waiting for another process that builds {store.folder / HALF[0].identity}"
             builder.go.set()
 
-    caplog.set_level(logging.INFO, logger="thawline.thaw_line.store")
+    caplog.set_level(logging.INFO, logger="thawline.store.store")
     handler = Release()
-    logging.getLogger("thawline.thaw_line.store").addHandler(handler)
+    logging.getLogger("thawline.store.store").addHandler(handler)
     try:
         counting = Counting(HALF[1])
         entry = store.build(HALF[0], counting, 50)
     finally:
-        logging.getLogger("thawline.thaw_line.store").removeHandler(handler)
+        logging.getLogger("thawline.store.store").removeHandler(handler)
     assert counting.rows == []
     assert torch.equal(entry.read([99])[0], torch.from_numpy(HALF[1](np.array([99]))[0]))
 
@@ -731,7 +731,7 @@ MEMORY = """
     import sys
     from pathlib import Path
     import numpy as np, torch
-    from thawline.thaw_line.store import ArraySpec, EntrySpec, Store
+    from thawline.store.store import ArraySpec, EntrySpec, Store
 
     def status(field):
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -14,7 +14,7 @@ from pytorch_lightning import Trainer
 from tests.conftest import TINY, records
 from thawline.records import load_record
 from thawline.sweeps.progress import SweepProgress
-from thawline.tasks.classification import Classification
+from thawline.training.module import Classification
 
 GRID = ("freeze_policy.k=0,2", "seed=range(0,2)")
 
@@ -72,7 +72,7 @@ def test_k_beyond_the_layer_groups_stops_the_sweep_before_the_first_run(thawline
 
 
 def test_a_failing_cell_leaves_the_others_and_is_named(thawline, monkeypatch):
-    from thawline.runs import experiment
+    from thawline.execution import run as experiment
 
     execute = experiment.execute
 

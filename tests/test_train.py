@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from tests.conftest import REPOSITORY, TINY, records
 from thawline import specs
-from thawline.runs.plan import plan_run
-from thawline.runs.weights import build_model
-from thawline.runs.workbench import Workbench
+from thawline.execution.weights import build_model
+from thawline.planning.plan import plan_run
+from thawline.planning.session import Workbench
 
 FOREVER = {"loss", "top1", "top5", "macro_accuracy", "macro_f1", "calibration_error"}
 
@@ -225,7 +225,7 @@ def test_a_run_takes_as_many_threads_as_its_network_keeps_busy(train):
 
 def test_metrics_do_not_depend_on_how_many_logits_wait_for_them(train, monkeypatch):
     together = train("output_dir=together")
-    monkeypatch.setattr("thawline.tasks.classification._MOST_UNCOUNTED", 1)
+    monkeypatch.setattr("thawline.training.module._MOST_UNCOUNTED", 1)
     apart = train("output_dir=apart", "trainer.eval_batch_size=7")
     assert apart.confusion_matrix == together.confusion_matrix
     assert apart.metrics["test"] == pytest.approx(together.metrics["test"], rel=1e-5)

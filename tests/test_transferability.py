@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from thawline.transferability import best_evidence, h_score, leep, log_evidence, logme, nce, shrunk_h_score
+from thawline.evaluation.transferability import best_evidence, h_score, leep, log_evidence, logme, nce, shrunk_h_score
 
 SHAPES = [(40, 5), (12, 12), (9, 30)]
 

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from tests.conftest import REPOSITORY, TINY, records
+from thawline import trackers as loggers
+from thawline.execution import run as experiment
 from thawline.records import load_record
-from thawline.runs import experiment, loggers
 
 WANDB = [override for override in TINY if override != "logger=none"] + ["logger=wandb"]
 

@@ -126,7 +126,7 @@ def serve(folder: Path) -> None:
     import timm  # noqa: F401 - to be there in every fork
 
     import thawline.cli.train
-    import thawline.runs.experiment
+    import thawline.execution.run
     import thawline.sweeps.local  # noqa: F401 - the same
 
     running: set[int] = set()

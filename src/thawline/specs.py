@@ -21,7 +21,14 @@ from thawline.errors import Problem, UsageError, nearest
 
 ALLOWED_PREFIXES = ("thawline", "torch", "torchvision", "timm", "torchmetrics", "pytorch_lightning", "lightning")
 _REFUSED = ("torch.load", "torch.hub", "torch.jit", "torch.package", "torch.utils.cpp_extension")
-MOVED_MODULES: dict[str, str] = {}
+MOVED_MODULES: dict[str, str] = {
+    "thawline.learning_rates": "thawline.optimization.learning_rates",
+    "thawline.optimizers": "thawline.optimization.optimizers",
+    "thawline.probes": "thawline.optimization.probes",
+    "thawline.runs.loggers": "thawline.trackers",
+    "thawline.runs.shift": "thawline.planning.shift",
+    "thawline.schedulers": "thawline.optimization.schedulers",
+}
 """Modules that had another name before: old -> new. Configurations of earlier records name classes by the old one."""
 _extra_prefixes: list[str] = []
 _libraries_wait: ContextVar[bool] = ContextVar("_libraries_wait", default=False)

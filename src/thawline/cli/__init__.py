@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from thawline import __version__
-from thawline.cores import sleep_between_operations
 from thawline.errors import UsageError, WriteError, nearest, usage_error
-from thawline.runs.memory import collecting_in_runs_only
-from thawline.runs.signals import Interrupted, listening
+from thawline.runtime.cores import sleep_between_operations
+from thawline.runtime.memory import collecting_in_runs_only
+from thawline.runtime.signals import Interrupted, listening
 
 _VERBS = {
     "train": ("train", "train one configuration, or with -m a whole grid (Hydra: --help lists the groups)"),

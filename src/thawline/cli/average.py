@@ -14,8 +14,8 @@ from thawline.cli.console import console, errors
 from thawline.errors import usage_error
 
 if TYPE_CHECKING:
+    from thawline.planning.session import Workbench
     from thawline.records import Record
-    from thawline.runs.workbench import Workbench
     from thawline.sweeps.averages import Averages
 
 _ALPHAS = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1"
@@ -31,9 +31,9 @@ def run(argv: Sequence[str]) -> int:
     if arguments.method != "wise_ft" and (arguments.start or arguments.alphas != _ALPHAS):
         raise usage_error("--method", f"--start and --alphas are of wise_ft, not of {arguments.method}")
 
-    from thawline.runs.experiment import execute
-    from thawline.runs.ledger import RunFailed, run_once
-    from thawline.runs.workbench import Workbench
+    from thawline.execution.run import execute
+    from thawline.ledger.runs import RunFailed, run_once
+    from thawline.planning.session import Workbench
 
     bench = Workbench()
     averages = _planned(arguments, bench)
@@ -61,10 +61,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _planned(arguments: argparse.Namespace, bench: Workbench) -> Averages:
+    from thawline.ledger import provenance
+    from thawline.planning.plan import run_folder
     from thawline.records import RECORD_FILE
     from thawline.reports.loading import find_sweep
-    from thawline.runs import provenance
-    from thawline.runs.plan import run_folder
     from thawline.sweeps import averages
 
     alphas = _numbers(arguments.alphas) if arguments.method == "wise_ft" else []

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thawline.errors import usage_error
-from thawline.thaw_line.store import DEFAULT_MAX_BYTES, EntryStatus, Store, StoreRefusedError, readable_bytes
+from thawline.store.store import DEFAULT_MAX_BYTES, EntryStatus, Store, StoreRefusedError, readable_bytes
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _STYLES = {"damaged": "red", "unfinished": "yellow", "in use": "green", "being built": "green", "whole": ""}

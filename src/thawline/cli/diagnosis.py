@@ -108,7 +108,7 @@ def wrong_fields(values: Mapping[str, Any], config: DictConfig) -> list[Problem]
 
     The arguments of a library's classes are checked only where the library is imported already.
     """
-    from thawline.runs.settings import parse
+    from thawline.planning.settings import parse
 
     try:
         with without_libraries():

@@ -20,13 +20,13 @@ def run(argv: Sequence[str]) -> int:
     from safetensors.torch import load_file, save
 
     from thawline.cli.finding import find_run
+    from thawline.execution.outcome import BEST_FILE
+    from thawline.execution.weights import ensure_model
     from thawline.files import atomic_write
+    from thawline.ledger.verification import problems_of_run
+    from thawline.planning.plan import IDENTITY_FORMAT, plan_run
+    from thawline.planning.session import Workbench
     from thawline.records import require_record
-    from thawline.runs.outcome import BEST_FILE
-    from thawline.runs.plan import IDENTITY_FORMAT, plan_run
-    from thawline.runs.verification import problems_of_run
-    from thawline.runs.weights import ensure_model
-    from thawline.runs.workbench import Workbench
 
     arguments = _parser().parse_args(argv)
     if arguments.output.exists() and not arguments.force:

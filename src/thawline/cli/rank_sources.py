@@ -18,7 +18,7 @@ from thawline.config_paths import conf_folder, shipped_root
 from thawline.errors import Problem, UsageError, usage_error
 
 if TYPE_CHECKING:
-    from thawline.runs.ranking import Candidate, Ranking
+    from thawline.sweeps.source_ranking import Candidate, Ranking
 
 _HEADINGS = {
     "logme": "LogME",
@@ -39,9 +39,9 @@ def run(argv: Sequence[str]) -> int:
         UsageError: a source or the target cannot be used.
     """
     from thawline.files import atomic_write
+    from thawline.planning.session import Workbench
     from thawline.reports.rendering import csv_text
-    from thawline.runs.ranking import rank, write_ranking
-    from thawline.runs.workbench import Workbench
+    from thawline.sweeps.source_ranking import rank, write_ranking
 
     arguments = _parser().parse_intermixed_args(argv)
     candidates = _candidates(arguments)
@@ -65,7 +65,7 @@ def _candidates(arguments: argparse.Namespace) -> list[Candidate]:
     from omegaconf.errors import OmegaConfBaseException
 
     from thawline.cli.diagnosis import diagnose
-    from thawline.runs.ranking import Candidate
+    from thawline.sweeps.source_ranking import Candidate
 
     shared, sources = _sources(arguments)
     found, problems = [], []
@@ -132,7 +132,7 @@ def _composed(network: str, overrides: Sequence[str], config_dir: Path | None) -
     from hydra.core.global_hydra import GlobalHydra
 
     from thawline.cli.composing import plain
-    from thawline.runs.ranking import of_run
+    from thawline.sweeps.source_ranking import of_run
 
     os.environ["THAWLINE_SHIPPED"] = str(shipped_root())
     paths = [f"file://{shipped_root()}", *([f"file://{config_dir.resolve()}"] if config_dir else [])]

@@ -8,12 +8,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from thawline.cli.console import console, errors
-from thawline.corruptions import corruption_of
+from thawline.evaluation.corruptions import corruption_of
+from thawline.ledger.runs import status_of
 from thawline.records import read_record
-from thawline.runs.ledger import status_of
 
 if TYPE_CHECKING:
-    from thawline.runs.plan import Plan
+    from thawline.planning.plan import Plan
     from thawline.sweeps.sweep import Sweep
 
 
@@ -54,7 +54,7 @@ def report_sweep(sweep: Sweep) -> int:
     first = sweep.plans[0].settings
     if first.sweep.report and unfinished < len(sweep.plans):
         from thawline.cli.report import report
-        from thawline.runs.loggers import mirror_sweep
+        from thawline.trackers import mirror_sweep
 
         files = report(sweep.folder)
         mirror_sweep(first.logger, sweep.name, sweep.folder, files.folder)

@@ -15,8 +15,8 @@ from rich.markup import escape
 from thawline.cli.console import console
 
 if TYPE_CHECKING:
+    from thawline.ledger.comparison import Comparison, Difference
     from thawline.records import Record
-    from thawline.runs.comparison import Comparison, Difference
 
 _MOST_LINES = 12
 _STYLES = {"identical": "green", "equal within tolerance": "green", "different": "red"}
@@ -30,12 +30,12 @@ def run(argv: Sequence[str]) -> int:
         RunFailed: it failed this time.
     """
     from thawline.cli.finding import find_run
+    from thawline.ledger.comparison import compare
+    from thawline.ledger.runs import RunFailed
+    from thawline.planning.devices import require_devices
+    from thawline.planning.plan import plan_run
+    from thawline.planning.session import Workbench
     from thawline.records import load_record, require_record
-    from thawline.runs.comparison import compare
-    from thawline.runs.devices import require_devices
-    from thawline.runs.ledger import RunFailed
-    from thawline.runs.plan import plan_run
-    from thawline.runs.workbench import Workbench
     from thawline.sweeps.local import run_all
 
     arguments = _parser().parse_args(argv)

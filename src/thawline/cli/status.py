@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thawline.cli.console import console
-from thawline.runs.signals import Interrupted
+from thawline.runtime.signals import Interrupted
 from thawline.sweeps.manifest import CellStatus, Manifest, counts, read_manifest, statuses, sweep_folders
 from thawline.sweeps.progress import duration, first_line
 

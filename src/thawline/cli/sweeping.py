@@ -35,12 +35,12 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     """
     from thawline.cli.console import console
     from thawline.cli.reporting import report_sweep
-    from thawline.runs import provenance
+    from thawline.ledger import provenance
 
     grid = Grid(context, config, arguments)
     cells = _checked(grid)
-    from thawline.runs.devices import require_workers
-    from thawline.runs.workbench import Workbench
+    from thawline.planning.devices import require_workers
+    from thawline.planning.session import Workbench
     from thawline.sweeps.sweep import plan_sweep
 
     choices = config.hydra.runtime.choices

@@ -12,7 +12,7 @@ from thawline.cli.console import console
 if TYPE_CHECKING:
     from thawline.records import Record
     from thawline.reports.loading import Sweep
-    from thawline.runs.loggers import WandB
+    from thawline.trackers import WandB
 
 
 def run(argv: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _replay(spec: WandB, record: Record, sweep: Sweep) -> None:
-    from thawline.runs.loggers import Mirrored, remove_offline
+    from thawline.trackers import Mirrored, remove_offline
 
     remove_offline(sweep.folder, record.identity)
     axes = [override for override in record.overrides if override.lstrip("+").partition("=")[0] in sweep.axes]
@@ -56,8 +56,8 @@ def _replay(spec: WandB, record: Record, sweep: Sweep) -> None:
 
 def _spec(record: Record, arguments: argparse.Namespace) -> WandB:
     """W&B as the run had it, with what the command line says instead; the fields are data, the class is ours."""
-    from thawline.runs.loggers import WandB
     from thawline.specs import validate
+    from thawline.trackers import WandB
 
     logger = record.config.get("logger") or {}
     said = logger if str(logger.get("_target_")).rpartition(".")[2] == WandB.__name__ else {}

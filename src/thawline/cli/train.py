@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from thawline.config_paths import conf_folder, shipped_root
 from thawline.errors import UsageError, WriteError, usage_error
-from thawline.runs.signals import listening
+from thawline.runtime.signals import listening
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from thawline.runs.ledger import RunFailed
+    from thawline.ledger.runs import RunFailed
 
 _FREE = re.compile(r"^[a-z][\w.]*\.(arguments|layer_weights)(\.|$)")
 _kept: list[UsageError | WriteError | RunFailed] = []
@@ -72,7 +72,7 @@ def job(config: DictConfig) -> str:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from thawline.runs.ledger import RunFailed
+    from thawline.ledger.runs import RunFailed
 
     try:
         with listening():
@@ -97,12 +97,12 @@ def _job(config: DictConfig) -> str:
         raise UsageError(problems)
     from thawline.cli.console import console
     from thawline.cli.reporting import print_run
+    from thawline.planning.devices import require_devices
+    from thawline.planning.plan import plan_run
     from thawline.records import read_record
-    from thawline.runs.devices import require_devices
-    from thawline.runs.loggers import Mirrored, replay_for_agent
-    from thawline.runs.plan import plan_run
     from thawline.sweeps.local import run_all
     from thawline.sweeps.remote import workbench
+    from thawline.trackers import Mirrored, replay_for_agent
 
     bench = workbench()
     overrides = tuple(str(item) for item in HydraConfig.get().overrides.task)

@@ -18,7 +18,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         UsageError: there is no such sweep or run.
     """
-    from thawline.runs.verification import problems_of_run
+    from thawline.ledger.verification import problems_of_run
 
     arguments = _parser().parse_args(argv)
     checked = wrong = 0

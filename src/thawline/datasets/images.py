@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thawline.cores import available_cores
 from thawline.datasets import pictures
 from thawline.datasets.splits import Inspection
 from thawline.errors import usage_error
 from thawline.files import atomic_write
+from thawline.runtime.cores import available_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-from thawline.corruptions import corruption_of
 from thawline.errors import nearest, usage_error
+from thawline.evaluation.corruptions import corruption_of
 from thawline.reports import statistics
 from thawline.reports.loading import Cell, Run, Sweep, natural
 from thawline.reports.statistics import Choice, Mode, Summary

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from thawline.errors import usage_error
+from thawline.execution.averaging import alike, soup_plan, wise_ft_plan
+from thawline.planning.plan import Plan, plan_run
+from thawline.planning.session import Workbench
 from thawline.records import load_record, require_record
-from thawline.runs.averaging import alike, soup_plan, wise_ft_plan
-from thawline.runs.plan import Plan, plan_run
-from thawline.runs.workbench import Workbench
 from thawline.sweeps.manifest import CellEntry, Manifest, read_manifest, write_manifest
 
 Method = Literal["wise_ft", "uniform", "greedy"]

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from thawline.planning.plan import run_folder
 from thawline.records import read_record
-from thawline.runs.plan import run_folder
 from thawline.sweeps.progress import duration, first_line
 from thawline.sweeps.remote import Outcome, labels
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from thawline.ledger.runs import POLL_SECONDS, RunBusy, RunFailed, run_once
+from thawline.planning.plan import Plan
+from thawline.planning.session import Workbench
 from thawline.records import Record, read_record
-from thawline.runs import signals
-from thawline.runs.ledger import POLL_SECONDS, RunBusy, RunFailed, run_once
-from thawline.runs.plan import Plan
-from thawline.runs.workbench import Workbench
+from thawline.runtime import signals
 from thawline.sweeps.progress import SweepProgress
+
+if TYPE_CHECKING:
+    from thawline.execution.packing import Pack
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,13 @@ def run_all(
     failures: list[Failure] = []
     with SweepProgress(console, len(plans), shown=shown) as progress:
         left = [plan for plan in plans if not _is_there(plan, progress)]
-        _pack(left, bench)
+        packs = _packs(left, bench)
         while left:
             busy = []
             for plan in left:
                 signals.check()
                 try:
-                    failure = _run(plan, bench, group, progress)
+                    failure = _run(plan, bench, group, progress, packs)
                 except RunBusy:
                     busy.append(plan)
                     continue
@@ -60,12 +64,13 @@ def run_all(
     return failures
 
 
-def _pack(plans: Sequence[Plan], bench: Workbench) -> None:
-    """Let linear probes that can share their work do so."""
-    if len(plans) > 1:
-        from thawline.runs.packing import packs
+def _packs(plans: Sequence[Plan], bench: Workbench) -> dict[str, Pack]:
+    """The linear probes that are trained together, by identity."""
+    if len(plans) < 2:
+        return {}
+    from thawline.execution.packing import packs
 
-        bench.packs = packs(plans, bench)
+    return packs(plans, bench)
 
 
 def _is_there(plan: Plan, progress: SweepProgress) -> bool:
@@ -75,17 +80,19 @@ def _is_there(plan: Plan, progress: SweepProgress) -> bool:
     return True
 
 
-def _run(plan: Plan, bench: Workbench, group: str | None, progress: SweepProgress) -> Failure | None:
+def _run(
+    plan: Plan, bench: Workbench, group: str | None, progress: SweepProgress, packs: dict[str, Pack]
+) -> Failure | None:
     ran = False
 
     def run(plan: Plan) -> Record:
         # Not before a run needs it: the training libraries take seconds to import.
-        from thawline.runs.experiment import execute
+        from thawline.execution.run import execute
 
         nonlocal ran
         ran = True
         progress.start(plan)
-        return execute(plan, bench, group=group, on_epoch=progress.epoch)
+        return execute(plan, bench, group=group, on_epoch=progress.epoch, packs=packs)
 
     try:
         record = run_once(plan, run, began=bench.began, retries=plan.settings.sweep.retries, wait=False)

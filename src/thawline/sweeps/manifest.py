@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thawline.errors import usage_error
 from thawline.files import read_json, write_json
-from thawline.runs.ledger import Status, status_of
+from thawline.ledger.runs import Status, status_of
 
 SWEEP_FILE = "sweep.json"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 from rich.console import Console
 
-from thawline.cores import available_cores
+from thawline.runtime.cores import available_cores
 from thawline.sweeps.lines import Lines, sweep_folder
 from thawline.sweeps.remote import Outcome, RemoteJob
 from thawline.sweeps.workers import Workers, make_slots

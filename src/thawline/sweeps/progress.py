@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from thawline.runs.plan import Plan
+from thawline.planning.plan import Plan
 
 
 class SweepProgress:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from thawline.runs.workbench import Workbench
+    from thawline.planning.session import Workbench
 
 
 log = logging.getLogger("thawline")
@@ -40,7 +40,7 @@ class _Kept:
 
 def workbench() -> Workbench:
     """What a run may share with others: with all before it in a process of remote jobs, else with none."""
-    from thawline.runs.workbench import Workbench
+    from thawline.planning.session import Workbench
 
     if not _Kept.runs:
         return Workbench()
@@ -94,9 +94,9 @@ class RemoteJob:
 
     def _checked(self, identity: str) -> Outcome:
         """The run's record says whether it is done, whatever the task function says."""
+        from thawline.ledger.runs import status_of
+        from thawline.planning.plan import run_folder
         from thawline.records import read_record
-        from thawline.runs.ledger import status_of
-        from thawline.runs.plan import run_folder
 
         folder = run_folder(Path(self.config.output_dir), identity)
         if read_record(folder) is not None:
@@ -111,7 +111,7 @@ class RemoteJob:
         from hydra.types import HydraContext
         from omegaconf import open_dict
 
-        from thawline.runs.memory import collecting_in_runs_only
+        from thawline.runtime.memory import collecting_in_runs_only
 
         if not _Kept.runs:
             _Kept.collecting.enter_context(collecting_in_runs_only())

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from thawline.errors import usage_error
 from thawline.files import read_json, write_json
-from thawline.runs import signals
+from thawline.runtime import signals
 from thawline.sweeps.lines import Lines, sweep_folder
 from thawline.sweeps.remote import Outcome, RemoteJob
 

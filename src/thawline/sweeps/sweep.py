@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thawline.runs.devices import require_devices
-from thawline.runs.plan import Plan, plan_run, run_folder
-from thawline.runs.workbench import Workbench
+from thawline.planning.devices import require_devices
+from thawline.planning.plan import Plan, plan_run, run_folder
+from thawline.planning.session import Workbench
 from thawline.sweeps.cells import Cell, for_each
 from thawline.sweeps.manifest import CellEntry, Manifest, write_manifest
 

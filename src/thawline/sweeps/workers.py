@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thawline.processes import end_with_parent
+from thawline.runtime.processes import end_with_parent
 from thawline.sweeps.remote import Outcome, RemoteJob
 
 if TYPE_CHECKING:

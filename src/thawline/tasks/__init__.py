@@ -1,1 +1,1 @@
-"""Tasks: the Lightning modules, the data they read, and the contract that every fit is held to."""
+"""Tasks: what a target is, and everything that follows from it."""

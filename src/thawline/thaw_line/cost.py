@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from thawline.thaw_line.store import readable_bytes
+from thawline.store.store import readable_bytes
 
 # Whole networks run at 0.6 (ResNet-18, ViT-tiny) down to 0.15 (MobileNetV3) of a machine's rate in large products.
 _SHARE_OF_MATMUL_RATE = 0.5

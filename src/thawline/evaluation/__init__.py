@@ -1,0 +1,1 @@
+"""What is measured besides a task's metrics: similarity, transferability, corruptions."""

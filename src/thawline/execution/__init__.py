@@ -1,0 +1,1 @@
+"""From a plan to a record: data, weights, fit, checkpoint, evaluation, the files of a run."""

@@ -1,0 +1,340 @@
+"""Averages of finished runs: a run whose weights come from others instead of from training.
+
+What it moves, it chooses on validation; the test split is opened once, for what was chosen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from thawline.errors import usage_error
+from thawline.execution.decoding import decoded_images
+from thawline.execution.diagnostics import Diagnosis
+from thawline.execution.inputs import AugmentedInputs, ImageInputs
+from thawline.execution.outcome import BEST_FILE, Outcome, make_record, write_files
+from thawline.execution.predicting import logits_of
+from thawline.execution.shifted_tests import shifted_metrics
+from thawline.execution.weights import source_backbone, with_head
+from thawline.freeze_policies import Phase
+from thawline.planning.plan import Plan, plan_run, run_folder
+from thawline.planning.session import Workbench
+from thawline.planning.settings import AverageSettings
+from thawline.records import Record, Selection, require_record, write_record
+from thawline.tasks.classification.metrics import classification_metrics, confusion_matrix
+from thawline.training.batches import Rows
+from thawline.training.module import Predictions
+
+Tensors = Mapping[str, torch.Tensor]
+OnCandidate = Callable[[Mapping[str, Any]], None]
+_METHODS = {
+    "wise_ft": "WiSE-FT: (1 - a) w0 + a w1",
+    "uniform": "uniform soup: the mean of all",
+    "greedy": "greedy soup: the mean of those that do not harm it on validation",
+}
+
+
+# The arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def interpolated(start: Tensors, end: Tensors, alpha: float) -> dict[str, torch.Tensor]:
+    """``(1 - alpha) start + alpha end`` (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+
+    The ends are exact: alpha 0 gives `start`, 1 gives `end`, bit for bit. What is no floating-point tensor (the batches
+    that a norm has counted) is `end`'s at every alpha.
+    """
+    mixed = {}
+    for name, tensor in end.items():
+        if alpha == 1.0 or not tensor.is_floating_point():
+            mixed[name] = tensor.clone()
+        elif alpha == 0.0:
+            mixed[name] = start[name].clone()
+        else:
+            mixed[name] = ((1.0 - alpha) * start[name].double() + alpha * tensor.double()).to(tensor.dtype)
+    return mixed
+
+
+def mean_of(ingredients: Sequence[Tensors]) -> dict[str, torch.Tensor]:
+    """The mean of each floating-point tensor over networks; what is none is the first one's. Same names in all."""
+    first = ingredients[0]
+    return {
+        name: torch.stack([one[name].double() for one in ingredients]).mean(dim=0).to(tensor.dtype)
+        if tensor.is_floating_point()
+        else tensor.clone()
+        for name, tensor in first.items()
+    }
+
+
+def reestimate_statistics(model: nn.Module, norms: Collection[str], batches: Iterator[torch.Tensor]) -> None:
+    """Replace the running statistics of batch norms by the mean over `batches` of the statistics that they see.
+
+    The mean of several networks' statistics is not the statistics of their mean network. How many batches a norm has
+    counted stays what it was.
+
+    Args:
+        model: everything but the norms is in eval mode.
+        norms: module paths of the batch norms.
+        batches: uint8 images (B, 3, H, W) on the model's device.
+    """
+    modules = [module for path, module in batch_norms(model).items() if path in norms]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in modules]
+    model.eval()
+    for norm in modules:
+        norm.num_batches_tracked = torch.tensor(0, device=next(norm.buffers()).device)
+        norm.momentum = None  # torch's word for a mean over all batches alike, whatever was there before
+        norm.training = True
+    with torch.no_grad():
+        for images in batches:
+            model(images)
+    for norm, (momentum, counted) in zip(modules, kept, strict=True):
+        norm.training, norm.momentum = False, momentum
+        norm.num_batches_tracked = counted
+
+
+def batch_norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """The batch norms that keep running statistics, by module path."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked is not None
+    }
+
+
+# The run --------------------------------------------------------------------------------------------------------------
+
+
+def average(plan: Plan, bench: Workbench, on_candidate: OnCandidate) -> Record:
+    """Average the runs that the plan names, choose on validation, test once, and write the record.
+
+    Args:
+        plan: a run with `average` settings.
+        bench: what the runs of this process share.
+        on_candidate: told the row of the history of each average that was judged.
+    """
+    settings = plan.settings.average
+    if settings is None:
+        raise TypeError("the plan says nothing of averages")
+    plans = [plan_of(identity, plan, bench) for identity in settings.ingredients]
+    trained = frozenset[str]().union(*(phase.trainable for one in plans for phase in one.phases))
+    plan = dataclasses.replace(plan, phases=(Phase("average", trained, epochs=0),))
+    work = _Average(plan, settings, bench, on_candidate)
+    {"wise_ft": work.wise_ft, "uniform": work.uniform, "greedy": work.greedy}[settings.method]()
+    return work.to_record(trained)
+
+
+def plan_of(identity: str, plan: Plan, bench: Workbench) -> Plan:
+    """The plan of a finished run beside `plan`'s own folder.
+
+    Raises:
+        UsageError: there is no such run, or its record is damaged.
+    """
+    output_dir = plan.settings.output_dir
+    record = require_record(run_folder(output_dir, identity))
+    return plan_run({**record.config, "output_dir": str(output_dir)}, record.overrides, bench)
+
+
+class _Average:
+    """An average in progress: the model, and what each candidate was worth on validation."""
+
+    def __init__(self, plan: Plan, settings: AverageSettings, bench: Workbench, on_candidate: OnCandidate) -> None:
+        self._plan, self._settings, self._bench, self._on_candidate = plan, settings, bench, on_candidate
+        self._outcome = Outcome()
+        self._backbone = source_backbone(plan, bench)
+        self._model = with_head(plan, self._backbone).to(bench.device(plan.settings))
+        self._diagnosis = Diagnosis(plan, self._model, self._backbone, bench)
+        self._moved = {identity: self._tensors(identity) for identity in settings.ingredients}
+        start = {} if settings.start is None else self._tensors(settings.start)
+        self._names = sorted({name for tensors in (*self._moved.values(), start) for name in tensors})
+        state = self._model.state_dict()
+        source = {name: state[name].detach().cpu().clone() for name in self._names}
+        self._start: Tensors = {**source, **start}
+        self._all = {identity: {**source, **tensors} for identity, tensors in self._moved.items()}
+        self._best: dict[str, torch.Tensor] = {}
+        self._best_row: dict[str, Any] = {}
+
+    def wise_ft(self) -> None:
+        """Judge every step from the start to the tuned weights; the best on validation is kept."""
+        (end,) = self._all.values()
+        for alpha in self._settings.alphas:
+            self._lay(interpolated(self._start, end, alpha))
+            self._consider({"alpha": alpha})
+
+    def uniform(self) -> None:
+        """Judge the mean of all ingredients."""
+        self._lay_mean(self._settings.ingredients)
+        self._consider({"ingredients": list(self._settings.ingredients)})
+
+    def greedy(self) -> None:
+        """Add the ingredients one by one, the best on validation first; each stays if the mean is not worse with it.
+
+        Wortsman et al. 2022, "Model soups".
+        """
+        alone = []
+        for identity in self._settings.ingredients:
+            self._lay_mean([identity])
+            alone.append((self._consider({"ingredients": [identity]}), identity))
+        better_first = sorted(alone, key=lambda pair: (-self._gain(pair[0]), pair[1]))
+        soup = [better_first[0][1]]
+        value = better_first[0][0]
+        for _, identity in better_first[1:]:
+            self._lay_mean([*soup, identity])
+            tried = self._consider({"ingredients": [*soup, identity]}, ties=True)
+            if self._gain(tried) >= self._gain(value):
+                soup, value = [*soup, identity], tried
+
+    def to_record(self, trained: frozenset[str]) -> Record:
+        """Test what was chosen, once, and write the record."""
+        plan, outcome = self._plan, self._outcome
+        self._lay(self._best)
+        outcome.moved, outcome.trained = set(self._names), set(trained)
+        outcome.metrics["val"] = _of_split(self._best_row)
+        metrics = plan.settings.metrics
+        outcome.selection = Selection(
+            monitor=f"val/{metrics.monitor}",
+            mode=metrics.mode,
+            value=self._best_row[f"val/{metrics.monitor}"],
+            phase=0,
+            epoch=self._best_row["epoch"],
+        )
+        began = time.perf_counter()
+        outcome.metrics["test"], predictions = self._judge(plan.splits.test.indices)
+        outcome.confusion = confusion_matrix(predictions.labels, predictions.predicted, len(plan.splits.classes))
+        outcome.metrics |= shifted_metrics(plan, self._model, self._bench)
+        outcome.evaluate_seconds = time.perf_counter() - began
+        outcome.diagnostics = {**self._diagnosis.of(self._model), "average": self._report()}
+        files = write_files(plan, self._model, predictions, outcome)
+        record = make_record(plan, self._model, self._backbone, outcome, files)
+        record = record.model_copy(update={"notes": [*record.notes, self._note()]})
+        write_record(plan.folder, record)
+        return record
+
+    def _tensors(self, identity: str) -> dict[str, torch.Tensor]:
+        return load_file(run_folder(self._plan.settings.output_dir, identity) / BEST_FILE)
+
+    def _lay(self, tensors: Tensors) -> None:
+        state = self._model.state_dict()
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                state[name].copy_(tensor)
+
+    def _lay_mean(self, identities: Sequence[str]) -> None:
+        """Give the model the mean of these ingredients, with statistics of its own where theirs have moved."""
+        self._lay(mean_of([self._all[identity] for identity in identities]))
+        moved = {name for identity in identities for name in self._moved[identity]}
+        norms = {path for path in batch_norms(self._model) if f"{path}.running_mean" in moved}
+        if len(identities) > 1 and norms:
+            reestimate_statistics(self._model, norms, self._training_batches())
+
+    def _training_batches(self) -> Iterator[torch.Tensor]:
+        """The training images once, augmented as in the first epoch, in batches of nearly equal size."""
+        plan = self._plan
+        decoded = decoded_images(plan, self._bench)
+        random = plan.transform.is_random
+        inputs = AugmentedInputs(decoded, plan.transform, plan.settings.data_seed) if random else ImageInputs(decoded)
+        rows = plan.splits.train.indices
+        for batch in np.array_split(rows, -(-len(rows) // plan.settings.trainer.batch_size)):
+            (images,) = inputs.read(0, batch)
+            yield images.to(self._model.pixel_mean.device)
+
+    def _consider(self, about: dict[str, Any], *, ties: bool = False) -> float | None:
+        """Judge the model as it is on validation; keep its tensors if it is the best so far (with `ties`, or equal)."""
+        values, _ = self._judge(self._plan.splits.val.indices)
+        row = {"phase": "average", "epoch": len(self._outcome.history), **about}
+        row |= {f"val/{name}": value for name, value in values.items()}
+        self._outcome.history.append(row)
+        self._on_candidate(row)
+        value = values[self._plan.settings.metrics.monitor]
+        best = self._best_row.get(f"val/{self._plan.settings.metrics.monitor}")
+        gain, most = self._gain(value), self._gain(best)
+        if not self._best or gain > most or (ties and gain == most):
+            state = self._model.state_dict()
+            self._best, self._best_row = {name: state[name].detach().cpu().clone() for name in self._names}, row
+        return value
+
+    def _gain(self, value: float | None) -> float:
+        """A metric such that more is better; what is not a number is worst."""
+        if value is None or not np.isfinite(value):
+            return -np.inf
+        return -value if self._plan.settings.metrics.mode == "min" else value
+
+    def _judge(self, rows: Rows) -> tuple[dict[str, float | None], Predictions]:
+        """The metrics of the model as it is on these samples, and what it says of each."""
+        plan, rows = self._plan, np.sort(rows)
+        logits, _ = logits_of(plan, self._model, self._bench, decoded_images(plan, self._bench), rows)
+        labels = torch.from_numpy(plan.splits.val.images.labels[rows])
+        metrics = classification_metrics(len(plan.splits.classes), plan.settings.metrics.top_k)
+        metrics.update(logits, labels)
+        values = {name: float(value) for name, value in metrics.compute().items()}
+        return dict(values), Predictions(torch.from_numpy(rows), labels, logits.softmax(dim=1))
+
+    def _report(self) -> dict[str, Any]:
+        chosen = {key: value for key, value in self._best_row.items() if key in ("alpha", "ingredients")}
+        settings = self._settings
+        return {
+            "method": settings.method,
+            "ingredients": list(settings.ingredients),
+            "start": settings.start,
+            "chosen": chosen,
+            "candidates": len(self._outcome.history),
+        }
+
+    def _note(self) -> str:
+        settings, row = self._settings, self._best_row
+        judged = f"{len(self._outcome.history)} judged on validation"
+        if settings.method == "wise_ft":
+            start = f"run {settings.start}" if settings.start else "the source"
+            way = f"from {start} to run {settings.ingredients[0]}, a = {row['alpha']:g}"
+        else:
+            way = f"{len(row['ingredients'])} of {len(settings.ingredients)} runs ({', '.join(row['ingredients'])})"
+        return f"no training: {_METHODS[settings.method]}; {way}; {judged}"
+
+
+def _of_split(row: Mapping[str, Any]) -> dict[str, float | None]:
+    return {key.removeprefix("val/"): value for key, value in row.items() if key.startswith("val/")}
+
+
+# Which runs -----------------------------------------------------------------------------------------------------------
+
+
+def wise_ft_plan(
+    plan: Plan, alphas: Sequence[float], start: str | None, overrides: Sequence[str], bench: Workbench
+) -> Plan:
+    """The plan of a WiSE-FT average of a finished run with its source, or with the run `start`.
+
+    `overrides` say how the average is called in tables.
+
+    Raises:
+        UsageError: `start` is not a run of the same network on the same data.
+    """
+    if start is not None and alike(plan_of(start, plan, bench)) != alike(plan):
+        raise usage_error("--start", f"run {start} has another network, head, source or data than run {plan.identity}")
+    settings = {"method": "wise_ft", "ingredients": [plan.identity], "alphas": list(alphas), "start": start}
+    return _averaged(plan, settings, overrides, bench)
+
+
+def soup_plan(plans: Sequence[Plan], method: str, overrides: Sequence[str], bench: Workbench) -> Plan:
+    """The plan of a soup of finished runs that are `alike`; its configuration is otherwise that of the first."""
+    ordered = sorted(plans, key=lambda plan: plan.identity)
+    settings = {"method": method, "ingredients": [plan.identity for plan in ordered]}
+    return _averaged(ordered[0], settings, overrides, bench)
+
+
+def alike(plan: Plan) -> str:
+    """The same for runs whose weights can be averaged: one network, head and source, one validation and test split."""
+    settings, splits, transform = plan.settings, plan.splits, plan.transform
+    source = plan.source.identity if plan.source else settings.seed if settings.backbone.weights is None else ""
+    network = f"{settings.backbone!r} {source} {settings.adapter!r} {settings.head!r} {splits.classes}"
+    data = f"{splits.fingerprint} {splits.val.sha256} {splits.test.sha256}"
+    return f"{network} {data} {transform.output_size} {transform.resize} {transform.crop_pct} {transform.interpolation}"
+
+
+def _averaged(plan: Plan, settings: Mapping[str, Any], overrides: Sequence[str], bench: Workbench) -> Plan:
+    config = {**plan.config, "output_dir": str(plan.settings.output_dir), "average": dict(settings)}
+    return plan_run(config, overrides, bench)

@@ -1,0 +1,45 @@
+"""The decoded images of a run's data set."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from thawline.planning.plan import Plan
+from thawline.planning.session import Workbench
+from thawline.store.decoded_images import DecodedImages, decoded
+from thawline.training.batches import Rows
+
+_MOST_UNUSED = 4
+"""A set is kept whole while it has at most this many times the samples that a run reads."""
+
+
+def decoded_images(plan: Plan, bench: Workbench) -> DecodedImages:
+    """The decoded images of the plan's data set, each decoded once where the store or the memory takes them."""
+    transform, splits = plan.transform, plan.splits
+    indices = _rows_in_use(plan)
+    fixed = {name: getattr(transform, name) for name in ("resize", "crop_pct", "interpolation")}
+
+    def make() -> DecodedImages:
+        return decoded(
+            bench.store(plan.settings.cache),
+            splits.train.images,
+            fixed,
+            transform.decode,
+            transform.output_size,
+            fingerprint=splits.fingerprint,
+            indices=indices,
+        )
+
+    key = f"{splits.fingerprint} {fixed} {transform.output_size} {plan.settings.cache!r} {hash(indices.tobytes())}"
+    return bench.once("decoded", key, make)
+
+
+def _rows_in_use(plan: Plan) -> Rows:
+    """The rows that are kept for the runs of a sweep: all of the set, so that every seed and subset shares them.
+
+    Where the run reads only a small part of a large set, that part alone.
+    """
+    splits = plan.splits
+    used = np.unique(np.concatenate([splits.train.indices, splits.val.indices, splits.test.indices]))
+    total = len(splits.train.images)
+    return np.arange(total) if total <= _MOST_UNUSED * len(used) else used

@@ -1,0 +1,293 @@
+"""What a phase reads and how outputs come from it: images and the whole model, or the thaw line's stored values."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from thawline.execution.decoding import decoded_images
+from thawline.freeze_policies import Phase
+from thawline.network.model import TransferModel
+from thawline.planning.plan import Plan
+from thawline.planning.session import Workbench
+from thawline.store.decoded_images import DecodedImages
+from thawline.store.store import ArraySpec, Entry, EntrySpec, Store, StoreRefusedError
+from thawline.thaw_line.cost import decide, machine_rates
+from thawline.thaw_line.partition import ThawLine, UntraceableError
+from thawline.training.batches import Part, Rows
+from thawline.training.module import Forwards
+from thawline.transforms import Transform
+
+if TYPE_CHECKING:
+    from thawline.datasets import Split
+
+_PREFIX_BATCH = 64
+_EXAMPLE_BATCH = 2
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """Decoded images as they are: uint8 (B, 3, H, W)."""
+
+    decoded: DecodedImages
+
+    def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
+        """The images of these samples."""
+        return (self.decoded.read(rows),)
+
+
+@dataclass(frozen=True)
+class AugmentedInputs:
+    """Decoded images, each augmented as a function of (data seed, epoch, index).
+
+    With `views` > 0 the epochs cycle through that many views of each image.
+    """
+
+    decoded: DecodedImages
+    transform: Transform
+    data_seed: int
+    views: int = 0
+
+    def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
+        """The views of these samples in this epoch."""
+        view = epoch % self.views if self.views else epoch
+        images = self.decoded.read(rows)
+        pairs = zip(images, rows.tolist(), strict=True)
+        return (torch.stack([self.transform.augment(image, self.data_seed, view, row) for image, row in pairs]),)
+
+
+@dataclass(frozen=True)
+class LineInputs:
+    """The stored values of a thaw line: for each view, one row for each of `indices` (sorted)."""
+
+    entry: Entry
+    indices: Rows
+    views: int = 1
+
+    def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
+        """The values of these samples in this epoch's view."""
+        return self.entry.read((epoch % self.views) * len(self.indices) + np.searchsorted(self.indices, rows))
+
+
+@dataclass(frozen=True)
+class PhaseInputs:
+    """The parts of a fit, the forwards that fit them, and what was decided about the thaw line and why."""
+
+    parts: dict[str, Part]
+    forwards: Forwards
+    thaw_line: dict[str, Any] = field(default_factory=dict)
+
+
+def phase_inputs(
+    plan: Plan, model: TransferModel, bench: Workbench, phase: Phase, *, whole_because: str = "", pristine: bool = True
+) -> PhaseInputs:
+    """The inputs of a phase whose trainable set `model` has already.
+
+    Args:
+        plan: the run.
+        model: in the modes in which it trains.
+        bench: what the runs of this process share.
+        phase: the phase.
+        whole_because: why this phase must see the whole model, if it must.
+        pristine: whether everything that this phase freezes still has its source weights.
+    """
+    decoded = decoded_images(plan, bench)
+    images = _image_inputs(plan, decoded)
+    whole = PhaseInputs(_parts(plan, images), Forwards(model, model))
+    reason = whole_because or _why_not(plan)
+    if reason:
+        return _explained(whole, reason)
+    try:
+        line = bench.thaw_line(model, phase, _example(plan, model), reuse=pristine)
+    except UntraceableError as error:
+        return _explained(whole, f"not traceable: {error}")
+    if line.is_whole:
+        return _explained(
+            whole,
+            f"no frozen side: {line.reason}",
+            prefix_flops_per_sample=0,
+            suffix_flops_per_sample=line.suffix_flops_per_sample,
+        )
+    return _LineStore(plan, bench, line, decoded, images).inputs(model) or whole
+
+
+def _why_not(plan: Plan) -> str:
+    cache = plan.settings.cache
+    if cache.mode == "off":
+        return "cache=off"
+    if plan.settings.trainer.shares_weights:
+        return "trainer.strategy=fsdp: the weights of both sides are shared out"
+    if plan.settings.trainer.precision.endswith("-true") and plan.settings.trainer.precision != "32-true":
+        return f"precision={plan.settings.trainer.precision} changes the weights' type when the fit starts"
+    if plan.transform.is_random and not cache.views:
+        return "augmentation makes new images in every epoch; cache.views=V stores V views of each"
+    return ""
+
+
+def _explained(inputs: PhaseInputs, reason: str, **facts: Any) -> PhaseInputs:
+    return PhaseInputs(inputs.parts, inputs.forwards, {"stored": False, "reason": reason, **facts})
+
+
+def _image_inputs(plan: Plan, decoded: DecodedImages) -> dict[str, ImageInputs | AugmentedInputs]:
+    plain = ImageInputs(decoded)
+    train: ImageInputs | AugmentedInputs = plain
+    if plan.transform.is_random:
+        train = AugmentedInputs(decoded, plan.transform, plan.settings.data_seed, plan.settings.cache.views)
+    return {"train": train, "val": plain, "test": plain}
+
+
+def _splits(plan: Plan) -> dict[str, Split]:
+    return {"train": plan.splits.train, "val": plan.splits.val, "test": plan.splits.test}
+
+
+def _parts(plan: Plan, inputs: dict[str, Any]) -> dict[str, Part]:
+    return {name: Part(split.indices, split.images.labels, inputs[name]) for name, split in _splits(plan).items()}
+
+
+def _example(plan: Plan, model: TransferModel) -> torch.Tensor:
+    height, width = plan.transform.output_size
+    return torch.zeros((_EXAMPLE_BATCH, 3, height, width), dtype=torch.uint8, device=model.pixel_mean.device)
+
+
+class _LineStore:
+    """The values of one thaw line for all parts of a run, from the store."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        bench: Workbench,
+        line: ThawLine,
+        decoded: DecodedImages,
+        images: dict[str, ImageInputs | AugmentedInputs],
+    ) -> None:
+        self._plan, self._bench, self._line, self._decoded, self._images = plan, bench, line, decoded, images
+        self._views = plan.settings.cache.views if plan.transform.is_random else 0
+
+    def inputs(self, model: TransferModel) -> PhaseInputs | None:
+        """The stored inputs, or the whole model on images where storing does not pay or the store refuses."""
+        plan, line = self._plan, self._line
+        store = self._bench.store(plan.settings.cache)
+        whole = PhaseInputs(_parts(plan, self._images), Forwards(model, model))
+        facts = {
+            "values": [{"name": v.name, "shape": list(v.shape), "dtype": str(v.dtype)} for v in line.values],
+            "bytes_per_sample": line.bytes_per_sample,
+            "prefix_flops_per_sample": line.prefix_flops_per_sample,
+            "suffix_flops_per_sample": line.suffix_flops_per_sample,
+            "line": line.reason,
+        }
+        if store is None:
+            return _explained(whole, "cache=off", **facts)
+        specs = {name: self._spec(name) for name in ("train", "val")}
+        decision = self._decide(store, specs)
+        facts["decision"] = decision.reason
+        if not decision.store:
+            return _explained(whole, decision.reason, **facts)
+        try:
+            entries = {spec.identity: self._entry(store, name, spec) for name, spec in specs.items()}
+        except StoreRefusedError as refusal:
+            return _explained(whole, refusal.reason, **facts)
+        stored = {name: self._line_inputs(name, entries[spec.identity]) for name, spec in specs.items()}
+        parts = _parts(plan, {**stored, "test": stored["val"]})
+        dtype = plan.settings.cache.dtype
+        bytes_stored = sum(spec.total_bytes for spec in {spec.identity: spec for spec in specs.values()}.values())
+        facts |= {"stored": True, "reason": decision.reason, "dtype": dtype, "bytes": bytes_stored}
+        return PhaseInputs(parts, Forwards(line.train_suffix, line.eval_suffix), facts)
+
+    def _views_of(self, part: str) -> int:
+        return self._views if part == "train" else 0
+
+    def _indices(self, part: str) -> Rows:
+        """The rows that are stored: all that any run of the sweep may read; of augmented views, the training rows."""
+        return np.sort(self._plan.splits.train.indices) if self._views_of(part) else self._decoded.indices
+
+    def _spec(self, part: str) -> EntrySpec:
+        import timm
+
+        plan, line = self._plan, self._line
+        views, indices = self._views_of(part), self._indices(part)
+        low = plan.settings.cache.dtype
+        arrays = []
+        for value in line.values:
+            dtype = str(value.dtype).removeprefix("torch.")
+            stored_as = low if dtype == "float32" and low != "float32" else ""
+            arrays.append(ArraySpec(value.name, value.shape, dtype, stored_as))
+        key = {
+            "kind": "thaw line",
+            "prefix": line.prefix_key,
+            "images": self._decoded.spec.identity,
+            "views": {"count": views, "seed": plan.settings.data_seed, "transform": plan.transform.deciding()}
+            if views
+            else 0,
+            "rows": indices.tolist() if views else 0,
+            "device": str(self._bench.device(plan.settings)),
+            "precision": plan.settings.trainer.precision,
+            "channels_last": plan.settings.trainer.channels_last,
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+        }
+        title = f"thaw line before {line.reason}" + (f", {views} views" if views else "")
+        return EntrySpec(key, tuple(arrays), len(indices) * max(1, views), title=title)
+
+    def _decide(self, store: Store, specs: dict[str, EntrySpec]) -> Any:
+        plan, cache = self._plan, self._plan.settings.cache
+        kinds = {spec.identity: spec for spec in specs.values()}
+        stored = [store.open(spec) for spec in kinds.values()]
+        for entry in stored:
+            if entry is not None:
+                entry.close()
+        height, width = plan.transform.output_size
+        cache.dir.mkdir(parents=True, exist_ok=True)
+        return decide(
+            cache.mode,
+            prefix_flops_per_sample=self._line.prefix_flops_per_sample,
+            bytes_per_sample=self._line.bytes_per_sample,
+            input_bytes_per_sample=3 * height * width,
+            samples=sum(spec.samples for spec in kinds.values()),
+            epochs=sum(phase.epochs or 0 for phase in plan.phases),
+            runs_sharing=self._bench.runs,
+            already_stored=all(entry is not None for entry in stored),
+            budget_bytes=cache.max_bytes,
+            free_bytes=shutil.disk_usage(cache.dir).free,
+            rates=machine_rates(self._bench.device(plan.settings).type),
+        )
+
+    def _entry(self, store: Store, part: str, spec: EntrySpec) -> Entry:
+        """The stored values of a part, computed now if they are not there: from a shallower line's if there is one."""
+        images, indices, line, bench = self._images[part], self._indices(part), self._line, self._bench
+
+        def from_images(rows: Rows) -> tuple[torch.Tensor, ...]:
+            view, sample = divmod(rows, len(indices))
+            batches = [images.read(int(epoch), indices[sample[view == epoch]])[0] for epoch in np.unique(view)]
+            return self._computed(line.prefix, (torch.cat(batches),))
+
+        produce: Callable[[Rows], tuple[torch.Tensor, ...]] = from_images
+        rows_key = f"{self._decoded.spec.identity} {spec.samples} {self._views_of(part)}"
+        shallower = bench.shallower(line, rows_key)
+        if shallower is not None:
+            entry, onward = shallower
+
+            def from_shallower(rows: Rows) -> tuple[torch.Tensor, ...]:
+                return self._computed(onward, entry.read(rows))
+
+            produce = from_shallower
+        made = store.build(spec, produce, _PREFIX_BATCH)
+        bench.remember(line, rows_key, made)
+        return made
+
+    def _computed(self, side: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """The line's values as the run's own forward pass computes them, on its device and in its precision."""
+        device = self._bench.device(self._plan.settings)
+        mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(self._plan.settings.trainer.precision)
+        with torch.no_grad(), torch.autocast(device.type, dtype=mixed, enabled=mixed is not None):
+            values = side(*(value.to(device) for value in inputs))
+        kinds = (value.dtype for value in self._line.values)
+        return tuple(value.to(device="cpu", dtype=kind) for value, kind in zip(values, kinds, strict=True))
+
+    def _line_inputs(self, part: str, entry: Entry) -> LineInputs:
+        return LineInputs(entry, self._indices(part), max(1, self._views_of(part)))

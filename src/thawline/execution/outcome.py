@@ -1,0 +1,227 @@
+"""What a run leaves: its files and its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from thawline.execution import distributed
+from thawline.execution.shifted_tests import shifted_splits
+from thawline.files import atomic_write, sha256_of_file
+from thawline.ledger import provenance
+from thawline.network.model import TransferModel
+from thawline.optimization.optimizers import States
+from thawline.planning.plan import IDENTITY_FORMAT, Plan
+from thawline.records import Cost, GroupRecord, Parameters, PhaseRecord, Record, Selection, SplitRecord
+from thawline.runtime.clock import now
+from thawline.runtime.memory import peak_memory_bytes
+from thawline.training.module import Predictions
+
+if TYPE_CHECKING:
+    from thawline.backbones import Backbone
+    from thawline.execution.fitting import Fit
+
+BEST_FILE = "best.safetensors"
+MODEL_FILE = "model.safetensors"
+PREDICTIONS_FILE = "predictions.npz"
+_KEPT = (
+    "started_at", "history", "phases", "moved", "trained", "contract", "selection", "diverged", "metrics",
+    "train_seconds", "samples", "resumed",
+)  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """What a run's phases leave, one after the other.
+
+    `optimizer` is what the last one's remembered, if it is kept; `companions` what its regularizers trained themselves.
+    """
+
+    started_at: str = field(default_factory=now)
+    began: float = field(default_factory=time.perf_counter)
+    cpu_began: float = field(default_factory=time.process_time)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    phases: list[PhaseRecord] = field(default_factory=list)
+    optimizer: States = field(default_factory=dict)
+    companions: dict[str, torch.Tensor] = field(default_factory=dict)
+    moved: set[str] = field(default_factory=set)
+    trained: set[str] = field(default_factory=set)
+    contract: list[dict[str, Any]] = field(default_factory=list)
+    selection: Selection | None = None
+    diverged: bool = False
+    metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    confusion: list[list[int]] = field(default_factory=list)
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    samples: int = 0
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+
+    def to_text(self, training_seconds: float) -> str:
+        """What is there so far, for a checkpoint in a phase that has trained for `training_seconds`."""
+        values = {name: getattr(self, name) for name in _KEPT}
+        values["moved"], values["trained"] = sorted(self.moved), sorted(self.trained)
+        values["phases"] = [phase.model_dump() for phase in self.phases]
+        values["selection"] = self.selection.model_dump() if self.selection else None
+        values["train_seconds"] += training_seconds
+        values["seconds"] = time.perf_counter() - self.began
+        values["cpu_seconds"] = time.process_time() - self.cpu_began
+        return json.dumps(values)
+
+    @classmethod
+    def from_text(cls, text: str) -> Outcome:
+        """What `to_text` wrote; the seconds go on from there."""
+        values = json.loads(text)
+        values["began"] = time.perf_counter() - values.pop("seconds")
+        values["cpu_began"] = time.process_time() - values.pop("cpu_seconds")
+        values["moved"], values["trained"] = set(values["moved"]), set(values["trained"])
+        values["phases"] = [PhaseRecord(**phase) for phase in values["phases"]]
+        values["selection"] = Selection(**values["selection"]) if values["selection"] else None
+        return cls(**values)
+
+    def absorb(self, plan: Plan, model: TransferModel, fit: Fit) -> None:
+        """Add what a phase's fit left."""
+        module, selection, metrics = fit.module, fit.selection, plan.settings.metrics
+        self.history += module.history
+        self.optimizer = selection.optimizer
+        self.companions = selection.companions
+        self.moved |= module.moved
+        self.trained |= fit.phase.trainable
+        self.samples += len(plan.splits.train.indices) * len(module.history)
+        self.diverged |= selection.diverged
+        self.contract.append({"phase": fit.phase.name, **fit.contract.result})
+        self.phases.append(_phase_record(model, fit))
+        self.selection = Selection(
+            monitor=f"val/{metrics.monitor}",
+            mode=metrics.mode,
+            value=selection.best_value,
+            phase=fit.index,
+            epoch=fit.first_epoch + max(0, selection.best_epoch),
+        )
+
+
+def write_files(plan: Plan, model: TransferModel, predictions: Predictions, outcome: Outcome) -> dict[str, str]:
+    """The tensors that training moved, and what was said of each test sample; returns file name -> SHA-256."""
+    state = model.state_dict()
+    best = {name: state[name].detach().cpu().contiguous() for name in sorted(outcome.moved)}
+    with atomic_write(plan.folder / BEST_FILE) as stream:
+        stream.write(save(best))
+    with atomic_write(plan.folder / PREDICTIONS_FILE) as stream:
+        np.savez_compressed(stream, allow_pickle=False, **predictions.arrays())
+    return {name: sha256_of_file(plan.folder / name) for name in (BEST_FILE, PREDICTIONS_FILE)}
+
+
+def make_record(
+    plan: Plan, model: TransferModel, backbone: Backbone, outcome: Outcome, files: dict[str, str]
+) -> Record:
+    """The record of a run that is through."""
+    if outcome.selection is None:
+        raise RuntimeError("a run without a phase has nothing to record")
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    trainable = sum(sizes[name] for name in outcome.trained)
+    return Record(
+        identity=plan.identity,
+        identity_format=IDENTITY_FORMAT,
+        diverged=outcome.diverged,
+        config=dict(plan.config),
+        overrides=list(plan.overrides),
+        classes=list(plan.splits.classes),
+        provenance=_provenance(plan, backbone, outcome),
+        splits=_split_records(plan) | shifted_splits(plan),
+        layer_groups=[
+            GroupRecord(
+                index=group.index,
+                name=group.name,
+                parameters=sum(sizes[name] for name in group.parameters),
+                trained=sum(sizes[name] for name in group.parameters if name in outcome.trained),
+            )
+            for group in plan.network.groups
+        ],
+        parameters=Parameters(
+            total=sum(sizes.values()),
+            trainable=trainable,
+            frozen=sum(sizes.values()) - trainable,
+            head=sum(sizes[name] for name in plan.network.head),
+            adapter=sum(sizes[name] for name in plan.network.adapter),
+        ),
+        phases=outcome.phases,
+        history=outcome.history,
+        selection=outcome.selection,
+        metrics=outcome.metrics,
+        confusion_matrix=outcome.confusion,
+        freeze_contract={"phases": outcome.contract},
+        cost=Cost(
+            total_seconds=time.perf_counter() - outcome.began,
+            cpu_seconds=time.process_time() - outcome.cpu_began,
+            train_seconds=outcome.train_seconds,
+            evaluate_seconds=outcome.evaluate_seconds,
+            peak_memory_bytes=peak_memory_bytes(),
+            train_samples_per_second=outcome.samples / outcome.train_seconds if outcome.train_seconds else None,
+        ),
+        files=files,
+        diagnostics=outcome.diagnostics,
+        notes=[
+            *plan.splits.notes,
+            *(note for item in plan.shifted for note in item.notes),
+            *distributed.notes(plan, sorted(outcome.moved - sizes.keys())),
+        ],
+    )
+
+
+def _phase_record(model: TransferModel, fit: Fit) -> PhaseRecord:
+    parameters = dict(model.named_parameters())
+    groups = [
+        {
+            "name": group["name"],
+            "tensors": len(group["params"]),
+            "parameters": sum(parameter.numel() for parameter in group["params"]),
+            "lr": group["initial_lr"],
+            "weight_decay": group["weight_decay"],
+        }
+        for optimizer in fit.trainer.optimizers
+        for group in optimizer.param_groups
+    ]
+    return PhaseRecord(
+        name=fit.phase.name,
+        epochs=len(fit.module.history),
+        trainable_parameters=sum(parameters[name].numel() for name in fit.phase.trainable),
+        trainable_tensors=len(fit.phase.trainable),
+        optimizer_groups=groups,
+        thaw_line=fit.inputs.thaw_line,
+        regularizers=fit.penalties.report,
+    )
+
+
+def _provenance(plan: Plan, backbone: Backbone, outcome: Outcome) -> dict[str, Any]:
+    return {
+        **provenance.software(),
+        "hardware": provenance.hardware(),
+        "threads": torch.get_num_threads(),
+        "command": provenance.command(),
+        "started_at": outcome.started_at,
+        "finished_at": now(),
+        "resumed": outcome.resumed,
+        "data_fingerprint": plan.splits.fingerprint,
+        "own_code": {module: dataclasses.asdict(file) for module, file in plan.code.items()},
+        "weights": dataclasses.asdict(backbone.weights),
+        "source_run": plan.source.identity if plan.source else None,
+    }
+
+
+def _split_records(plan: Plan) -> dict[str, SplitRecord]:
+    classes = len(plan.splits.classes)
+    return {
+        name: SplitRecord(
+            samples=len(split.indices),
+            sha256=split.sha256,
+            per_class=[int(count) for count in split.per_class(classes)],
+        )
+        for name, split in (("train", plan.splits.train), ("val", plan.splits.val), ("test", plan.splits.test))
+    }

@@ -1,0 +1,38 @@
+"""One process of a run on several devices: ``python -m thawline.execution.rank JOB_FILE PARENT``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from thawline.runtime.processes import end_with_parent
+
+
+def main(job_file: Path, parent: int) -> int:
+    """Run the job that the process `parent` left in `job_file`, and return the exit status."""
+    # Before the imports, which take seconds: a parent that is killed meanwhile must not leave anything behind.
+    end_with_parent(parent)
+    from thawline.execution.distributed import EPOCHS_FILE, tell_epoch
+    from thawline.execution.run import execute
+    from thawline.files import read_json
+    from thawline.planning.plan import plan_run
+    from thawline.planning.session import Workbench
+    from thawline.runtime.signals import Interrupted, listening
+    from thawline.specs import allow_targets
+
+    job = read_json(job_file)
+    allow_targets(job["allow"])
+    sys.argv = job["argv"]
+    try:
+        with listening():
+            bench = Workbench()
+            plan = plan_run(job["config"], job["overrides"], bench, job["label"])
+            rows = job_file.with_name(EPOCHS_FILE)
+            execute(plan, bench, group=job["group"], on_epoch=lambda row: tell_epoch(rows, row))
+    except Interrupted as interruption:
+        return interruption.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

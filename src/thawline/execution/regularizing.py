@@ -1,0 +1,145 @@
+"""The regularizers of a run: what they are attached to in each phase."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from thawline.execution.decoding import decoded_images
+from thawline.execution.weights import backbone_of
+from thawline.layer_groups import LayerGroup
+from thawline.network.model import TransferModel
+from thawline.planning.plan import Plan
+from thawline.planning.session import Workbench
+from thawline.regularizers import Context, Teacher
+from thawline.regularizers.observation import Observer
+from thawline.store.decoded_images import DecodedImages
+from thawline.training.penalties import Penalties, Penalty
+
+if TYPE_CHECKING:
+    from thawline.backbones import Backbone, BackboneSpec
+    from thawline.datasets import Split
+
+_TRUE_TYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+"""Precisions that change the type of the model's parameters when a fit starts."""
+
+
+def why_whole(plan: Plan) -> str:
+    """Why the run's phases must see the whole model, or nothing."""
+    names = [name for name, regularizer in plan.settings.regularizer.items() if "forward" in regularizer.needs]
+    return f"regularizers that need the whole model's forward pass: {', '.join(names)}" if names else ""
+
+
+class Regularizing:
+    """Attaches a run's regularizers to its model, phase by phase.
+
+    Args:
+        plan: the run.
+        bench: what the runs of this process share.
+        model: the run's model, before anything trains.
+        backbone: the source network: its normalisation and its classifier.
+        alike: the same for runs whose models start alike.
+    """
+
+    def __init__(self, plan: Plan, bench: Workbench, model: TransferModel, backbone: Backbone, alike: str) -> None:
+        self._plan, self._bench, self._model, self._backbone, self._alike = plan, bench, model, backbone, alike
+        needed = any("source" in regularizer.needs for regularizer in plan.settings.regularizer.values())
+        self._source = self._frozen(copy.deepcopy(model.backbone), backbone) if needed else None
+
+    def attach(self, companions: Mapping[str, torch.Tensor]) -> Penalties:
+        """The regularizers of the next phase; the model's trainable set is the phase's already.
+
+        `companions` is what regularizers trained themselves in the phase before; where it is empty, they start anew.
+        """
+        specs = self._plan.settings.regularizer
+        if not specs:
+            return Penalties()
+        device = self._bench.device(self._plan.settings)
+        student = Observer(self._model.to(device), _groups_inside(self._plan))
+        source = Observer(self._source.to(device), student.groups) if self._source is not None else None
+        others = [source] if source is not None else []
+        attached: dict[str, Penalty] = {}
+        try:
+            for name, spec in specs.items():
+                context = self._context(name, student, source, others)
+                attached[name] = Penalty(spec.weight, spec.attach(context))
+        except BaseException:
+            Penalties(attached, student, others).close()
+            raise
+        if not why_whole(self._plan):
+            student.close()
+        penalties = Penalties(attached, student if why_whole(self._plan) else None, others)
+        if companions:
+            penalties.companions.load_state_dict(companions)
+        return penalties
+
+    def _context(self, name: str, student: Observer, source: Observer | None, others: list[Observer]) -> Context:
+        plan, bench = self._plan, self._bench
+        settings, splits = plan.settings, plan.splits
+        device = bench.device(settings)
+        decoded = decoded_images(plan, bench)
+        key = f"{self._alike} {plan.transform!r} {splits.fingerprint} {splits.train.sha256} {splits.val.sha256}"
+
+        def build(teacher: Teacher) -> Observer:
+            built = backbone_of(cast("BackboneSpec", teacher), plan, bench, f"regularizer.{name}.teacher")
+            others.append(Observer(self._frozen(built.module, built).to(device), built.groups))
+            return others[-1]
+
+        def remember(what: str, make: Callable[[], Any]) -> Any:
+            return bench.once("regularizer", f"{what} {key}", make)
+
+        return Context(
+            name=name,
+            model=self._model,
+            network=plan.network,
+            classes=len(splits.classes),
+            observer=student,
+            source=source,
+            source_classifier=self._backbone.source_classifier,
+            samples=lambda split: _SplitSamples({"train": splits.train, "val": splits.val}[split], decoded, device),
+            build=build,
+            remember=remember,
+            seed=settings.seed,
+            data_seed=settings.data_seed,
+            device=device,
+            dtype=_TRUE_TYPES.get(settings.trainer.precision, torch.float32),
+        )
+
+    def _frozen(self, module: nn.Module, backbone: Backbone) -> TransferModel:
+        """Images -> features (B, D), in eval mode, in the type that the fit's model will have."""
+        model = TransferModel(module, nn.Identity(), backbone.mean, backbone.std)
+        model.set_trainable(())
+        return model.eval().to(_TRUE_TYPES.get(self._plan.settings.trainer.precision, torch.float32))
+
+
+@dataclass(frozen=True)
+class _SplitSamples:
+    """A split's images as they are decoded, without augmentation."""
+
+    split: Split
+    decoded: DecodedImages
+    device: torch.device
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """The labels (N,)."""
+        labels: NDArray[Any] = self.split.images.labels[self.split.indices]
+        return labels
+
+    def images(self, positions: Sequence[int] | NDArray[Any]) -> torch.Tensor:
+        """The uint8 images at these positions of the split."""
+        return self.decoded.read(self.split.indices[positions]).to(self.device)
+
+
+def _groups_inside(plan: Plan) -> tuple[LayerGroup, ...]:
+    """The layer groups with parameter names as the backbone itself has them."""
+    return tuple(
+        LayerGroup(group.index, group.name, tuple(name.removeprefix("backbone.") for name in group.parameters))
+        for group in plan.network.groups
+    )

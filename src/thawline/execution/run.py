@@ -1,0 +1,188 @@
+"""One run: source model -> judge it -> phases -> select on validation -> test once -> record."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from typing import Any
+
+import torch
+
+from thawline.execution import distributed, judging
+from thawline.execution.averaging import average
+from thawline.execution.checkpoint import AtEpochs, Checkpoint, Saved
+from thawline.execution.diagnostics import Diagnosis
+from thawline.execution.fitting import Fit, OnEpoch, prepare_fit
+from thawline.execution.inputs import phase_inputs
+from thawline.execution.outcome import Outcome, make_record, write_files
+from thawline.execution.packing import Pack
+from thawline.execution.probing import solve_path
+from thawline.execution.regularizing import Regularizing, why_whole
+from thawline.execution.shifted_tests import shifted_metrics
+from thawline.execution.threads import on_threads
+from thawline.execution.weights import source_backbone, with_head
+from thawline.freeze_policies import Phase
+from thawline.ledger.runs import run_once
+from thawline.planning.plan import Plan
+from thawline.planning.session import Workbench
+from thawline.records import Record, write_record
+from thawline.runtime.clock import now
+from thawline.runtime.memory import freeing, keep_freed_memory
+from thawline.tasks.classification.metrics import confusion_matrix
+from thawline.trackers import Mirrored, mirroring, summary_of
+from thawline.training.module import Predictions
+
+
+def execute(
+    plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoch, packs: dict[str, Pack] | None = None
+) -> Record:
+    """Run `plan` from start to record, in its folder.
+
+    Args:
+        plan: the run.
+        bench: what the runs of this process share.
+        group: the sweep that the run belongs to, for loggers.
+        on_epoch: gets each epoch's row of the history.
+        packs: linear probes that are trained together, by the identity of each run; a pack is dropped after its last
+            run so that its model can be freed.
+    """
+    _settle_libraries(plan, bench)
+    source_record = None
+    if plan.source is not None:
+        source_record = run_once(
+            plan.source,
+            lambda source: execute(source, bench, group=group, on_epoch=on_epoch),
+            began=bench.began,
+            retries=plan.settings.sweep.retries,
+        )
+    if distributed.wanted(plan) and plan.settings.average is None:
+        return distributed.execute_on_all(plan, group, on_epoch)
+    spec = plan.settings.logger if distributed.is_first() else None
+    about = Mirrored(plan.folder, plan.identity, plan.label or plan.identity, group, plan.config)
+    with freeing(), on_threads(plan, bench), mirroring(spec, about, on_epoch) as mirror:
+        pack = (packs or {}).pop(plan.identity, None)
+        if plan.settings.average is not None:
+            record = average(plan, bench, mirror.epoch)
+        elif pack is not None:
+            record = pack.record(plan, mirror.epoch)
+        else:
+            record = _Run(plan, bench, mirror.epoch).to_record(source_record)
+        mirror.summary.update(summary_of(record))
+    return record
+
+
+def _settle_libraries(plan: Plan, bench: Workbench) -> None:
+    """Lightning's advice is about choices that are made here on purpose; its errors still come through."""
+    for name in ("pytorch_lightning", "lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
+    if bench.device(plan.settings).type == "cpu":
+        keep_freed_memory()
+
+
+def _built_alike(plan: Plan) -> str:
+    """The same for runs whose models are built alike from the same source weights."""
+    settings = plan.settings
+    seed = settings.seed if settings.backbone.weights is None and plan.source is None else ""
+    source = plan.source.identity if plan.source else ""
+    network = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r}"
+    return f"{network} {source} {plan.splits.classes} {plan.transform.output_size} {seed}"
+
+
+class _Run:
+    """A run in progress: the model, and what its phases leave."""
+
+    def __init__(self, plan: Plan, bench: Workbench, on_epoch: OnEpoch) -> None:
+        self._plan, self._bench, self._on_epoch = plan, bench, on_epoch
+        self._outcome = Outcome()
+        self._backbone = source_backbone(plan, bench)
+        self._model = bench.settled(_built_alike(plan), with_head(plan, self._backbone))
+        self._device = bench.device(plan.settings)
+        self._model.to(self._device)
+        self._diagnosis = Diagnosis(plan, self._model, self._backbone, bench)
+        self._checkpoint = Checkpoint(plan)
+        self._regularizing = Regularizing(plan, bench, self._model, self._backbone, _built_alike(plan))
+
+    def to_record(self, source_record: Record | None) -> Record:
+        """Judge, train, select, test, and write the record."""
+        plan, outcome = self._plan, self._outcome
+        saved = self._checkpoint.read()
+        if saved is not None:
+            outcome = self._go_on(saved)
+        elif source_record is not None:
+            outcome.metrics |= judging.before_tuning(plan, self._model, self._backbone, self._bench, source_record)
+        for index, phase in enumerate(plan.phases):
+            if saved is None or index >= saved.phase:
+                fit = self._fit(index, phase, saved.fit if saved is not None and index == saved.phase else None)
+        predictions = self._test(fit)
+        outcome.metrics |= shifted_metrics(plan, self._model, self._bench)
+        outcome.diagnostics = self._diagnosis.of(self._model)
+        files = write_files(plan, self._model, predictions, outcome) if distributed.is_first() else {}
+        record = make_record(plan, self._model, self._backbone, outcome, files)
+        if distributed.is_first():
+            write_record(plan.folder, record)
+            self._checkpoint.remove()
+        return record
+
+    def _go_on(self, saved: Saved) -> Outcome:
+        """Let the model and the outcome be what they were when the phase of the checkpoint began."""
+        state = self._model.state_dict()
+        with torch.no_grad():
+            for name, tensor in saved.tensors.items():
+                state[name].copy_(tensor)
+        self._outcome = Outcome.from_text(saved.run)
+        place = {"phase": self._plan.phases[saved.phase].name, "epoch": saved.fit["epoch"]}
+        self._outcome.resumed.append({**place, "at": now()})
+        # A mirror numbers its rows by epoch: what it has already it leaves out, and what it lost it has again.
+        for row in self._outcome.history:
+            self._on_epoch(row)
+        return self._outcome
+
+    def _fit(self, index: int, phase: Phase, state: dict[str, Any] | None) -> Fit:
+        """Train one phase, from `state` on if it was broken, and leave the model at its best epoch by validation."""
+        plan, outcome = self._plan, self._outcome
+        self._model.set_trainable(phase.trainable, statistics_frozen=phase.running_statistics == "frozen")
+        self._model.train()
+        if plan.settings.trainer.shares_weights:
+            self._model.cpu()
+        frozen_moved = outcome.moved - phase.trainable
+        inputs = phase_inputs(
+            plan, self._model, self._bench, phase, whole_because=why_whole(plan), pristine=not frozen_moved
+        )
+        began = time.perf_counter()
+        values = self._model.state_dict()
+        before = {name: values[name].clone() for name in outcome.moved}
+        at_epochs = AtEpochs(
+            self._checkpoint,
+            index,
+            state,
+            lambda fitted: Saved(index, outcome.to_text(time.perf_counter() - began), before, fitted),
+        )
+        first_epoch, states = len(outcome.history), outcome.optimizer
+        penalties = self._regularizing.attach(outcome.companions)
+        fit = prepare_fit(plan, self._model, inputs, index, first_epoch, self._on_epoch, at_epochs, states, penalties)
+        if plan.settings.probe is not None:
+            solve_path(plan, self._model, fit, self._on_epoch)
+        else:
+            fit.train()
+        outcome.train_seconds += time.perf_counter() - began
+        fit.settle(self._model)
+        self._model.to(self._device)
+        outcome.absorb(plan, self._model, fit)
+        return fit
+
+    def _test(self, fit: Fit) -> Predictions:
+        """The selected epoch's metrics on validation, as they were when it was chosen, and on test, opened now."""
+        plan, outcome = self._plan, self._outcome
+        chosen = outcome.history[outcome.selection.epoch] if outcome.selection else {}
+        outcome.metrics["val"] = {
+            name.removeprefix("val/"): value for name, value in chosen.items() if name.startswith("val/")
+        }
+        began = time.perf_counter()
+        fit.trainer.test(fit.module, dataloaders=fit.batches.loader("test"), verbose=False)
+        outcome.evaluate_seconds = time.perf_counter() - began
+        outcome.metrics["test"] = dict(fit.module.evaluated)
+        predictions = Predictions.joined(distributed.gathered(fit.module.predictions))
+        outcome.confusion = confusion_matrix(predictions.labels, predictions.predicted, len(plan.splits.classes))
+        return predictions

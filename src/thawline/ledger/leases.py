@@ -1,0 +1,209 @@
+"""A run's folder belongs to one process at a time, on any number of machines that share it.
+
+Two guards. The kernel's lock on ``run.lock`` is exact between the processes of one machine and ends with its holder.
+On a shared file system it may not reach other machines; so the owner also keeps ``owner.json`` and renews its time
+every `BEAT_SECONDS`. Another machine takes the folder over when that time is older than `STALE_SECONDS`, by the file
+system's own clock. An owner that finds itself replaced (it was suspended, or cut off) stops.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import errno
+import functools
+import json
+import os
+import platform
+import signal
+import socket
+import threading
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from thawline.errors import WriteError
+from thawline.files import write_json
+from thawline.store.file_locks import FileLock, try_lock
+
+LOCK_FILE = "run.lock"
+OWNER_FILE = "owner.json"
+BEAT_SECONDS = 10.0
+STALE_SECONDS = 90.0
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who runs a cell: the process, the machine under which it can be asked for, and a token of the claim."""
+
+    machine: str
+    host: str
+    pid: int
+    token: str
+
+
+class Claim:
+    """A run's folder, held. Ends with `release`, with the block, or with the process."""
+
+    def __init__(self, folder: Path, owner: Owner, lock: FileLock | None) -> None:
+        self._folder, self._owner, self._lock = folder, owner, lock
+        self._ended = threading.Event()
+        self._beating = threading.Thread(target=self._beat, name=f"claim {folder.name}", daemon=True)
+        self._beating.start()
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the folder up."""
+        self._ended.set()
+        self._beating.join()
+        if self.is_mine():
+            (self._folder / OWNER_FILE).unlink(missing_ok=True)
+        if self._lock is not None:
+            (self._folder / LOCK_FILE).unlink(missing_ok=True)
+            self._lock.release()
+
+    def is_mine(self) -> bool:
+        """Whether no other process has taken the folder over."""
+        owner = read_owner(self._folder)
+        return owner is not None and owner.token == self._owner.token
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            if self.is_mine():
+                # A file server that does not answer for a while is no reason to stop; being replaced is.
+                with contextlib.suppress(OSError):
+                    os.utime(self._folder / OWNER_FILE)
+            elif not self._ended.is_set():
+                _thread.interrupt_main(signal.SIGTERM)
+                return
+
+
+def try_claim(folder: Path) -> Claim | None:
+    """The claim on a run's folder (which exists), or None where another living process holds it.
+
+    Raises:
+        WriteError: the folder cannot be written.
+    """
+    try:
+        lock = try_lock(folder / LOCK_FILE, create=True)
+        if lock is None:
+            return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise WriteError(error.errno, error.strerror, str(folder / LOCK_FILE)) from error
+        lock = None
+    mine = Owner(_machine(), socket.gethostname(), os.getpid(), uuid.uuid4().hex)
+    if _take(folder, mine, locked=lock is not None):
+        return Claim(folder, mine, lock)
+    if lock is not None:
+        lock.release()
+    return None
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether a living process holds the folder, as far as it can be seen from here."""
+    owner = read_owner(folder)
+    if owner is None:
+        return False
+    if owner.machine != _machine():
+        return not _is_stale(folder / OWNER_FILE)
+    try:
+        lock = try_lock(folder / LOCK_FILE)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return not _is_stale(folder / OWNER_FILE)
+    if lock is None:
+        return True
+    lock.release()
+    return False
+
+
+def read_owner(folder: Path) -> Owner | None:
+    """Who claims the folder, or did when its process ended; None where nobody does."""
+    return _owner_in(folder / OWNER_FILE)
+
+
+def _take(folder: Path, mine: Owner, *, locked: bool) -> bool:
+    """Write `mine` as the owner, unless another is alive. Creating a file is exclusive on every file system."""
+    owner = read_owner(folder)
+    if owner is None:
+        return _create(folder / OWNER_FILE, json.dumps(asdict(mine)))
+    # With the lock in hand, an owner of this machine is dead.
+    if not (locked and owner.machine == mine.machine) and not _is_stale(folder / OWNER_FILE):
+        return False
+    return _take_over(folder, owner, mine)
+
+
+def _create(path: Path, content: str = "") -> bool:
+    """Whether the file was not there and is now."""
+    try:
+        with path.open("x") as stream:
+            stream.write(content)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(path)) from error
+    return True
+
+
+def _take_over(folder: Path, dead: Owner, mine: Owner) -> bool:
+    """Put `mine` in the place of the dead owner, in one step.
+
+    One at a time may try, and looks again: who had seen the dead owner too, and comes later, finds the successor.
+    """
+    taking = folder / f".{OWNER_FILE}.taking"
+    if _is_stale(taking):
+        taking.unlink(missing_ok=True)
+    if not _create(taking):
+        return False
+    try:
+        if read_owner(folder) != dead:
+            return False
+        write_json(folder / OWNER_FILE, asdict(mine))
+        return True
+    finally:
+        taking.unlink(missing_ok=True)
+
+
+def _owner_in(path: Path) -> Owner | None:
+    try:
+        return Owner(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError):
+        # Created and not yet written, or damaged: its time still tells whether somebody is there.
+        return Owner("", "", 0, "")
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether the file's owner has been silent for too long, measured by the clock that dates the files beside it."""
+    probe = path.parent / f".now.{uuid.uuid4().hex}"
+    try:
+        beat = path.stat().st_mtime
+        probe.touch()
+        now = probe.stat().st_mtime
+    except OSError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return now - beat > STALE_SECONDS
+
+
+@functools.cache
+def _machine() -> str:
+    """A name of the running kernel: within it the kernel's locks are exact, also between containers."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{platform.node()} {uuid.getnode():x}"

@@ -1,0 +1,84 @@
+"""Where a number comes from: software, commit, hardware, command."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from thawline.runtime.cores import available_cores
+
+_PACKAGES = (
+    "thawline", "torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
+    "scikit-learn", "pillow", "wandb",
+)  # fmt: skip
+
+
+@functools.cache
+def software() -> dict[str, Any]:
+    """Versions of Python and of every package that touches a number, and the source commit where there is one."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = "absent"
+    return {"python": platform.python_version(), "packages": packages, "commit": _commit()}
+
+
+@functools.cache
+def hardware() -> dict[str, Any]:
+    """The processor, the cores that this process may use, and the GPUs."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": available_cores(),
+        "gpus": gpus,
+    }
+
+
+def command() -> str:
+    """The command line of this process, quoted for a shell."""
+    # The verb that hands its arguments to Hydra is no longer among them.
+    program = ["thawline", "train"] if sys.argv[0] == "thawline train" else ["thawline"]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> dict[str, str | None]:
+    """The commit of thawline's own checkout, and a hash of what is not committed (null where nothing is)."""
+    folder = Path(__file__).resolve().parent
+    commit = _git(folder, "rev-parse", "HEAD")
+    tracked = _git(folder, "ls-files", "--error-unmatch", str(Path(__file__).resolve()))
+    if not commit or not tracked:
+        return {"sha": None, "dirty_sha256": None}
+    changes = _git(folder, "diff", "HEAD") or ""
+    return {"sha": commit, "dirty_sha256": hashlib.sha256(changes.encode()).hexdigest() if changes else None}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

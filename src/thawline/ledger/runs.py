@@ -1,0 +1,210 @@
+"""The state of every run on disk: pending, running, interrupted, failed, done; and that each is run by one process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from thawline.errors import WriteError
+from thawline.files import atomic_write, make_folder, read_json, remove_partial, write_json
+from thawline.ledger.leases import Claim, is_claimed, try_claim
+from thawline.records import RECORD_FILE, Record, read_record
+from thawline.runtime import signals
+from thawline.runtime.clock import now
+
+if TYPE_CHECKING:
+    from thawline.planning.plan import Plan
+
+Stamp = tuple[int, int]
+State = Literal["pending", "running", "interrupted", "failed", "done"]
+STATE_FILE = "state.json"
+CONFIG_FILE = "config.json"
+POLL_SECONDS = 0.5
+"""How often a run that another process has is looked at."""
+
+
+class RunFailed(Exception):
+    """A run ended with an error; its traceback is in a file."""
+
+    def __init__(self, identity: str, error: str, traceback_file: Path) -> None:
+        self.identity, self.error, self.traceback_file = identity, error, traceback_file
+        super().__init__(f"run {identity} failed: {error} (traceback: {traceback_file})")
+
+    def __reduce__(self) -> tuple[type[RunFailed], tuple[str, str, Path]]:
+        return type(self), (self.identity, self.error, self.traceback_file)
+
+
+class RunBusy(Exception):
+    """Another process has the run now."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of a run: its state, who runs it since when, which attempt, and the error of a failure.
+
+    `since` is the time of the last change of state (UTC, ISO 8601); `record_stamp` is the size and the time of the
+    record when it was found valid.
+    """
+
+    state: State
+    attempt: int = 0
+    since: str = ""
+    host: str = ""
+    pid: int = 0
+    error: str = ""
+    traceback_file: str = ""
+    record_stamp: Stamp | None = None
+
+
+def status_of(folder: Path) -> Status:
+    """The state of the run in `folder`. Done means a validated record."""
+    status = _read(folder)
+    stamp = _stamp(folder / RECORD_FILE)
+    if stamp is not None and (stamp == status.record_stamp or read_record(folder) is not None):
+        return _in_state(status, "done")
+    if stamp is not None and status.state in ("done", "pending"):
+        return _in_state(status, "failed", f"{folder / RECORD_FILE} is damaged; the same command makes it again")
+    if status.state == "done":
+        return _in_state(status, "pending")
+    if status.state == "running" and not is_claimed(folder):
+        return _in_state(status, "interrupted", "its process is gone")
+    return status
+
+
+def run_once(
+    plan: Plan,
+    run: Callable[[Plan], Record],
+    *,
+    began: str = "",
+    retries: int = 0,
+    wait: bool = True,
+) -> Record:
+    """The record of `plan`: the one that is there, or that of running it now, in this process alone.
+
+    Args:
+        plan: the run.
+        run: makes the record and leaves it in the plan's folder.
+        began: when this command began; a failure since then is not tried again, whoever had it.
+        retries: how often a run that fails is tried again at once.
+        wait: wait for a process that has the run.
+
+    Raises:
+        RunFailed: it ended with an error; its state and its traceback are on disk.
+        RunBusy: another process has it, and `wait` is off.
+        WriteError: the folder cannot be written, or the disk is full.
+    """
+    record = read_record(plan.folder)
+    if record is not None:
+        return record
+    make_folder(plan.folder)
+    with _claimed(plan.folder, wait=wait) as claim:
+        record = read_record(plan.folder)
+        if record is not None:
+            return record
+        _raise_failure(plan, began)
+        (plan.folder / RECORD_FILE).unlink(missing_ok=True)
+        remove_partial(plan.folder)
+        for _retry in range(retries):
+            with contextlib.suppress(RunFailed):
+                return _attempt(plan, run, claim)
+        return _attempt(plan, run, claim)
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, *, wait: bool) -> Iterator[Claim]:
+    claim = try_claim(folder)
+    while claim is None:
+        if not wait:
+            raise RunBusy(str(folder))
+        signals.check()
+        time.sleep(POLL_SECONDS)
+        claim = try_claim(folder)
+    with claim:
+        yield claim
+
+
+def _raise_failure(plan: Plan, began: str) -> None:
+    status = _read(plan.folder)
+    if began and status.state == "failed" and status.since >= began:
+        raise RunFailed(plan.identity, status.error, Path(status.traceback_file))
+
+
+def _attempt(plan: Plan, run: Callable[[Plan], Record], claim: Claim) -> Record:
+    journal = _Journal(plan.folder, _read(plan.folder).attempt + 1, claim)
+    write_json(plan.folder / CONFIG_FILE, dict(plan.config))
+    journal.write("running")
+    try:
+        record = run(plan)
+    except WriteError:
+        with contextlib.suppress(WriteError):
+            journal.failure(plan.identity)
+        raise
+    except Exception as error:
+        stopped = signals.requested()
+        if stopped is None:
+            raise journal.failure(plan.identity) from error
+        # What fails when the process is told to stop (a loader's worker got the same signal) is no failure of the run.
+        interruption = signals.Interrupted(stopped)
+        journal.write("interrupted", error=str(interruption))
+        raise interruption from error
+    except BaseException as error:
+        with contextlib.suppress(WriteError):
+            journal.write("interrupted", error=str(error) or type(error).__name__)
+        raise
+    journal.write("done", record_stamp=_stamp(plan.folder / RECORD_FILE))
+    return record
+
+
+@dataclass(frozen=True)
+class _Journal:
+    """Writes what becomes of one attempt, as long as the run is this process's."""
+
+    folder: Path
+    attempt: int
+    claim: Claim
+
+    def write(self, state: State, *, error: str = "", file: str = "", record_stamp: Stamp | None = None) -> None:
+        if self.claim.is_mine():
+            place = (socket.gethostname(), os.getpid())
+            status = Status(state, self.attempt, now("milliseconds"), *place, error, file, record_stamp)
+            write_json(self.folder / STATE_FILE, asdict(status))
+
+    def failure(self, identity: str) -> RunFailed:
+        """The exception that is being handled, on disk."""
+        error = sys.exception()
+        file = self.folder / f"traceback-{self.attempt}.txt"
+        with atomic_write(file) as stream:
+            stream.write(traceback.format_exc().encode("utf-8", errors="backslashreplace"))
+        message = f"{type(error).__name__}: {error}"
+        self.write("failed", error=message, file=str(file))
+        return RunFailed(identity, message, file)
+
+
+def _read(folder: Path) -> Status:
+    try:
+        values = read_json(folder / STATE_FILE)
+        stamp = values.pop("record_stamp", None)
+        return Status(**values, record_stamp=(stamp[0], stamp[1]) if stamp else None)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError):
+        return Status("pending")
+
+
+def _in_state(status: Status, state: State, error: str = "") -> Status:
+    return replace(status, state=state, error=error, traceback_file="")
+
+
+def _stamp(record: Path) -> Stamp | None:
+    """Size and time of a record: while they stay, it need not be validated again."""
+    try:
+        found = record.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns

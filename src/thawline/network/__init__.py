@@ -1,0 +1,5 @@
+"""The network that is trained: its parameters by name and kind, and the model of backbone and head."""
+
+from thawline.network.network import Network, SourceClassifier, names_of
+
+__all__ = ["Network", "SourceClassifier", "names_of"]

@@ -1,0 +1,1 @@
+"""Optimizers, schedules, learning rates by depth, and the exact solution of a linear probe."""

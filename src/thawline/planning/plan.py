@@ -1,0 +1,242 @@
+"""A run before it starts: everything that can be wrong is found here, and its identity is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from thawline.backbones import BackboneSpec
+from thawline.datasets import Splits
+from thawline.errors import usage_error
+from thawline.freeze_policies import Phase
+from thawline.network import Network, SourceClassifier
+from thawline.optimization.learning_rates import MeasuredRates
+from thawline.own_code import SourceFile, own_code
+from thawline.planning.session import Workbench
+from thawline.planning.settings import RunSettings, parse, source_config
+from thawline.planning.shift import ShiftedSet, shifted_sets
+from thawline.records import RECORD_FILE, identity_of, require_record
+from thawline.specs import classes_in
+from thawline.transforms import Transform
+
+IDENTITY_FORMAT = 2
+"""Raised when the numbers of an unchanged configuration change, or what an identity is made of."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run, ready to start. `code` is the source code of its own classes, by module."""
+
+    identity: str
+    settings: RunSettings
+    config: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    label: str
+    splits: Splits
+    transform: Transform
+    network: Network
+    phases: tuple[Phase, ...]
+    source: Plan | None
+    shifted: tuple[ShiftedSet, ...] = ()
+    code: Mapping[str, SourceFile] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run leaves its files: named by its identity."""
+        return run_folder(self.settings.output_dir, self.identity)
+
+
+def run_folder(output_dir: Path, identity: str) -> Path:
+    """The folder of the run with this identity."""
+    return output_dir / "runs" / identity
+
+
+def plan_run(config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench, label: str = "") -> Plan:
+    """The plan of the run that a resolved configuration describes.
+
+    Args:
+        config: the resolved configuration.
+        overrides: what the command line changed.
+        bench: what the plans of this process share.
+        label: how the run is called on the terminal; default: its overrides.
+
+    Raises:
+        UsageError: anything in it cannot be used: a wrong field, a missing file, k beyond the layer groups, ...
+    """
+    return _plan(parse(config), config, overrides, bench, label or " ".join(overrides))
+
+
+def _plan(
+    settings: RunSettings, config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench, label: str
+) -> Plan:
+    settings.backbone.check()
+    source = None
+    if settings.source is not None:
+        source = _plan(settings.source, source_config(config), (), bench, f"source of {label}")
+    splits = bench.splits(settings)
+    skeleton = bench.skeleton(settings)
+    transform = settings.transform.fitted(skeleton.input_size, skeleton.interpolation, skeleton.crop_pct)
+    network = bench.network(settings, splits.classes, _classifier_to_come(settings, source, bench))
+    phases = _with_lengths(settings.freeze_policy.phases(network), settings.trainer.max_epochs)
+    if settings.trainer.shares_weights:
+        _check_shared(settings, splits)
+    if settings.probe is not None and settings.regularizer:
+        raise usage_error("regularizer", "lbfgs_path takes no steps that could be pulled: it has a penalty of its own")
+    if settings.probe is not None:
+        _check_path(network, phases, transform)
+    trained = source is not None or settings.backbone.weights is not None
+    for name, regularizer in settings.regularizer.items():
+        regularizer.check(f"regularizer.{name}", skeleton.module, network, source_classifier=trained)
+    shifted = shifted_sets(settings.shift, splits, transform, lambda dataset: bench.loaded(dataset, settings))
+    code = own_code(classes_in([settings, transform]))
+    decides = {
+        "format": IDENTITY_FORMAT,
+        "settings": {**settings.deciding(), "transform": transform.deciding()},
+        "code": {module: file.sha256 for module, file in code.items()},
+        "data": _data_identity(splits),
+        "further_tests": {item.name: [item.fingerprint, item.split.sha256] for item in shifted},
+        "weights": f"run:{source.identity}" if source else weights_identity(settings.backbone, settings, bench),
+        "teachers": {
+            name: weights_identity(teacher, settings, bench, f"regularizer.{name}")
+            for name, teacher in teachers(settings).items()
+        },
+    }
+    return Plan(
+        identity_of(decides),
+        settings,
+        config,
+        tuple(overrides),
+        label,
+        splits,
+        transform,
+        network,
+        phases,
+        source,
+        shifted,
+        code,
+    )
+
+
+def _data_identity(splits: Splits) -> dict[str, Any]:
+    """The images with their labels, which class an output stands for, and which split each image is in."""
+    return {
+        "fingerprint": splits.fingerprint,
+        "classes": list(splits.classes),
+        "splits": {
+            name: split.sha256 for name, split in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+        },
+    }
+
+
+def _classifier_to_come(settings: RunSettings, source: Plan | None, bench: Workbench) -> SourceClassifier | None:
+    """Shape and classes of the classifier of a source model that thawline trains, or has trained; on the meta device.
+
+    The model itself may not be there yet, and the names of its classes are not in the backbone's skeleton.
+    """
+    import torch
+
+    weights = str(settings.backbone.weights)
+    if source is not None:
+        classes, head = source.splits.classes, source.network.head
+    elif weights.startswith("run:"):
+        record = require_record(run_folder(settings.output_dir, weights.removeprefix("run:")))
+        classes = tuple(record.classes)
+        head = bench.network(parse(record.config), classes).head
+    else:
+        return None
+    if set(head) != {"head.weight", "head.bias"}:
+        return None
+    width = bench.skeleton(settings).feature_dim
+    with torch.device("meta"):
+        return SourceClassifier(torch.empty(len(classes), width), torch.empty(len(classes)), classes)
+
+
+def teachers(settings: RunSettings) -> dict[str, BackboneSpec]:
+    """The backbones that the run's regularizers read beside its own, by ``name.field``."""
+    return {
+        f"{name}.{field}": value
+        for name, regularizer in settings.regularizer.items()
+        for field, value in vars(regularizer).items()
+        if isinstance(value, BackboneSpec)
+    }
+
+
+def weights_identity(
+    backbone: BackboneSpec, settings: RunSettings, bench: Workbench, field: str = "backbone"
+) -> str | None:
+    """What a network starts from: a file's SHA-256, a hub tag, ``run:IDENTITY``, or None for random weights."""
+    if backbone.weights == "source":
+        raise usage_error(f"{field}.weights", "there is no source run here; name a file, a tag or run:IDENTITY")
+    file = weights_file(backbone, settings, field)
+    if file is not None and not str(backbone.weights).startswith("run:"):
+        return f"sha256:{bench.file_hash(file)}"
+    return backbone.weights
+
+
+def weights_file(backbone: BackboneSpec, settings: RunSettings, field: str = "backbone") -> Path | None:
+    """The local file that ``weights`` names, by its path or by the identity of a run that made it."""
+    weights = backbone.weights
+    if weights is None or weights == "source":
+        return None
+    if weights.startswith("run:"):
+        folder = run_folder(settings.output_dir, weights.removeprefix("run:"))
+        if not (folder / RECORD_FILE).is_file():
+            raise usage_error(f"{field}.weights", f"{folder} holds no finished run")
+        return folder / "model.safetensors"
+    return backbone.local_weights()
+
+
+def _check_shared(settings: RunSettings, splits: Splits) -> None:
+    """Refuse what reads whole weights or gradients in a step, where each device holds a share of them."""
+    said = "trainer.strategy=fsdp leaves each device a share of the weights, and this needs them whole; use ddp"
+    if settings.regularizer:
+        raise usage_error("regularizer", said)
+    if settings.probe is not None:
+        raise usage_error("probe", said)
+    if isinstance(settings.learning_rates, MeasuredRates):
+        raise usage_error("learning_rates", said)
+    if settings.trainer.precision in ("16-mixed", "64-true"):
+        precision = settings.trainer.precision
+        raise usage_error("trainer.precision", f"{precision} does not go with fsdp; take bf16-mixed or 32-true")
+    smallest = min(len(split.indices) for split in (splits.train, splits.val, splits.test))
+    if smallest < settings.trainer.devices:
+        raise usage_error("trainer.devices", f"{settings.trainer.devices}: a split has {smallest} samples only")
+
+
+def _check_path(network: Network, phases: Sequence[Phase], transform: Transform) -> None:
+    """Refuse to solve a path where there is more to train than one linear layer on fixed features."""
+    if len(phases) != 1 or phases[0].trainable != frozenset(network.head):
+        raise usage_error("probe", "lbfgs_path solves a linear probe: it needs freeze_policy=linear_probe")
+    if set(network.head) != {"head.weight", "head.bias"}:
+        raise usage_error("probe", "lbfgs_path solves one linear layer: it needs head=linear without dropout")
+    if transform.is_random:
+        raise usage_error("probe", "lbfgs_path needs the same features in every step: no augmentation")
+
+
+def _with_lengths(phases: tuple[Phase, ...], max_epochs: int) -> tuple[Phase, ...]:
+    """Phases without a length share what the others leave of `max_epochs`."""
+    given = [_given_length(phase, max_epochs) for phase in phases]
+    open_ended = [index for index, epochs in enumerate(given) if epochs is None]
+    taken = sum(epochs for epochs in given if epochs is not None)
+    if taken + len(open_ended) > max_epochs:
+        needed = f"at least {taken + len(open_ended)}" if open_ended else str(taken)
+        raise usage_error(
+            "trainer.max_epochs",
+            f"{max_epochs} epochs are too few for the policy's {len(phases)} phases: they take {needed}",
+        )
+    shares = {
+        index: (max_epochs - taken) // len(open_ended) + (place < (max_epochs - taken) % len(open_ended))
+        for place, index in enumerate(open_ended)
+    }
+    return tuple(
+        dataclasses.replace(phase, epochs=shares[index] if epochs is None else epochs, fraction=None)
+        for index, (phase, epochs) in enumerate(zip(phases, given, strict=True))
+    )
+
+
+def _given_length(phase: Phase, max_epochs: int) -> int | None:
+    """The epochs that the phase asks for; a fraction takes one at least."""
+    return phase.epochs if phase.fraction is None else max(1, round(phase.fraction * max_epochs))

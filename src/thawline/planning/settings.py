@@ -1,0 +1,253 @@
+"""The whole configuration of a run, typed: what Hydra composed, validated field by field before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from thawline.adapters import Adapter
+from thawline.backbones import BackboneSpec
+from thawline.datasets import Dataset
+from thawline.errors import Problem, UsageError
+from thawline.freeze_policies import FreezePolicy
+from thawline.heads import Head
+from thawline.optimization.learning_rates import LearningRates
+from thawline.optimization.optimizers import Optimizer
+from thawline.optimization.probes import LBFGSPath
+from thawline.optimization.schedulers import Scheduler
+from thawline.planning.shift import Shift
+from thawline.regularizers import Regularizer
+from thawline.specs import Spec, resolve, validate
+from thawline.trackers import LoggerSpec
+from thawline.transforms import Transform
+
+_Identity = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]  # it names a folder, so it may be nothing else
+_LOGGED = frozenset({"loss", "top1", "objective"})
+
+
+class TrainerSettings(Spec):
+    """How the fit runs. `batch_size` is that of all devices together.
+
+    `channels_last` is a layout in memory: the same mathematics in other last bits, and about half the time for mobile
+    networks on a CPU. "auto" takes it where it pays (`thawline.execution.weights`).
+    """
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset(
+        {
+            "accelerator",
+            "devices",
+            "strategy",
+            "workers",
+            "progress",
+            "checkpoint_seconds",
+            "eval_batch_size",
+            "threads",
+        }
+    )
+
+    max_epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    eval_batch_size: int = Field(default=64, ge=1)
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: int = Field(default=1, ge=1)
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
+    channels_last: bool | Literal["auto"] = "auto"
+    gradient_clip: float | None = Field(default=None, gt=0.0)
+    early_stopping: int | None = Field(default=None, ge=1)
+    workers: int = Field(default=0, ge=0)
+    threads: int | None = Field(default=None, ge=1)
+    progress: bool = True
+    checkpoint_seconds: float = Field(default=30.0, ge=0.0)
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether each device holds a share of the weights, not all of them."""
+        return self.strategy == "fsdp" and self.devices > 1
+
+
+class LossSettings(Spec):
+    """Cross-entropy; `label_smoothing` mixes the labels with the uniform distribution."""
+
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class MetricSettings(Spec):
+    """`monitor` is the validation metric that chooses the epoch; `top_k` adds a top-k accuracy."""
+
+    monitor: Literal["top1", "macro_accuracy", "macro_f1", "loss"] = "top1"
+    top_k: int = Field(default=5, ge=1)
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """Whether less or more is better."""
+        return "min" if self.monitor == "loss" else "max"
+
+
+class CacheSettings(Spec):
+    """The store for decoded images and for the values at the thaw line."""
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"mode", "dir", "max_bytes"})
+
+    mode: Literal["auto", "on", "off"] = "auto"
+    dir: Path = Path("outputs/cache")
+    max_bytes: int = Field(default=10 * 2**30, ge=0)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    views: int = Field(default=0, ge=0)
+
+    def deciding(self) -> dict[str, Any]:
+        """Values that are rounded where they are stored make numbers depend on whether they are stored."""
+        decides = super().deciding()
+        if self.mode == "off":
+            return {**decides, "dtype": "float32"}
+        return decides if self.dtype == "float32" else {**decides, "mode": self.mode}
+
+
+class SweepSettings(Spec):
+    """How a sweep is named and how it meets failures. `name` defaults to one made of the sweep's cells."""
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    fail_fast: bool = False
+    retries: int = Field(default=0, ge=0)
+    report: bool = True
+
+
+class DiagnosticsSettings(Spec):
+    """What is measured of a run beside its metrics, on training and validation pictures.
+
+    Attributes:
+        drift: how far each layer group's weights have gone from the source's; costs a copy of what trains.
+        cka: linear CKA between source and tuned outputs of each layer group, pooled over positions.
+        feature_distance: how far each channel of the pooled features has gone.
+        transferability: LEEP, NCE, H-score and LogME of the source on the training split, before training.
+        samples: validation pictures for `cka` and `feature_distance`, at most.
+    """
+
+    drift: bool = True
+    cka: bool = False
+    feature_distance: bool = False
+    transferability: bool = False
+    samples: int = Field(default=512, ge=2)
+
+
+class AverageSettings(Spec):
+    """A run whose weights are an average of other runs' instead of trained; ``thawline average`` makes it.
+
+    Attributes:
+        method: ``wise_ft`` - on the line from the start to one run; ``uniform``, ``greedy`` - the mean of several runs.
+        ingredients: the identities of the runs.
+        start: of ``wise_ft``, the run at the other end of the line; None: the weights before any tuning.
+        alphas: of ``wise_ft``, the places on the line that are judged, 0 (the start) to 1 (the run).
+    """
+
+    method: Literal["wise_ft", "uniform", "greedy"]
+    ingredients: tuple[_Identity, ...] = Field(min_length=1)
+    start: _Identity | None = None
+    alphas: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = Field(default=(), max_length=1001)
+
+    @model_validator(mode="after")
+    def _fitting(self) -> AverageSettings:
+        if self.method == "wise_ft" and (len(self.ingredients) != 1 or not self.alphas):
+            raise ValueError("wise_ft takes one run and at least one alpha")
+        if self.method != "wise_ft" and (self.start is not None or self.alphas):
+            raise ValueError("start and alphas are of wise_ft")
+        return self
+
+
+class RunSettings(Spec):
+    """One run. Fields hold validated specs; `source` is the whole configuration of the source run, if there is one."""
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"logger", "output_dir", "sweep", "source"})
+
+    backbone: BackboneSpec
+    adapter: Adapter | None = None
+    freeze_policy: FreezePolicy
+    head: Head
+    dataset: Dataset
+    transform: Transform
+    optimizer: Optimizer
+    scheduler: Scheduler
+    probe: LBFGSPath | None = None
+    learning_rates: LearningRates
+    regularizer: dict[str, Regularizer] = Field(default_factory=dict)
+    trainer: TrainerSettings
+    loss: LossSettings
+    metrics: MetricSettings
+    shift: dict[str, Shift] = Field(default_factory=dict)
+    diagnostics: DiagnosticsSettings = DiagnosticsSettings()
+    average: AverageSettings | None = None
+    cache: CacheSettings
+    sweep: SweepSettings
+    logger: LoggerSpec | None = None
+    seed: int = Field(ge=0)
+    data_seed: int = Field(ge=0)
+    output_dir: Path
+    source: RunSettings | None = None
+
+    @field_validator("regularizer")
+    @classmethod
+    def _names_for_logs(cls, regularizers: dict[str, Regularizer]) -> dict[str, Regularizer]:
+        for name in regularizers:
+            if not name.isidentifier() or name in _LOGGED:
+                raise ValueError(f"{name!r} cannot name a regularizer: its term is logged as train/{name}")
+        return regularizers
+
+    @model_validator(mode="after")
+    def _one_origin_of_weights(self) -> RunSettings:
+        if self.source is not None and self.backbone.weights not in (None, "source"):
+            raise ValueError("backbone.weights and source are both given: the source run makes the weights")
+        if self.source is None and self.backbone.weights == "source":
+            raise ValueError("backbone.weights is 'source', but there is no source; choose one, e.g. source=digits_low")
+        return self
+
+
+def parse(config: Mapping[str, Any]) -> RunSettings:
+    """The settings that a plain (resolved) configuration describes.
+
+    Raises:
+        UsageError: with one problem per wrong field, all at once.
+    """
+    problems: list[Problem] = []
+    values = dict(config)
+    source = None
+    if values.pop("source", None) is not None:
+        try:
+            source = parse(source_config(config))
+        except UsageError as error:
+            problems.extend(Problem(f"source.{p.field}", p.message) for p in error.problems)
+    try:
+        settings: RunSettings = validate(RunSettings, {**resolve(values), "source": source})
+    except UsageError as error:
+        known = {str(problem) for problem in error.problems}
+        raise UsageError(
+            [*error.problems, *(p for p in problems if str(p).removeprefix("source.") not in known)]
+        ) from None
+    if problems:
+        raise UsageError(problems)
+    return settings
+
+
+def source_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the source run: the run's own, with what its ``source`` node says instead.
+
+    The network is the same; it starts from ``source.weights`` (null: random), and has only the regularizers and the
+    adapter that the node itself names: those of the target start from a source.
+    """
+    source = dict(config["source"])
+    weights = source.pop("weights", None)
+    # Further tests and diagnostics speak of the target; the source has those that its own node names.
+    config = {**config, "shift": {}, "diagnostics": {}}
+    regularizer, adapter = source.pop("regularizer", {}), source.pop("adapter", None)
+    merged = {key: _merged(value, source.pop(key)) if key in source else value for key, value in config.items()}
+    merged["backbone"] = {**config["backbone"], "weights": weights}
+    return {**merged, **source, "regularizer": regularizer, "adapter": adapter, "average": None, "source": None}
+
+
+def _merged(base: Any, over: Any) -> Any:
+    """`over` laid on `base`; a node that names its class replaces the whole."""
+    if isinstance(base, Mapping) and isinstance(over, Mapping) and "_target_" not in over:
+        return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
+    return over

@@ -1,0 +1,256 @@
+"""Further test sets: the test pictures corrupted, or another data set with the same things in it.
+
+Each shift says, before any training, which sets it makes; the record has their metrics under ``test/<name>``, beside
+those of ``test``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from pydantic import BeforeValidator, Field, field_validator
+
+from thawline.datasets import Dataset, Images, Split, Splits
+from thawline.errors import Problem, UsageError, nearest, usage_error
+from thawline.evaluation.corruptions import CORRUPTIONS, corrupt, set_name
+from thawline.specs import Spec
+from thawline.transforms import Transform
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+    from torch import Tensor
+
+Load = Callable[[Dataset], Splits]
+"""Loads a data set as the run loads its own: with its data seed, once in a process."""
+
+_Strength = Annotated[int, Field(ge=1, le=5)]
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+@dataclass(frozen=True)
+class ShiftedSet:
+    """A further test set.
+
+    Attributes:
+        name: its metrics are under ``test/<name>``.
+        split: its pictures.
+        labels: the target class of every picture of ``split.images``, (N,), as a place in `classes`.
+        classes: the target classes that it is judged over, (C',); the model's other outputs are left out.
+        decode: picture -> uint8 (3, H, W).
+        pixels: what decides the pixels beside the pictures themselves (JSON-able).
+        fingerprint: the SHA-256 of the data set's content.
+        mean: the name of the mean that it counts in, if any.
+        notes: what a reader of the record has to know.
+    """
+
+    name: str
+    split: Split
+    labels: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    decode: Callable[[Image], Tensor]
+    pixels: Mapping[str, Any]
+    fingerprint: str
+    mean: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Shift(Protocol):
+    """What makes further test sets of a run."""
+
+    def sets(self, splits: Splits, transform: Transform, load: Load) -> Sequence[ShiftedSet]:
+        """The sets for a target data set and its fitted transform; raises UsageError where they cannot be made."""
+        ...
+
+
+class Corruptions(Spec):
+    """The test pictures corrupted: a set for each corruption and strength, and the mean over all of them.
+
+    Attributes:
+        names: the corruptions, of `thawline.evaluation.corruptions.CORRUPTIONS`.
+        strengths: 1 (weak) to 5 (strong), for each of them.
+    """
+
+    names: tuple[str, ...] = Field(("gaussian_noise", "defocus_blur", "contrast", "jpeg", "pixelate"), min_length=1)
+    strengths: tuple[_Strength, ...] = Field((1, 2, 3, 4, 5), min_length=1)
+
+    @field_validator("names")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in CORRUPTIONS:
+                hint = nearest(name, CORRUPTIONS) or f"; corruptions: {', '.join(CORRUPTIONS)}"
+                raise ValueError(f"there is no corruption {name!r}{hint}")
+        return names
+
+    @field_validator("names", "strengths")
+    @classmethod
+    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("each is given once")
+        return values
+
+    def sets(self, splits: Splits, transform: Transform, load: Load) -> Sequence[ShiftedSet]:
+        """``name-strength`` for each; all count in the mean ``corruptions``."""
+        test = splits.test
+        return [
+            ShiftedSet(
+                name=set_name(name, strength),
+                split=Split(CorruptedImages(test.images, transform.decode, name, strength), test.indices),
+                labels=test.images.labels,
+                classes=np.arange(len(splits.classes)),
+                decode=_as_it_is,
+                pixels={**_fixed(transform), "corruption": name, "strength": strength, "numpy": np.__version__},
+                fingerprint=splits.fingerprint,
+                mean="corruptions",
+            )
+            for name in self.names
+            for strength in self.strengths
+        ]
+
+
+class OtherDataset(Spec):
+    """A second data set as a test out of distribution, judged over the classes that both have.
+
+    Attributes:
+        dataset: the second set.
+        name: what its metrics are called: ``test/<name>``.
+        class_map: class of the second set -> class of the target; null maps equal names. Classes without a place in it
+            are left out, and the model chooses among the mapped target classes only.
+        part: its test pictures (``test``), or all of its pictures (``all``), where nothing ever trained on them.
+    """
+
+    dataset: Dataset
+    name: str = Field("other", pattern=_NAME)
+    class_map: dict[Annotated[str, BeforeValidator(str)], Annotated[str, BeforeValidator(str)]] | None = None
+    part: Literal["test", "all"] = "test"
+
+    def sets(self, splits: Splits, transform: Transform, load: Load) -> Sequence[ShiftedSet]:
+        """One set, under `name`."""
+        other = load(self.dataset)
+        places = self._places(other.classes, splits.classes)
+        judged = np.unique([place for place in places if place >= 0])
+        if len(judged) < 2:
+            raise usage_error(
+                "class_map", f"two target classes or more are needed to choose among; it maps to {len(judged)}"
+            )
+        labels = np.searchsorted(judged, places)[other.images.labels]
+        mapped = np.asarray(places)[other.images.labels] >= 0
+        parts = (other.train, other.val, other.test) if self.part == "all" else (other.test,)
+        indices = np.sort(np.concatenate([part.indices[mapped[part.indices]] for part in parts]))
+        left_out = [name for name, place in zip(other.classes, places, strict=True) if place < 0]
+        return [
+            ShiftedSet(
+                name=self.name,
+                split=Split(other.images, indices),
+                labels=labels.astype(np.int64),
+                classes=judged.astype(np.int64),
+                decode=transform.decode,
+                pixels=_fixed(transform),
+                fingerprint=other.fingerprint,
+                notes=_notes(self.name, [splits.classes[place] for place in judged], splits.classes, left_out),
+            )
+        ]
+
+    def _places(self, other: Sequence[str], target: Sequence[str]) -> list[int]:
+        """The target class of each class of the second set, -1 where it has none."""
+        if self.class_map is None:
+            return [target.index(name) if name in target else -1 for name in other]
+        problems = [
+            *_unknown(self.class_map, other, "the second data set"),
+            *_unknown(self.class_map.values(), target, "the target data set"),
+        ]
+        if problems:
+            raise UsageError(problems)
+        return [target.index(self.class_map[name]) if name in self.class_map else -1 for name in other]
+
+
+@dataclass(frozen=True)
+class CorruptedImages:
+    """Pictures at the model's size, corrupted; labels and keys are those of `images`."""
+
+    images: Images
+    decode: Callable[[Image], Tensor]
+    name: str
+    strength: int
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each picture, (N,)."""
+        return self.images.labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> Image:
+        """The corrupted picture, in RGB, at its final size."""
+        from PIL import Image
+
+        pixels = corrupt(self.decode(self.images.read(index)), self.name, self.strength, index)
+        return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+    def key(self, index: int) -> str:
+        """The picture's name."""
+        return self.images.key(index)
+
+
+def shifted_sets(
+    shifts: Mapping[str, Shift], splits: Splits, transform: Transform, load: Load
+) -> tuple[ShiftedSet, ...]:
+    """The further test sets of a run.
+
+    Raises:
+        UsageError: a set cannot be made, or two have the same name; every problem found.
+    """
+    problems: list[Problem] = []
+    found: list[ShiftedSet] = []
+    for field, shift in shifts.items():
+        try:
+            found.extend(shift.sets(splits, transform, load))
+        except UsageError as error:
+            problems.extend(Problem(_placed(problem.field, field), problem.message) for problem in error.problems)
+    names = [item.name for item in found] + sorted({item.mean for item in found if item.mean})
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.append(Problem("shift", f"two test sets are called {name!r}; name one of them otherwise"))
+    if problems:
+        raise UsageError(problems)
+    return tuple(found)
+
+
+def _placed(field: str, shift: str) -> str:
+    return f"shift.{shift}.{field}" if field else f"shift.{shift}"
+
+
+def _fixed(transform: Transform) -> dict[str, Any]:
+    return {name: getattr(transform, name) for name in ("resize", "crop_pct", "interpolation")}
+
+
+def _as_it_is(image: Image) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _unknown(names: Iterable[str], known: Sequence[str], whose: str) -> list[Problem]:
+    return [
+        Problem("class_map", f"{whose} has no class {name!r}{nearest(name, known)}")
+        for name in dict.fromkeys(names)
+        if name not in known
+    ]
+
+
+def _notes(name: str, judged: Sequence[str], target: Sequence[str], left_out: Sequence[str]) -> tuple[str, ...]:
+    notes = []
+    if len(judged) < len(target):
+        notes.append(f"test/{name} is judged over {len(judged)} of {len(target)} classes: {_few(judged)}")
+    if left_out:
+        notes.append(f"test/{name} leaves out {len(left_out)} classes of its data set: {_few(left_out)}")
+    return tuple(notes)
+
+
+def _few(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

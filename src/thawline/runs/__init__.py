@@ -1,1 +1,0 @@
-"""Runs: from a configuration to a record."""

@@ -1,0 +1,1 @@
+"""The process that runs are in: signals, memory, cores, the time."""

@@ -1,0 +1,388 @@
+"""The store: arrays per sample on disk, computed once and shared by every run, under a byte budget.
+
+One folder per entry, named by the hash of everything that decides its values. It appears by one atomic rename, so an
+entry is whole or absent. A lock on ``.<identity>.lock`` is held while an entry is built, a shared one on the entry's
+``used`` file while it is in use; that file's modification time is the last use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from thawline.store.entries import (
+    MARKER_FILE,
+    ArraySpec,
+    DamagedEntryError,
+    Entry,
+    EntrySpec,
+    Metadata,
+    StoreRefusedError,
+    array_file,
+    check_sizes,
+    flush_folder,
+    refusing,
+    write_arrays,
+    write_metadata,
+)
+from thawline.store.file_locks import try_lock, wait_for_lock
+
+if TYPE_CHECKING:
+    from thawline.store.entries import Produce
+
+__all__ = [
+    "DEFAULT_MAX_BYTES",
+    "ArraySpec",
+    "DamagedEntryError",
+    "Entry",
+    "EntrySpec",
+    "EntryStatus",
+    "Store",
+    "StoreRefusedError",
+    "readable_bytes",
+]
+
+DEFAULT_MAX_BYTES = 10 * 2**30
+# Free space that a new entry leaves on the disk for checkpoints and records.
+FREE_MARGIN_BYTES = 256 * 2**20
+
+_BUDGET_LOCK = ".budget.lock"
+_ENTRY = re.compile(r"[0-9a-f]{20}")
+_LOCK = re.compile(r"\.[0-9a-f]{20}\.lock")
+_PARTIAL = re.compile(r"\.[0-9a-f]{20}\.[0-9a-f]{32}\.partial")
+_REMOVED = re.compile(r"\.[0-9a-f]{20}\.[0-9a-f]{32}\.removed")
+_log = logging.getLogger(__name__)
+
+State = Literal["whole", "in use", "being built", "unfinished", "damaged"]
+
+
+@dataclass(frozen=True)
+class EntryStatus:
+    """One entry as it lies on disk.
+
+    `identity` is the name of its folder, `last_used` is in seconds since 1970, `problem` is empty where there is none.
+    """
+
+    identity: str
+    bytes: int
+    last_used: float
+    state: State
+    problem: str = ""
+    title: str = ""
+    key: dict[str, Any] | None = None
+    samples: int = 0
+
+
+class Store:
+    """Entries in `folder`, together at most `max_bytes`; safe under many processes.
+
+    Nothing is written before the first `build`, and what is there can be read in a read-only folder.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+
+    def open(self, spec: EntrySpec) -> Entry | None:
+        """The entry of `spec`, or None where there is none (a damaged one counts as none)."""
+        path = self.folder / spec.identity
+        try:
+            return Entry.open(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (DamagedEntryError, OSError) as damage:
+            _log.warning("%s is not used: %s", path, damage)
+            return None
+
+    def build(self, spec: EntrySpec, produce: Produce, batch_size: int) -> Entry:
+        """The entry of `spec`: opened where it is there, otherwise made by `produce` in batches of consecutive rows.
+
+        `produce` maps indices (B,) to one array (B, *shape) per `ArraySpec`, of the spec's dtype. Where several
+        processes ask for the same entry, one builds it and the others wait. Errors of `produce` pass through
+        unchanged and leave no entry.
+
+        Raises:
+            StoreRefusedError: it does not fit the budget or the disk, or the folder cannot be written to.
+        """
+
+        def rebuild(generation: str) -> Entry:
+            self.discard(spec.identity, generation)
+            return self.build(spec, produce, batch_size)
+
+        entry = self.open(spec)
+        if entry is None:
+            with self._building(spec.identity):
+                entry = self.open(spec) or self._build(spec, produce, batch_size)
+        return entry.renew_by(produce, rebuild)
+
+    def discard(self, identity: str, generation: str | None = None) -> None:
+        """Remove an entry, in use or not (who has it mapped keeps it); only that `generation` of it where given.
+
+        Raises:
+            StoreRefusedError: the folder cannot be written to.
+        """
+        path = self.folder / identity
+        with self._building(identity), refusing("cannot remove an entry"):
+            with contextlib.suppress(DamagedEntryError, FileNotFoundError):
+                if generation is not None and Metadata.read(path).generation != generation:
+                    return
+            self._remove(path)
+
+    def entries(self) -> list[EntryStatus]:
+        """Everything in the folder, last used first, without comparing checksums."""
+        found = [self._status(path) for path in self._paths(_ENTRY)]
+        found += [self._partial_status(path) for path in self._paths(_PARTIAL)]
+        return sorted(found, key=lambda status: (-status.last_used, status.identity))
+
+    def verify(self) -> list[EntryStatus]:
+        """Every finished entry, after comparing each of its checksums."""
+        return [self._verified(status) for status in self.entries() if _ENTRY.fullmatch(status.identity)]
+
+    def prune(self, max_bytes: int) -> list[EntryStatus]:
+        """Remove leftovers, then entries not in use, least recently used first, down to `max_bytes`; what was removed.
+
+        Raises:
+            StoreRefusedError: the folder cannot be written to.
+        """
+        if not self.folder.is_dir():
+            return []
+        before = self.entries()
+        with refusing("cannot prune the store"), self._changing():
+            self._clear_leftovers()
+            with self._evictable(self._occupied_bytes() - max_bytes) as victims:
+                self._evict(victims)
+        after = {status.identity for status in self.entries()}
+        return [status for status in before if status.identity not in after]
+
+    def _build(self, spec: EntrySpec, produce: Produce, batch_size: int) -> Entry:
+        """Build while the entry's lock is held."""
+        with refusing("not stored"):
+            partial = self._reserve(spec)
+        try:
+            checksums = write_arrays(partial, spec, produce, batch_size)
+            with refusing("not stored"):
+                return self._publish(partial, Metadata.of(spec, checksums))
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _reserve(self, spec: EntrySpec) -> Path:
+        """Make room, and a folder with files of their final size, so that other builders count it."""
+        with self._changing():
+            self._clear_leftovers(building=spec.identity)
+            # Not opened, so damaged where it exists.
+            self._remove(self.folder / spec.identity)
+            self._make_room(spec.total_bytes)
+            partial = self.folder / f".{spec.identity}.{uuid.uuid4().hex}.partial"
+            partial.mkdir()
+            try:
+                for number, array in enumerate(spec.arrays):
+                    with array_file(partial, number).open("wb") as stream:
+                        stream.truncate(spec.samples * array.row_bytes)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+        return partial
+
+    def _make_room(self, needed: int) -> None:
+        """Evict what must go for `needed` bytes, or refuse and evict nothing."""
+        budget = f"the budget of {readable_bytes(self.max_bytes)} (cache.max_bytes)"
+        if needed > self.max_bytes:
+            raise StoreRefusedError(f"not stored: {readable_bytes(needed)} are more than {budget}")
+        occupied = self._occupied_bytes()
+        free = shutil.disk_usage(self.folder).free - FREE_MARGIN_BYTES
+        with self._evictable(max(occupied + needed - self.max_bytes, needed - free)) as victims:
+            freed = sum(_bytes_in(path) for path in victims)
+            if occupied - freed + needed > self.max_bytes:
+                raise StoreRefusedError(
+                    f"not stored: {readable_bytes(needed)} do not fit {budget} "
+                    f"beside {readable_bytes(occupied - freed)} in use"
+                )
+            if needed > free + freed:
+                raise StoreRefusedError(
+                    f"not stored: {readable_bytes(needed)} do not fit the disk of {self.folder}, "
+                    f"which has {readable_bytes(max(0, free + freed))} to spare"
+                )
+            self._evict(victims)
+
+    def _publish(self, partial: Path, metadata: Metadata) -> Entry:
+        write_metadata(partial, metadata)
+        # Locked before it can be seen: nobody evicts it between the rename and its first use.
+        marker = wait_for_lock(partial / MARKER_FILE, shared=True)
+        path = self.folder / partial.name.split(".")[1]
+        try:
+            partial.rename(path)
+            flush_folder(self.folder)
+            return Entry(path, metadata, marker)
+        except BaseException:
+            marker.release()
+            raise
+
+    @contextlib.contextmanager
+    def _building(self, identity: str) -> Iterator[None]:
+        """Hold the lock of the one process that may build or discard this entry."""
+        path = self.folder / f".{identity}.lock"
+        with refusing("not stored"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            held = try_lock(path, create=True)
+            if held is None:
+                _log.info("waiting for another process that builds %s", self.folder / identity)
+                held = wait_for_lock(path)
+        with held:
+            yield
+            # Who waits for this lock sees that its file is gone, and takes a new one.
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the lock of the one process that may change how much the folder holds. Never wait inside."""
+        with wait_for_lock(self.folder / _BUDGET_LOCK):
+            yield
+
+    @contextlib.contextmanager
+    def _evictable(self, excess: int) -> Iterator[list[Path]]:
+        """Entries that nobody uses, locked, least recently used first, until they make up `excess` bytes or run out."""
+        with contextlib.ExitStack() as locks:
+            victims: list[Path] = []
+            freed = 0
+            for path in sorted(self._paths(_ENTRY), key=_last_used):
+                if freed >= excess:
+                    break
+                # Without its marker it is damaged, and nobody can have opened it.
+                if (path / MARKER_FILE).exists():
+                    lock = try_lock(path / MARKER_FILE)
+                    if lock is None:
+                        continue
+                    locks.enter_context(lock)
+                victims.append(path)
+                freed += _bytes_in(path)
+            yield victims
+
+    def _evict(self, victims: Sequence[Path]) -> None:
+        for path in victims:
+            _log.info("evicted %s", path)
+            self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        """Take an entry out of sight in one step, then delete it."""
+        hidden = self.folder / f".{path.name}.{uuid.uuid4().hex}.removed"
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+
+    def _clear_leftovers(self, building: str = "") -> None:
+        """Delete what killed processes left: removed folders, and unfinished ones whose builder's lock is free.
+
+        `building` is the entry whose lock the caller holds: every unfinished folder of it is left over.
+        """
+        for path in self._paths(_REMOVED):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self._paths(_PARTIAL):
+            if building and path.name.startswith(f".{building}."):
+                shutil.rmtree(path, ignore_errors=True)
+                continue
+            with self._lock_of_dead_builder(path) as dead:
+                if dead:
+                    shutil.rmtree(path, ignore_errors=True)
+        for path in self._paths(_LOCK):
+            lock = try_lock(path, create=True)
+            if lock is not None:
+                with lock:
+                    path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _lock_of_dead_builder(self, partial: Path) -> Iterator[bool]:
+        """Whether nobody builds the entry of this folder; nobody starts to within the block."""
+        path = self.folder / f".{partial.name.split('.')[1]}.lock"
+        lock = try_lock(path, create=True)
+        if lock is None:
+            yield False
+            return
+        with lock:
+            yield True
+
+    def _paths(self, name: re.Pattern[str]) -> list[Path]:
+        try:
+            return sorted(path for path in self.folder.iterdir() if name.fullmatch(path.name) and not path.is_symlink())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _occupied_bytes(self) -> int:
+        return sum(_bytes_in(path) for path in [*self._paths(_ENTRY), *self._paths(_PARTIAL)])
+
+    def _status(self, path: Path) -> EntryStatus:
+        status = EntryStatus(path.name, _bytes_in(path), _last_used(path), "whole")
+        try:
+            metadata = Metadata.read(path)
+            check_sizes(path, metadata.spec())
+            state: State = "in use" if _in_use(path) else "whole"
+        except (DamagedEntryError, OSError) as damage:
+            return replace(status, state="damaged", problem=str(damage))
+        return replace(status, state=state, title=metadata.title, key=metadata.key, samples=metadata.samples)
+
+    def _partial_status(self, path: Path) -> EntryStatus:
+        status = EntryStatus(path.name, _bytes_in(path), _last_used(path), "being built")
+        with contextlib.suppress(OSError), self._lock_of_dead_builder(path) as dead:
+            if dead:
+                return replace(status, state="unfinished", problem="the process that built it is gone")
+        return status
+
+    def _verified(self, status: EntryStatus) -> EntryStatus:
+        if status.state == "damaged":
+            return status
+        try:
+            with Entry.open(self.folder / status.identity) as entry:
+                entry.verify()
+        except (DamagedEntryError, OSError) as damage:
+            return replace(status, state="damaged", problem=str(damage))
+        return status
+
+
+def readable_bytes(count: float) -> str:
+    """A number of bytes in words, such as ``2.1 MB`` (decimal units)."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 999.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
+
+
+def _bytes_in(path: Path) -> int:
+    """Bytes of the files of an entry; 0 where it has just been removed."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError):
+        for file in path.iterdir():
+            total += file.lstat().st_size
+    return total
+
+
+def _last_used(path: Path) -> float:
+    for candidate in (path / MARKER_FILE, path):
+        with contextlib.suppress(OSError):
+            return candidate.stat().st_mtime
+    return 0.0
+
+
+def _in_use(path: Path) -> bool:
+    try:
+        lock = try_lock(path / MARKER_FILE)
+    except PermissionError:
+        return False
+    except OSError as error:
+        if (path / MARKER_FILE).exists():
+            return False
+        raise DamagedEntryError(f"{MARKER_FILE} is missing") from error
+    if lock is None:
+        return True
+    lock.release()
+    return False

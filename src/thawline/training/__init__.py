@@ -1,0 +1,1 @@
+"""What one fit is made of: the Lightning module, its batches, selection on validation, the freeze contract."""

@@ -1,0 +1,90 @@
+"""Learning rates that are measured before each epoch and really applied: in the optimizer and in its schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from pytorch_lightning import Callback
+from torch.nn import functional as F
+
+from thawline.optimization.learning_rates import MeasuredRates
+from thawline.training.batches import Batches
+from thawline.training.penalties import COMPANIONS
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+    from thawline.training.module import Classification
+
+
+class RenewedRates(Callback):
+    """Measures the rates on training samples at the start of each epoch, and sets them.
+
+    Every process measures on the same samples, so all have the same rates. The schedule's base rates are changed with
+    the optimizer's, so its factor goes on from where it was.
+
+    Args:
+        rates: what is measured.
+        batches: the fit's data.
+        label_smoothing: of the loss.
+    """
+
+    def __init__(self, rates: MeasuredRates, batches: Batches, label_smoothing: float) -> None:
+        self._rates, self._batches, self._label_smoothing = rates, batches, label_smoothing
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, set, and leave the rates for the epoch's row of the history."""
+        module = cast("Classification", pl_module)
+        (optimizer,) = trainer.optimizers
+        (config,) = trainer.lr_scheduler_configs
+        names = {id(parameter): name for name, parameter in module.model.named_parameters()}
+        places: dict[str, list[str]] = {}
+        for group in optimizer.param_groups:
+            if group["name"] != COMPANIONS:
+                places.setdefault(group["place"], []).extend(names[id(parameter)] for parameter in group["params"])
+        weights = self._measure(module, trainer.current_epoch, places)
+        set_weights(optimizer, config.scheduler, weights)
+        rates = {group["place"]: group["initial_lr"] for group in optimizer.param_groups}
+        module.measured = {"learning_rates": rates}
+
+    def _measure(self, module: Classification, epoch: int, places: Mapping[str, Sequence[str]]) -> dict[str, float]:
+        wanted = {name for names in places.values() for name in names}
+        parameters = {name: p for name, p in module.model.named_parameters() if name in wanted}
+        training = module.training
+        module.eval()
+        try:
+            with torch.enable_grad():
+                return self._rates.weights(self._gradients(module, epoch, parameters), parameters, places)
+        finally:
+            module.train(training)
+
+    def _gradients(
+        self, module: Classification, epoch: int, parameters: Mapping[str, torch.Tensor]
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """A gradient for each batch, or for each example, by parameter name; zeros where a parameter is not used."""
+        for pieces in self._batches.first_of(epoch, batches=self._rates.batches, samples=self._rates.examples):
+            sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+            for piece in pieces:
+                batch = module.transfer_batch_to_device(piece, module.device, 0)
+                loss = F.cross_entropy(
+                    module.outputs(batch).float(), batch.labels, label_smoothing=self._label_smoothing
+                )
+                found = torch.autograd.grad(loss * batch.share, list(parameters.values()), allow_unused=True)
+                for name, gradient in zip(parameters, found, strict=True):
+                    if gradient is not None:
+                        sums[name] += gradient
+            yield sums
+
+
+def set_weights(optimizer: torch.optim.Optimizer, schedule: Any, weights: Mapping[str, float]) -> None:
+    """Let each of the optimizer's groups train at its full rate times its place's weight.
+
+    A group without a weight trains at its full rate, which is kept in the group, and so in the optimizer's state.
+    """
+    for index, group in enumerate(optimizer.param_groups):
+        full = group.setdefault("full_lr", group["initial_lr"])
+        base = full * weights.get(group["place"], 1.0)
+        group["initial_lr"] = schedule.base_lrs[index] = base
+        group["lr"] = base * schedule.lr_lambdas[index](schedule.last_epoch)
