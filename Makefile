@@ -4,7 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types check bench wheel clean
+EXTRAS := dev,tensorboard,lora,slurm,ray
+# Not all of the lowest versions have wheels for newer Pythons.
+LOWEST := .venv-lowest
+LOWEST_PYTHON ?= python3.11
+
+.PHONY: help demo demo-pages test test-slow test-lowest smoke-lowest lint types constraints check bench wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -13,11 +18,14 @@ help:  ## list the targets
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tensorboard,lora]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(INSTALLED)  ## source model, sweep over every depth x 3 seeds on real digits, report
 	$(BIN)/thawline train experiments=digits_depth/sweep
+
+demo-pages:  ## put the demo's table and figure into the pages that show them
+	$(BIN)/python -m tools.demo_pages
 
 # One thread a worker: threads that spin on a shared core cost more than they do.
 test: $(INSTALLED)  ## the quick tests
@@ -25,6 +33,22 @@ test: $(INSTALLED)  ## the quick tests
 
 test-slow: $(INSTALLED)  ## every timm model, real images, real clusters
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+$(LOWEST)/.installed: pyproject.toml tools/floors.py tools/requirements.py | $(INSTALLED)
+	$(LOWEST_PYTHON) -m venv --clear $(LOWEST)
+	$(BIN)/python -m tools.floors > $(LOWEST)/floors.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/floors.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+test-lowest: $(LOWEST)/.installed  ## the quick tests with the lowest versions that pyproject.toml allows
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m "not slow and not gpu"
+
+smoke-lowest: $(LOWEST)/.installed  ## one sweep with them: ViT, ConvNeXt, ResNet, LoRA, trackers, report
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest tests/test_smoke.py
+
+constraints: $(INSTALLED)  ## write constraints.txt: installed versions, and who asks for each (NEWEST=1: upgrade first)
+	$(if $(NEWEST),$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[$(EXTRAS)]')
+	$(BIN)/python -m tools.constraints > constraints.new && mv constraints.new constraints.txt
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .

@@ -142,7 +142,7 @@ def test_real_and_meta_networks_have_the_same_groups_and_stay_as_they_are():
             assert module.eval()(torch.zeros(1, *module.pretrained_cfg["input_size"])).device.type == "cpu"
 
 
-# METHODS.md, trap 5 ----------
+# A norm of its own behind the last block ----------
 
 
 def test_a_top_group_of_nothing_but_a_norm_joins_the_block_below():
@@ -309,7 +309,7 @@ def test_the_value_that_leaves_a_group_is_not_the_next_ones_rearrangement():
     assert shapes == [(96, 56, 56)] * 4 + [(192, 28, 28)] * 3 + [(384, 14, 14)] * 9 + [(768, 7, 7)] * 2 + [(768,)]
 
 
-# METHODS.md, trap 6 ----------
+# What timm says of a width may be wrong ----------
 
 
 def test_the_width_of_the_features_is_measured():

@@ -1,4 +1,4 @@
-"""The statistics of METHODS.md, each against a value worked out by hand or by SciPy."""
+"""The statistics of a report, each against a value worked out by hand or by SciPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statistics of METHODS.md: few runs, paired by seed, exact where it can be exact, and honest about what n allows.
+"""The statistics of a report: few runs, paired by seed, exact where possible, and honest about what n allows.
 
 Pure functions of arrays. Scores of a strategy are one number per replicate (a seed, or a seed and a data seed); two
 strategies are compared on the replicates that both have. A score that is not finite belongs to a diverged run: no
