@@ -18,7 +18,7 @@ def requirements(pyproject: Path = PYPROJECT) -> dict[str, list[Requirement]]:
         pyproject: a pyproject.toml with a ``[project]`` table.
     """
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    name = canonicalize_name(project["name"])
+    name: str = canonicalize_name(project["name"])
     found = {name: project.get("dependencies", [])}
     found |= {f"{name}[{extra}]": lines for extra, lines in project.get("optional-dependencies", {}).items()}
     return {who: [Requirement(line) for line in lines] for who, lines in found.items()}
