@@ -27,7 +27,7 @@ STOPPING = (
 )
 """Overrides that put `StopAt` in the place of the schedule."""
 # `reason` and `decision` say how long storing would take and for how many runs of the process.
-_VARYING = ("seconds", "cost", "provenance", "overrides", "config", "reason", "decision")
+_VARYING = ("seconds", "cost", "provenance", "overrides", "config", "seal", "reason", "decision")
 
 
 class StopAt(Spec):

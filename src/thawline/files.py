@@ -15,6 +15,7 @@ from typing import IO, Any
 from thawline.errors import WriteError
 
 _PARTIAL = ".partial"
+_DEEPEST = 64
 _OF_A_DISK = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS})
 
 
@@ -62,20 +63,47 @@ def remove_partial(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically. NaN and infinity become null: JSON has no word for them."""
-    text = json.dumps(_finite(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as stream:
         stream.write(text.encode("utf-8", errors="surrogateescape") + b"\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value stored in `path`."""
-    return json.loads(path.read_bytes().decode("utf-8", errors="surrogateescape"))
+    """The value stored in `path`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or nested more deeply than anything that thawline writes.
+    """
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8", errors="surrogateescape"))
+    except RecursionError:
+        value = None
+    else:
+        if not _is_deeper_than(_DEEPEST, value):
+            return value
+    raise ValueError(f"nested more than {_DEEPEST} levels deep")
 
 
 def sha256_of_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _is_deeper_than(levels: int, value: Any) -> bool:
+    """Whether lists and mappings are nested more deeply; what walks them recurses, and Python would run out of stack."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [
+            item
+            for holder in layer
+            if isinstance(holder, (dict, list))
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+        if not layer:
+            return False
+    return True
 
 
 @contextlib.contextmanager
@@ -91,11 +119,12 @@ def _naming(path: Path, numbers: Collection[int] | None = None) -> Iterator[None
         raise WriteError(error.errno, error.strerror, str(path)) from error
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value` as it comes back from JSON: NaN and infinity are None, keys are texts, tuples are lists."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

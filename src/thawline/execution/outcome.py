@@ -129,6 +129,7 @@ def make_record(
     return Record(
         identity=plan.identity,
         identity_format=IDENTITY_FORMAT,
+        identity_parts=dict(plan.identity_parts),
         diverged=outcome.diverged,
         config=dict(plan.config),
         overrides=list(plan.overrides),

@@ -11,6 +11,7 @@ from typing import Any
 from thawline.backbones import BackboneSpec
 from thawline.datasets import Splits
 from thawline.errors import usage_error
+from thawline.files import finite
 from thawline.freeze_policies import Phase
 from thawline.network import Network, SourceClassifier
 from thawline.optimization.learning_rates import MeasuredRates
@@ -28,7 +29,10 @@ IDENTITY_FORMAT = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """One run, ready to start. `code` is the source code of its own classes, by module."""
+    """One run, ready to start.
+
+    `code` is the source code of its own classes, by module; `identity_parts` are what the identity was made from.
+    """
 
     identity: str
     settings: RunSettings
@@ -42,6 +46,7 @@ class Plan:
     source: Plan | None
     shifted: tuple[ShiftedSet, ...] = ()
     code: Mapping[str, SourceFile] = field(default_factory=dict)
+    identity_parts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -92,7 +97,7 @@ def _plan(
         regularizer.check(f"regularizer.{name}", skeleton.module, network, source_classifier=trained)
     shifted = shifted_sets(settings.shift, splits, transform, lambda dataset: bench.loaded(dataset, settings))
     code = own_code(classes_in([settings, transform]))
-    decides = {
+    decides: dict[str, Any] = {
         "format": IDENTITY_FORMAT,
         "settings": {**settings.deciding(), "transform": transform.deciding()},
         "code": {module: file.sha256 for module, file in code.items()},
@@ -104,6 +109,7 @@ def _plan(
             for name, teacher in teachers(settings).items()
         },
     }
+    decides = finite(decides)  # as a record gives it back
     return Plan(
         identity_of(decides),
         settings,
@@ -117,6 +123,7 @@ def _plan(
         source,
         shifted,
         code,
+        decides,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thawline.errors import usage_error
-from thawline.files import read_json, write_json
+from thawline.files import finite, read_json, write_json
 
 RECORD_FILE = "record.json"
 IDENTITY_LENGTH = 20
@@ -94,12 +94,15 @@ class Record(_Part):
     `metrics` maps a split to its metrics: ``val`` and ``test`` of the selected checkpoint, ``before/target`` and
     ``before/source`` of the transferred copy before any tuning, further test sets under ``test/<name>``.
     `identity_format` says what the identity was made from (1: before records said so); a run of an earlier format is
-    not found again by its configuration. `history` has one entry per epoch. Non-finite numbers are None.
+    not found again by its configuration. `identity_parts` are what it was made from: `identity_of` them is the
+    identity. `history` has one entry per epoch. Non-finite numbers are None. `seal` is `seal_of` everything else, as
+    the file had it when the run wrote it; records of earlier versions have none.
     """
 
     schema_version: Literal[1] = 1
     identity: str
     identity_format: int = 1
+    identity_parts: dict[str, Any] = Field(default_factory=dict)
     status: Literal["done"] = "done"
     diverged: bool = False
     task: str = "classification"
@@ -120,18 +123,29 @@ class Record(_Part):
     files: dict[str, str] = Field(default_factory=dict)
     diagnostics: dict[str, Any] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
+    seal: str = ""
 
 
 def identity_of(decides: Mapping[str, Any]) -> str:
     """The identity of a run: a hash of everything that decides its numbers, as hexadecimal digits."""
-    canonical = json.dumps(decides, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:IDENTITY_LENGTH]
+    return _digest(decides)[:IDENTITY_LENGTH]
+
+
+def seal_of(content: Mapping[str, Any]) -> str:
+    """The SHA-256 of a record's content, as read from its file, without the seal itself: any edit changes it."""
+    return _digest({key: value for key, value in content.items() if key != "seal"})
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def write_record(folder: Path, record: Record) -> Path:
-    """Write the record of the run in `folder`, atomically; a run is done when this file exists."""
+    """Write the record of the run in `folder`, atomically and sealed; a run is done when this file exists."""
     path = folder / RECORD_FILE
-    write_json(path, record.model_dump(mode="json"))
+    content = finite(record.model_dump(mode="json"))
+    write_json(path, {**content, "seal": seal_of(content)})
     return path
 
 
