@@ -92,7 +92,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def _is_deeper_than(levels: int, value: Any) -> bool:
-    """Whether lists and mappings are nested more deeply; what walks them recurses, and Python would run out of stack."""
+    """Whether lists and mappings are nested more deeply: what walks them recurses and would run out of stack."""
     layer = [value]
     for _ in range(levels + 1):
         layer = [

@@ -18,16 +18,20 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         UsageError: there is no such sweep or run.
     """
-    from thawline.ledger.verification import problems_of_run
+    from thawline.ledger.verification import is_sealed, problems_of_run
 
     arguments = _parser().parse_args(argv)
-    checked = wrong = 0
+    checked = wrong = unsealed = 0
     for folder, label in _runs(arguments.name, arguments.outputs):
         checked += 1
         problems = problems_of_run(folder)
         wrong += bool(problems)
+        unsealed += not is_sealed(folder)
         for problem in problems:
             errors.print(f"[red]{escape(label)}[/]: {escape(str(folder))}: {escape(problem)}", soft_wrap=True)
+    if unsealed:
+        said = "no seal, as an earlier version left them: what does not follow from other numbers is not checked"
+        console.print(f"{unsealed} of the records {'has' if unsealed == 1 else 'have'} {said}", highlight=False)
     console.print(f"{checked} runs checked: {checked - wrong} whole, {wrong} with problems", highlight=False)
     return 1 if wrong else 0
 
@@ -55,8 +59,9 @@ def _runs(name: str, outputs: Path) -> Iterator[tuple[Path, str]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="thawline verify",
-        description="Check that every run of a sweep has a valid record, that every file has the hash that the record "
-        "has of it, and that the test accuracy follows from the predictions on file. Exit status 1 if not.",
+        description="Check that every run of a sweep has a valid and unchanged record, that every file has the hash "
+        "that the record has of it, and that every number that can be computed again comes out the same. Exit status 1 "
+        "if not.",
     )
     parser.add_argument("name", metavar="SWEEP|RUN", help="a sweep (folder or name) or a run (folder or identity)")
     parser.add_argument(

@@ -1,19 +1,34 @@
-"""Whether a run's folder still is what its record says: the record itself, every file's hash, and what follows."""
+"""Whether a run's folder still is what its record says: the seal, every file's hash, and every number that follows.
+
+What can be computed again is: the validation metrics from the history, the test metrics and the confusion matrix from
+the predictions, the identity from what it was made from, and that from the configuration. The seal holds the rest.
+"""
 
 from __future__ import annotations
 
+import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from thawline.files import sha256_of_file
-from thawline.records import RECORD_FILE, Record, load_record
+from thawline.errors import UsageError
+from thawline.files import finite, read_json, sha256_of_file
+from thawline.records import RECORD_FILE, Record, identity_of, load_record, seal_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[Any]]
 
 PREDICTIONS_FILE = "predictions.npz"
-_TOP1_TOLERANCE = 1e-6
+_TOLERANCE = 1e-5
+"""Of metrics that are computed again: probabilities are float32, and their sums are in another order."""
+_LEAST_PROBABILITY = 1e-30
+"""Below it a float32 probability says too little of its logarithm."""
 
 
 def problems_of_run(folder: Path) -> list[str]:
@@ -27,7 +42,21 @@ def problems_of_run(folder: Path) -> list[str]:
         return [f"{RECORD_FILE}: not a valid record: {'.'.join(map(str, first['loc']))}: {first['msg']}"]
     except (OSError, ValueError) as error:
         return [f"{RECORD_FILE}: not a valid record: {error}"]
-    return [*_of_files(folder, record), *_of_counts(record), *_of_predictions(folder, record)]
+    of_record = [*_of_seal(folder, record), *_of_counts(record), *_of_identity(record), *_of_selection(record)]
+    return [*_of_files(folder, record), *(f"{RECORD_FILE}: {said}" for said in of_record), *_of_tests(folder, record)]
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether the run's record has a seal: those of earlier versions have none, and only what follows is checked."""
+    try:
+        return bool(load_record(folder).seal)
+    except (OSError, ValueError):
+        return True
+
+
+def _of_seal(folder: Path, record: Record) -> Iterator[str]:
+    if record.seal and record.seal != seal_of(read_json(folder / RECORD_FILE)):
+        yield "its seal is not that of its content: it was changed after the run had written it"
 
 
 def _of_files(folder: Path, record: Record) -> Iterator[str]:
@@ -43,26 +72,129 @@ def _of_files(folder: Path, record: Record) -> Iterator[str]:
 def _of_counts(record: Record) -> Iterator[str]:
     counts = record.parameters
     if counts.frozen + counts.trainable != counts.total:
-        yield f"{RECORD_FILE}: {counts.frozen} frozen + {counts.trainable} trainable parameters are not {counts.total}"
+        yield f"{counts.frozen} frozen + {counts.trainable} trainable parameters are not {counts.total}"
     tested = record.splits["test"].samples if "test" in record.splits else 0
-    judged = sum(sum(row) for row in record.confusion_matrix)
-    if record.confusion_matrix and judged != tested:
-        yield f"{RECORD_FILE}: the confusion matrix counts {judged} samples, the test split has {tested}"
+    counted = sum(sum(row) for row in record.confusion_matrix)
+    if record.confusion_matrix and counted != tested:
+        yield f"the confusion matrix counts {counted} samples, the test split has {tested}"
     for name, split in record.splits.items():
         if sum(split.per_class) != split.samples:
-            yield f"{RECORD_FILE}: the classes of {name} add up to {sum(split.per_class)}, not {split.samples}"
+            yield f"the classes of {name} add up to {sum(split.per_class)}, not {split.samples}"
 
 
-def _of_predictions(folder: Path, record: Record) -> Iterator[str]:
-    """The test accuracy follows from the predictions on file."""
-    top1 = record.metrics.get("test", {}).get("top1")
-    if PREDICTIONS_FILE not in record.files or top1 is None or not (folder / PREDICTIONS_FILE).is_file():
+def _of_identity(record: Record) -> Iterator[str]:
+    """The identity is the hash of its parts, and they are what the record says elsewhere."""
+    parts = record.identity_parts
+    if not parts:
+        return
+    if identity_of(parts) != record.identity:
+        yield "identity_parts: they do not give the identity"
+        return
+    data = parts.get("data") or {}
+    if data.get("classes") != record.classes:
+        yield "classes: not those of the identity"
+    splits = {name: split.sha256 for name, split in record.splits.items()}
+    for name, sha256 in (data.get("splits") or {}).items():
+        if splits.get(name) != sha256:
+            yield f"splits.{name}.sha256: not that of the identity"
+    yield from _of_config(record, parts)
+
+
+def _of_config(record: Record, parts: Mapping[str, Any]) -> Iterator[str]:
+    """The configuration decides what the identity was made from; the transform was fitted to the backbone since."""
+    from thawline.planning.plan import IDENTITY_FORMAT
+    from thawline.planning.settings import parse
+
+    if parts.get("format") != IDENTITY_FORMAT:
+        return
+    try:
+        decides = finite(parse(record.config).deciding())
+    except UsageError as error:
+        yield f"config: {error.problems[0]}"
+        return
+    settings = parts.get("settings") or {}
+    for name in dict.fromkeys([*settings, *decides]):
+        if name != "transform" and decides.get(name) != settings.get(name):
+            yield f"config.{name}: not what the identity was made from"
+
+
+def _of_selection(record: Record) -> Iterator[str]:
+    """The selected epoch is the best of its phase, and the validation metrics are its row of the history."""
+    history, selection, val = record.history, record.selection, record.metrics.get("val")
+    if val is None or not any(name.startswith("val/") for row in history for name in row):
+        return
+    if not 0 <= selection.epoch < len(history):
+        yield f"selection.epoch: {selection.epoch}, and the history has {len(history)} epochs"
+        return
+    row = history[selection.epoch]
+    of_epoch = {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
+    for name in dict.fromkeys([*val, *of_epoch]):
+        if val.get(name) != of_epoch.get(name):
+            yield f"metrics.val.{name}: {val.get(name)}, and the selected epoch had {of_epoch.get(name)}"
+    if selection.value is not None and row.get(selection.monitor) != selection.value:
+        yield f"selection.value: {selection.value}, and the selected epoch had {row.get(selection.monitor)}"
+    first = sum(phase.epochs for phase in record.phases[: selection.phase])
+    sign = -1.0 if selection.mode == "min" else 1.0
+    values = [sign * _number(epoch.get(selection.monitor)) for epoch in history[first:]]
+    if any(value > sign * _number(row.get(selection.monitor)) for value in values):
+        yield f"selection.epoch: {selection.epoch} is not the best epoch by {selection.monitor}"
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def _of_tests(folder: Path, record: Record) -> Iterator[str]:
+    """The test metrics and the confusion matrix follow from the predictions on file."""
+    metrics = record.metrics.get("test")
+    if PREDICTIONS_FILE not in record.files or not metrics or not (folder / PREDICTIONS_FILE).is_file():
         return
     try:
         with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as stored:
-            right = stored["probabilities"].argmax(axis=1) == stored["label"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            arrays = {name: stored[name] for name in ("index", "label", "probabilities")}
+        again, matrix = _rebuilt(arrays, len(record.classes))
+    except (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         yield f"{PREDICTIONS_FILE}: cannot be read: {error}"
         return
-    if abs(float(right.mean()) - top1) > _TOP1_TOLERANCE:
-        yield f"{PREDICTIONS_FILE}: gives a test top1 of {right.mean():.6f}, the record says {top1:.6f}"
+    test = record.splits.get("test")
+    if test is not None and np.bincount(arrays["label"], minlength=len(record.classes)).tolist() != test.per_class:
+        yield f"{PREDICTIONS_FILE}: its labels are not those of the test split"
+    if record.confusion_matrix and matrix != record.confusion_matrix:
+        yield f"{RECORD_FILE}: confusion_matrix: not that of {PREDICTIONS_FILE}"
+    for name, said in metrics.items():
+        low, high = again.get(name) or _top_k(arrays, name) or (-math.inf, math.inf)
+        slack = _TOLERANCE * max(1.0, abs(high))
+        if said is not None and math.isfinite(said) and not low - slack <= said <= high + slack:
+            yield f"{RECORD_FILE}: metrics.test.{name}: {said:.6f}, and {PREDICTIONS_FILE} gives {low:.6f}"
+
+
+def _rebuilt(arrays: Arrays, classes: int) -> tuple[dict[str, tuple[float, float]], list[list[int]]]:
+    """The bounds of each metric that follows from the predictions, and the confusion matrix."""
+    import torch
+
+    from thawline.tasks.classification.metrics import classification_metrics, confusion_matrix
+
+    labels, probabilities = torch.from_numpy(arrays["label"]), torch.from_numpy(arrays["probabilities"])
+    matrix = confusion_matrix(labels, probabilities.argmax(dim=1), classes)
+    if not probabilities.isfinite().all():
+        return {}, matrix
+    metrics = classification_metrics(classes, top_k=1)
+    metrics.update(probabilities, labels)
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    # Of probabilities, not logits, it is none.
+    del values["loss"]
+    of_labels = arrays["probabilities"][np.arange(len(arrays["label"])), arrays["label"]].astype(np.float64)
+    if len(of_labels) and of_labels.min() > _LEAST_PROBABILITY:
+        values["loss"] = float(-np.log(of_labels).mean())
+    return {name: (value, value) for name, value in values.items()}, matrix
+
+
+def _top_k(arrays: Arrays, name: str) -> tuple[float, float] | None:
+    """The bounds of ``top<k>``: probabilities may be equal where the logits were not."""
+    k = name.removeprefix("top")
+    if name == k or not k.isdigit():
+        return None
+    probabilities, label = arrays["probabilities"], arrays["label"]
+    of_label = probabilities[np.arange(len(label)), label][:, None]
+    before, with_equals = (probabilities > of_label).sum(axis=1), (probabilities >= of_label).sum(axis=1)
+    return float((with_equals <= int(k)).mean()), float((before < int(k)).mean())

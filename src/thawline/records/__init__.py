@@ -14,6 +14,7 @@ from thawline.records.record import (
     load_record,
     read_record,
     require_record,
+    seal_of,
     write_record,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "load_record",
     "read_record",
     "require_record",
+    "seal_of",
     "write_record",
 ]
