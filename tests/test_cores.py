@@ -15,8 +15,8 @@ import torch
 
 from tests.conftest import TINY, records
 from tests.zygote import wait_for
-from thawline import cores
 from thawline.execution import threads
+from thawline.runtime import cores
 
 
 @pytest.fixture
