@@ -138,7 +138,7 @@ def test_the_digest_of_a_split_is_of_all_its_keys_in_order():
 def test_a_subset_larger_than_a_class_is_refused_not_clamped():
     with pytest.raises(UsageError) as error:
         Digits(n_per_class=99).load(0)
-    assert problems(error) == ["dataset.n_per_class: 99 are asked for, but class '8' has 98 training pictures"]
+    assert problems(error) == ["dataset.n_per_class: 99 are asked for, but class '8' has 98 training images"]
 
 
 def test_fields_are_checked_together():
@@ -193,8 +193,8 @@ def test_class_folders_are_cut_into_three(tmp_path):
     assert [split.per_class(2) for split in (splits.train, splits.val, splits.test)] == [[6, 6], [2, 2], [2, 2]]
     assert_apart(splits)
     assert splits.notes == (
-        "the set has no test part: 4 pictures cut from train, the same for every data seed",
-        "the set has no val part: 4 pictures cut from train, by data seed 0",
+        "the set has no test part: 4 images cut from train, the same for every data seed",
+        "the set has no val part: 4 images cut from train, by data seed 0",
     )
 
 
@@ -246,14 +246,14 @@ def test_folders_that_are_no_data_set_are_refused_by_name(tmp_path):
     with pytest.raises(UsageError, match="file is not a folder"):
         ImageFolder(root=tmp_path / "file").check()
     (tmp_path / "none").mkdir()
-    with pytest.raises(UsageError, match="none: no pictures found"):
+    with pytest.raises(UsageError, match="none: no images found"):
         ImageFolder(root=tmp_path / "none").load(0)
     root = class_folders(tmp_path / "set")
     (root / "owl").mkdir()
-    with pytest.raises(UsageError, match="owl: the folder of a class holds no pictures"):
+    with pytest.raises(UsageError, match="owl: the folder of a class holds no images"):
         ImageFolder(root=root).load(0)
     save(root / "owl" / "only.png")
-    with pytest.raises(UsageError, match="class 'owl' has 1 training pictures: no test part"):
+    with pytest.raises(UsageError, match="class 'owl' has 1 training images: no test part"):
         ImageFolder(root=root).load(0)
     for missing in (None, "???", ""):
         with pytest.raises(UsageError, match=r"dataset\.root: name the folder"):
@@ -349,11 +349,17 @@ def test_everything_wrong_in_a_table_is_said_with_its_line(tmp_path):
 
 
 def test_a_table_that_is_no_table_is_refused(tmp_path):
-    table(tmp_path, ["a.png;x;train"], header="path;label;split")
-    with pytest.raises(UsageError, match="the columns path, label, split are missing from line 1"):
+    table(tmp_path, ["a.png,x,train"], header="file,label,set")
+    columns = "line 1 must name the columns path, label, split; it lacks path, split and has 'file', 'label', 'set'"
+    with pytest.raises(UsageError, match=columns):
         ImageFolder(root=tmp_path).load(0)
-    table(tmp_path, ["é.png,x,train"], encoding="latin-1")
-    with pytest.raises(UsageError, match=r"splits\.csv: not a readable table in UTF-8"):
+    table(tmp_path, ["a.png,x,train", "é.png,x,train"], encoding="latin-1")
+    with pytest.raises(
+        UsageError, match=r"splits\.csv: line 3 is not UTF-8 \(byte 0xe9\): save the table as CSV UTF-8"
+    ):
+        ImageFolder(root=tmp_path).load(0)
+    table(tmp_path, ["a,b.png,x,train"])
+    with pytest.raises(UsageError, match="line 2: 4 values for 3 columns: put a value that holds the separator in quo"):
         ImageFolder(root=tmp_path).load(0)
     table(tmp_path, [f"absent{index}.png,x,train" for index in range(100)])
     with pytest.raises(UsageError) as error:
@@ -398,8 +404,8 @@ def test_pictures_that_do_not_decode_stop_the_run_with_their_paths(tmp_path):
     with pytest.raises(UsageError) as error:
         ImageFolder(root=root).load(0)
     found = problems(error)
-    assert [line.split(": ")[1] for line in found[:-1]] == [f"unreadable picture {root}/dog/{name}" for name in bad]
-    assert found[-1] == "dataset.on_unreadable: set it to skip to leave such pictures out"
+    assert [line.split(": ")[1] for line in found[:-1]] == [f"unreadable image {root}/dog/{name}" for name in bad]
+    assert found[-1] == "dataset.on_unreadable: set it to skip to leave such images out"
 
 
 def test_pictures_that_do_not_decode_are_skipped_and_noted(tmp_path):
@@ -407,11 +413,11 @@ def test_pictures_that_do_not_decode_are_skipped_and_noted(tmp_path):
     whole = ImageFolder(root=root).load(0)
     bad = bad_pictures(root / "dog")
     splits = ImageFolder(root=root, on_unreadable="skip").load(0, tmp_path / "looks")
-    assert splits.notes[0].startswith("6 unreadable pictures left out: dog/bomb.png: ")
-    assert all(f"dog/{name}: " in splits.notes[0] for name in bad)
+    assert splits.warnings[0].startswith("6 unreadable images left out: dog/bomb.png: ")
+    assert all(f"dog/{name}: " in splits.warnings[0] for name in bad)
     assert splits.fingerprint == whole.fingerprint
     assert splits.train.sha256 == whole.train.sha256
-    assert ImageFolder(root=root, on_unreadable="skip").load(0, tmp_path / "looks").notes == splits.notes
+    assert ImageFolder(root=root, on_unreadable="skip").load(0, tmp_path / "looks").warnings == splits.warnings
     for index in range(len(splits.images)):
         splits.images.read(index)
 
@@ -430,7 +436,7 @@ def test_a_picture_that_breaks_after_loading_is_named(tmp_path):
     with pytest.raises(UsageError) as error:
         splits.images.read(3)
     assert problems(error) == [
-        f"dataset: {tmp_path / 'cat' / '3.png'}: not a usable picture: not a picture in a supported format"
+        f"dataset: {tmp_path / 'cat' / '3.png'}: not a usable image: not an image in a supported format"
     ]
     (tmp_path / splits.images.key(3)).unlink()
     with pytest.raises(UsageError, match=r"3\.png: cannot be read: No such file"):
@@ -449,7 +455,7 @@ def test_a_wide_picture_below_the_hard_limit_of_pillow_is_refused_too(monkeypatc
 
 def decoded(path):
     picture = pictures.decode(path.read_bytes())
-    assert pictures.check(path.read_bytes()) is None
+    assert pictures.examine(path.read_bytes()).problem is None
     assert picture.mode == "RGB"
     return np.asarray(picture)
 
@@ -465,7 +471,7 @@ def test_floats_are_refused(tmp_path):
     Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(pictures.UnreadablePictureError, match="floating-point"):
         pictures.decode((tmp_path / "a.tif").read_bytes())
-    assert "floating-point" in pictures.check((tmp_path / "a.tif").read_bytes())
+    assert "floating-point" in pictures.examine((tmp_path / "a.tif").read_bytes()).problem
 
 
 def test_grey_palette_and_transparency_become_rgb(tmp_path):
@@ -509,8 +515,8 @@ def test_a_truncated_jpeg_is_found_by_the_quick_check(tmp_path):
     for options in ({}, {"progressive": True}):
         noise.save(tmp_path / "a.jpg", **options)
         whole = (tmp_path / "a.jpg").read_bytes()
-        assert pictures.check(whole) is None
-        assert "truncated" in pictures.check(whole[:-2000])
+        assert pictures.examine(whole).problem is None
+        assert "truncated" in pictures.examine(whole[:-2000]).problem
 
 
 # ----------------------------------------------------------------------------------------------- fingerprint and cache
@@ -530,9 +536,15 @@ def test_pictures_that_are_in_two_parts_are_noted(tmp_path):
     root = split_folders(tmp_path)
     for part in ("val", "test"):
         (root / part / "cat" / "0.png").write_bytes((root / "train" / "cat" / "0.png").read_bytes())
-    assert ImageFolder(root=root).load(0).notes == (
-        "1 val pictures are also in an earlier part, byte for byte",
-        "1 test pictures are also in an earlier part, byte for byte",
+    for index in (1, 2):
+        Image.open(root / "train" / "dog" / f"{index}.png").save(
+            root / "test" / "dog" / f"{index}.png", compress_level=0
+        )
+    detail, copies = "pixel for pixel in another file", ("test/cat/0.png", "test/dog/1.png", "test/dog/2.png")
+    assert ImageFolder(root=root).load(0).warnings == (
+        f"1 of 8 val images are also in train (1 byte for byte, 0 {detail}): val/cat/0.png",
+        f"3 of 8 test images are also in train (1 byte for byte, 2 {detail}): {'; '.join(copies)}",
+        f"1 of 8 test images are also in val (1 byte for byte, 0 {detail}): test/cat/0.png",
     )
 
 
@@ -662,7 +674,8 @@ def test_svhn_in_its_own_format(tmp_path, monkeypatch):
     assert splits.classes == tuple("0123456789")
     assert splits.test.labels[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
     assert np.array_equal(np.asarray(splits.images.read(int(splits.test.indices[4]))), pixels[..., 4])
-    assert splits.notes[-1] == "30 test pictures are also in an earlier part, byte for byte"
+    assert splits.warnings[0].startswith("20 of 30 test images are also in train (20 byte for byte, 0 pixel for pixel")
+    assert splits.warnings[1].startswith("10 of 30 test images are also in val (10 byte for byte, 0 pixel for pixel")
 
 
 def test_stl10_in_its_own_format(tmp_path, monkeypatch):
@@ -686,11 +699,13 @@ def test_stl10_in_its_own_format(tmp_path, monkeypatch):
 
 
 def test_eurosat_and_caltech_are_cut_into_three(tmp_path):
-    class_folders(tmp_path / "eurosat" / "2750", ("Forest", "River"))
+    class_folders(tmp_path / "eurosat" / "2750", ("@eaDir", "Forest", "River"))
+    save(tmp_path / "eurosat" / "2750" / "Forest" / "@eaDir" / "0.png", 7)
     splits = TorchvisionDataset(name="EuroSAT", root=tmp_path).load(0)
     assert splits.classes == ("Forest", "River")
     assert [len(splits.train), len(splits.val), len(splits.test)] == [12, 4, 4]
     assert splits.train.keys[0].startswith("eurosat/2750/Forest/")
+    assert splits.left_out == {"hidden or system files": 11}
     for label, name in enumerate(("BACKGROUND_Google", "ant", "bonsai")):
         for index in range(1, 11):
             save(tmp_path / "caltech101" / "101_ObjectCategories" / name / f"image_{index:04d}.jpg", label * 50 + index)
@@ -789,7 +804,7 @@ def test_sets_that_are_files_keep_their_own_parts(tmp_path, name, make, argument
     assert splits.images.read(0).mode == "RGB"
     broken = tmp_path / splits.test.keys[0]
     broken.write_bytes(b"broken")
-    with pytest.raises(UsageError, match=f"unreadable picture {broken}"):
+    with pytest.raises(UsageError, match=f"unreadable image {broken}"):
         TorchvisionDataset(name=name, root=tmp_path, arguments=arguments).load(0)
 
 
@@ -891,4 +906,4 @@ def test_real_photographs_of_several_formats(tmp_path):
     assert len(files) == 8
     for path in files:
         assert pictures.decode(path.read_bytes()).mode == "RGB"
-        assert pictures.check(path.read_bytes()) is None
+        assert pictures.examine(path.read_bytes()).problem is None

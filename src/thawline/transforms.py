@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 """Height and width in pixels."""
 _Pixels = Annotated[int, Field(ge=1)]
+_MOST_SCALED_PIXELS = 2**24
+"""An image that would be larger than this (64 MiB) after scaling and before cropping is scaled inside the crop only."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
@@ -199,7 +201,17 @@ def _cropped(image: Image, height: int, width: int, crop_pct: float, filter_: Re
     else:
         scaled = (max(int(cover_height * image.width / image.height), width), cover_height)
     left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
-    return image.resize(scaled, filter_).crop((left, top, left + width, top + height))
+    if scaled[0] * scaled[1] <= _MOST_SCALED_PIXELS:
+        return image.resize(scaled, filter_).crop((left, top, left + width, top + height))
+    # A thin strip or a tiny crop_pct: the same pixels up to rounding, without those that the crop throws away.
+    across, down = image.width / scaled[0], image.height / scaled[1]
+    box = (
+        left * across,
+        top * down,
+        min((left + width) * across, image.width),
+        min((top + height) * down, image.height),
+    )
+    return image.resize((width, height), filter_, box=box)
 
 
 def _padded(image: Image, height: int, width: int, filter_: Resampling) -> Image:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -39,6 +41,18 @@ def print_run(plan: Plan) -> None:
         f"{record.selection.monitor}; {record.cost.total_seconds:.1f} s"
     )
     console.print(f"record: {plan.folder / 'record.json'}")
+
+
+def print_data(plans: Sequence[Plan]) -> None:
+    """What is to be known of the data of these runs before they start: files left out, and warnings."""
+    for left_out in dict.fromkeys(tuple(plan.splits.left_out.items()) for plan in plans):
+        if left_out:
+            listed = ", ".join(f"{count} {kind}" for kind, count in left_out)
+            console.print(f"left out of the data: {escape(listed)}", highlight=False, soft_wrap=True)
+    told = Counter(warning for plan in plans for warning in plan.warnings)
+    for warning, count in told.items():
+        where = "" if count == len(plans) else f" (in {count} of {len(plans)} runs)"
+        errors.print(f"[yellow]warning[/]: {escape(warning)}{where}", highlight=False, soft_wrap=True)
 
 
 def report_sweep(sweep: Sweep) -> int:

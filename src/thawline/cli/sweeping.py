@@ -34,7 +34,7 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
         SweepIncomplete: a cell is not done at the end.
     """
     from thawline.cli.console import console
-    from thawline.cli.reporting import report_sweep
+    from thawline.cli.reporting import print_data, report_sweep
     from thawline.ledger import provenance
 
     grid = Grid(context, config, arguments)
@@ -52,6 +52,7 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
         require_workers(int(workers))
     planned = plan_sweep(cells, grid.axes, label, provenance.command(), bench, here=here)
     console.print(f"sweep [bold]{planned.name}[/]: {len(planned.plans)} runs", highlight=False)
+    print_data(planned.plans)
     if config.hydra.launcher._target_ == _LOCAL:
         from thawline.sweeps.local import run_all
 

@@ -96,7 +96,7 @@ def _job(config: DictConfig) -> str:
     if problems:
         raise UsageError(problems)
     from thawline.cli.console import console
-    from thawline.cli.reporting import print_run
+    from thawline.cli.reporting import print_data, print_run
     from thawline.planning.devices import require_devices
     from thawline.planning.plan import plan_run
     from thawline.records import read_record
@@ -115,6 +115,7 @@ def _job(config: DictConfig) -> str:
         replay_for_agent(
             plan.settings.logger, record, Mirrored(plan.folder, plan.identity, plan.label, group, plan.config)
         )
+    print_data([plan])
     failures = run_all([plan], bench, group=group, console=console)
     if failures:
         raise failures[0].error

@@ -5,6 +5,7 @@ A new one is a subclass of `ImageDataset` with `check` and `collect`, and a yaml
 
 from thawline.datasets.base import ImageDataset
 from thawline.datasets.digits import Digits
+from thawline.datasets.ignored import not_reading
 from thawline.datasets.image_folder import ImageFolder
 from thawline.datasets.images import ArrayImages, FileImages
 from thawline.datasets.splits import Collection, Dataset, Images, Split, Splits
@@ -22,4 +23,5 @@ __all__ = [
     "Split",
     "Splits",
     "TorchvisionDataset",
+    "not_reading",
 ]

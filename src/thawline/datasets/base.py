@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -35,7 +36,10 @@ _TEST_SEED = 0
 
 def _expanded(value: Any) -> Any:
     if value is None or value in ("", "???"):
-        raise ValueError("name the folder that holds the pictures")
+        raise ValueError("name the folder that holds the images")
+    if isinstance(value, (bool, int, float)):
+        # A folder may be called 2024.
+        value = str(value).lower() if isinstance(value, bool) else str(value)
     return Path(value).expanduser() if isinstance(value, (str, Path)) else value
 
 
@@ -45,8 +49,8 @@ Folder = Annotated[Path, BeforeValidator(_expanded)]
 
 def _class_reference(value: Any) -> Any:
     if isinstance(value, (bool, float)):
-        raise ValueError("a class is given by its name or by its index")
-    return value
+        raise ValueError("a class is given by its name or by its index; write a name such as '1.5' or 'no' in quotes")
+    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
 
 
 class ImageDataset(Spec):
@@ -60,6 +64,7 @@ class ImageDataset(Spec):
         test_fraction: Share that becomes the test part where the set has none: cut stratified, the same pictures for
             every data seed.
         classes: Names or indices of the classes to keep; labels are renumbered in the set's own order. Null keeps all.
+            A number that is the name of a class stands for that class; only other numbers are indices.
         on_unreadable: What a picture that does not decode does: stop the run (error), or be left out and noted (skip).
     """
 
@@ -96,7 +101,8 @@ class ImageDataset(Spec):
                 has too few pictures for what is asked.
         """
         self.check()
-        pool = self._pool(self.collect(), cache_dir)
+        collection = self.collect()
+        pool = self._pool(collection, cache_dir)
         _check_classes(pool)
         indices = {part: np.flatnonzero(np.asarray(pool.parts) == part).astype(np.int64) for part in PARTS}
         cut_notes = self._cut_missing(pool, indices, data_seed)
@@ -108,12 +114,15 @@ class ImageDataset(Spec):
             test=Split(pool.images, indices["test"]),
             classes=pool.classes,
             fingerprint=fingerprint(pool.keys, names, pool.digests),
-            notes=(*pool.notes, *cut_notes, *_repeated(indices, pool.digests)),
+            notes=tuple(cut_notes),
+            warnings=(*collection.warnings, *pool.warnings, *_relabelled(pool), *_repeated(indices, pool)),
+            left_out=dict(sorted(collection.left_out.items())),
+            contents=tuple(pool.contents),
         )
 
     def _pool(self, collection: Collection, cache_dir: Path | None) -> _Pool:
         images = collection.images
-        kept_classes = _chosen(self.classes, collection.classes)
+        kept_classes, mistakable = _chosen(self.classes, collection.classes)
         renumbered = {label: new for new, label in enumerate(kept_classes)}
         # The order of the keys, so that the fingerprint fixes which picture an index stands for.
         candidates = sorted((i for i in range(len(images)) if int(images.labels[i]) in renumbered), key=images.key)
@@ -130,7 +139,12 @@ class ImageDataset(Spec):
             digests=[looks[index].digest for index in good],
             classes=tuple(collection.classes[label] for label in kept_classes),
             parts=[collection.parts[index] for index in good],
-            notes=[f"{len(bad)} unreadable pictures left out: {left_out}"] if bad else [],
+            contents=[looks[index].pixels for index in good],
+            warnings=[
+                *mistakable,
+                *([f"{_counted(len(bad), 'unreadable image')} left out: {left_out}"] if bad else []),
+                *_remarks({images.key(index): looks[index].remarks for index in good}),
+            ],
         )
 
     def _cut_missing(self, pool: _Pool, indices: dict[Part, NDArray[np.int64]], data_seed: int) -> list[str]:
@@ -148,10 +162,15 @@ class ImageDataset(Spec):
             if counts.min() < 2:
                 name = pool.classes[int(counts.argmin())]
                 raise usage_error(
-                    "dataset", f"class {name!r} has {counts.min()} training pictures: no {part} part can be cut from it"
+                    "dataset", f"class {name!r} has {counts.min()} training images: no {part} part can be cut from it"
                 )
-            indices["train"], indices[part] = cut(pool.keys, pool.images.labels, train, share, part, seed)
-            notes.append(f"the set has no {part} part: {len(indices[part])} pictures cut from train, {how}")
+            indices["train"], indices[part] = cut(
+                pool.keys, pool.images.labels, train, share, part, seed, pool.contents
+            )
+            _check_cut(pool, indices[part], part)
+            alike = len(train) - len({pool.contents[index] for index in train})
+            together = f"; {alike} are copies of others, and copies stay in one part" if alike else ""
+            notes.append(f"the set has no {part} part: {len(indices[part])} images cut from train, {how}{together}")
         return notes
 
     def _subset(self, pool: _Pool, train: NDArray[np.int64], data_seed: int) -> NDArray[np.int64]:
@@ -162,7 +181,7 @@ class ImageDataset(Spec):
             short = pool.classes[int(counts.argmin())]
             raise usage_error(
                 "dataset.n_per_class",
-                f"{self.n_per_class} are asked for, but class {short!r} has {counts.min()} training pictures",
+                f"{self.n_per_class} are asked for, but class {short!r} has {counts.min()} training images",
             )
         return first_of_each_class(pool.keys, pool.images.labels, train, self.n_per_class, self.fraction, data_seed)
 
@@ -176,15 +195,25 @@ class _Pool:
     digests: Sequence[str]
     classes: tuple[str, ...]
     parts: Sequence[Part]
-    notes: Sequence[str]
+    contents: Sequence[str]
+    warnings: Sequence[str]
 
 
-def _chosen(wanted: Sequence[int | str] | None, names: Sequence[str]) -> list[int]:
-    """The indices of the wanted classes, ascending."""
+def _chosen(wanted: Sequence[int | str] | None, names: Sequence[str]) -> tuple[list[int], list[str]]:
+    """The indices of the wanted classes, ascending, and a warning for each number that may be meant otherwise."""
+    if wanted is None:
+        wanted = list(names)
     chosen: list[int] = []
     problems: list[Problem] = []
-    for item in range(len(names)) if wanted is None else wanted:
-        index = names.index(item) if isinstance(item, str) and item in names else item
+    warnings: list[str] = []
+    for item in wanted:
+        named = _named(item, names)
+        index = item if named is None else named
+        if isinstance(item, int) and named is not None and named != item and 0 <= item < len(names):
+            warnings.append(
+                f"dataset.classes: {item} is taken as the class called {names[named]!r}, not as the index of "
+                f"{names[item]!r}"
+            )
         if isinstance(index, str):
             problems.append(Problem("dataset.classes", f"the set has no class {index!r}{nearest(index, names)}"))
         elif not 0 <= index < len(names):
@@ -197,7 +226,17 @@ def _chosen(wanted: Sequence[int | str] | None, names: Sequence[str]) -> list[in
         problems.append(Problem("dataset.classes", f"at least two classes are needed, not {len(chosen)}"))
     if problems:
         raise UsageError(problems)
-    return sorted(chosen)
+    return sorted(chosen), warnings
+
+
+def _named(item: int | str, names: Sequence[str]) -> int | None:
+    """The index of the class that an item names, if it is a name: 1 also names "01" where nothing is called "1"."""
+    if str(item) in names:
+        return names.index(str(item))
+    padded = [
+        index for index, name in enumerate(names) if isinstance(item, int) and name.isdecimal() and int(name) == item
+    ]
+    return padded[0] if len(padded) == 1 else None
 
 
 def _check_classes(pool: _Pool) -> None:
@@ -215,26 +254,65 @@ def _check_classes(pool: _Pool) -> None:
         raise UsageError(problems)
 
 
+def _check_cut(pool: _Pool, part: NDArray[np.int64], name: Part) -> None:
+    """A class of which all images are copies of one another cannot be on both sides."""
+    for label in np.setdiff1d(np.arange(len(pool.classes)), pool.images.labels[part]):
+        raise usage_error(
+            "dataset",
+            f"class {pool.classes[label]!r} has too few different images: no {name} part can be cut from it without "
+            "copies of its training images",
+        )
+
+
 def _unreadable(lines: Sequence[str]) -> UsageError:
-    problems = [Problem("dataset", f"unreadable picture {line}") for line in lines[:_MOST_NAMED]]
+    problems = [Problem("dataset", f"unreadable image {line}") for line in lines[:_MOST_NAMED]]
     more = f"{len(lines) - _MOST_NAMED} more; " if len(lines) > _MOST_NAMED else ""
-    problems.append(Problem("dataset.on_unreadable", f"{more}set it to skip to leave such pictures out"))
+    problems.append(Problem("dataset.on_unreadable", f"{more}set it to skip to leave such images out"))
     return UsageError(problems)
 
 
-def _repeated(indices: dict[Part, NDArray[np.int64]], digests: Sequence[str]) -> list[str]:
-    """A note where validation or test pictures are, byte for byte, also in an earlier part."""
-    notes = []
-    seen = {digests[index] for index in indices["train"]}
-    for part in ("val", "test"):
-        members = [digests[index] for index in indices[part]]
-        repeated = sum(digest in seen for digest in members)
-        if repeated:
-            notes.append(f"{repeated} {part} pictures are also in an earlier part, byte for byte")
-        seen.update(members)
-    return notes
+def _repeated(indices: dict[Part, NDArray[np.int64]], pool: _Pool) -> list[str]:
+    """A warning for each pair of parts that share images: the same bytes, or the same pixels in other bytes."""
+    warnings = []
+    pairs: tuple[tuple[Part, Part], ...] = (("val", "train"), ("test", "train"), ("test", "val"))
+    for later, earlier in pairs:
+        digests = {pool.digests[index] for index in indices[earlier]}
+        contents = {pool.contents[index] for index in indices[earlier]}
+        members = indices[later]
+        same_bytes = sum(pool.digests[index] in digests for index in members)
+        same_pixels = [pool.keys[index] for index in members if pool.contents[index] in contents]
+        if same_pixels:
+            warnings.append(
+                f"{len(same_pixels)} of {len(members)} {later} images are also in {earlier} ({same_bytes} byte for "
+                f"byte, {len(same_pixels) - same_bytes} pixel for pixel in another file): {_listed(same_pixels, 3)}"
+            )
+    return warnings
 
 
-def _listed(lines: Sequence[str]) -> str:
-    more = f" and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
-    return "; ".join(lines[:_MOST_NAMED]) + more
+def _relabelled(pool: _Pool) -> list[str]:
+    """A warning where the same image has several classes."""
+    labels: dict[str, set[int]] = {}
+    for content, label in zip(pool.contents, pool.images.labels.tolist(), strict=True):
+        labels.setdefault(content, set()).add(label)
+    several = [key for key, content in zip(pool.keys, pool.contents, strict=True) if len(labels[content]) > 1]
+    return [f"{len(several)} images have a copy in another class: {_listed(several, 4)}"] if several else []
+
+
+def _remarks(remarks: Mapping[str, Sequence[str]]) -> list[str]:
+    """A warning for each kind of thing that images have and that is not used."""
+    by_kind: dict[str, list[str]] = {}
+    for key, kinds in remarks.items():
+        for kind in kinds:
+            by_kind.setdefault(kind, []).append(key)
+    return [
+        f"{_counted(len(keys), 'image')} with {kind} ({_listed(keys, 3)})" for kind, keys in sorted(by_kind.items())
+    ]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _listed(lines: Sequence[str], most: int = _MOST_NAMED) -> str:
+    more = f" and {len(lines) - most} more" if len(lines) > most else ""
+    return "; ".join(lines[:most]) + more

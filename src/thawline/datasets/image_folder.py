@@ -1,23 +1,26 @@
-"""A user's own pictures: folders, or a table of path, label and split."""
+"""A user's own images: folders, or a table of path, label and split."""
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
 from thawline.datasets.base import Folder, ImageDataset
+from thawline.datasets.ignored import ending, is_output, is_system
 from thawline.datasets.images import FileImages
 from thawline.datasets.pictures import EXTENSIONS
 from thawline.datasets.splits import Collection, Part
+from thawline.datasets.table import read_table
 from thawline.errors import Problem, UsageError, usage_error
 
 SPLITS_FILE = "splits.csv"
-_COLUMNS = ("path", "label", "split")
 _PART_NAMES: dict[str, Part] = {
     "train": "train",
     "training": "train",
@@ -29,6 +32,8 @@ _PART_NAMES: dict[str, Part] = {
 }
 _ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")
 _MOST_NAMED = 20
+_OUTSIDE = "images outside the class folders"
+_UNLISTED = f"images that {SPLITS_FILE} does not list"
 
 
 class _Entry(NamedTuple):
@@ -37,16 +42,33 @@ class _Entry(NamedTuple):
     part: Part
 
 
-class ImageFolder(ImageDataset):
-    """Pictures in a folder. The first of these layouts that is found counts.
+@dataclass
+class _Survey:
+    """What is found below a root and is not an image of the set.
 
-    1. ``root/splits.csv`` in UTF-8 with the columns path, label, split; paths are relative to the root and stay in it.
+    Attributes:
+        root: The folder.
+        left_out: How many files were left out by their ending; a folder that was not looked into is one ``name/``.
+        warnings: What a reader of the results has to know.
+    """
+
+    root: Path
+    left_out: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+
+class ImageFolder(ImageDataset):
+    """Images in a folder. The first of these layouts that is found counts.
+
+    1. ``root/splits.csv`` with the columns path, label, split (see `thawline.datasets.table`); paths are relative to
+       the root and stay in it.
     2. ``root/train/CLASS/...`` and the same under ``val`` (or valid, validation) and ``test``.
     3. ``root/CLASS/...``: val and test are cut.
 
-    Within a class, folders are searched to any depth. Hidden files and files that are no pictures by their name are
-    ignored; symbolic links are followed. Classes are in the order of their names, or of their numbers where all of
-    them are numbers.
+    Within a class, folders are searched to any depth; symbolic links are followed. Files that are not images by their
+    name are left out and counted, and so are hidden files, system folders, the thumbnails of network drives, and the
+    folders into which thawline writes. Classes are in the order of their names, or of their numbers where all of them
+    are numbers; names that differ only in how their accents are encoded are one class.
 
     Attributes:
         root: The folder.
@@ -61,26 +83,42 @@ class ImageFolder(ImageDataset):
         if self.root.is_dir():
             return
         if not self.root.exists():
-            raise usage_error("dataset.root", f"{self.root}: no such folder")
+            raise usage_error("dataset.root", f"{self.root}: no such folder{_quoting(self.root.name)}")
         if self.root.suffix.lower() in _ARCHIVES:
             raise usage_error("dataset.root", f"{self.root} is an archive: unpack it and give the folder")
         raise usage_error("dataset.root", f"{self.root} is not a folder")
 
     def collect(self) -> Collection:
-        """The pictures by the layout that the folder has."""
+        """The images by the layout that the folder has."""
+        survey = _Survey(self.root)
         if (self.root / SPLITS_FILE).is_file():
-            entries = _from_table(self.root)
-        elif folders := _split_folders(self.root):
-            entries = [item for part, name in folders.items() for item in _class_folders(self.root, f"{name}/", part)]
+            entries = _from_table(survey)
+        elif folders := _split_folders(survey):
+            entries = [
+                item
+                for part, name in folders.items()
+                for item in _class_folders(survey, f"{name}/", part, required=self.classes is None)
+            ]
         else:
-            entries = _class_folders(self.root, "", "train")
+            entries = _class_folders(survey, "", "train", required=self.classes is None)
         if not entries:
-            raise usage_error("dataset.root", f"{self.root}: no pictures found ({', '.join(sorted(EXTENSIONS))})")
+            kinds = ", ".join(sorted(EXTENSIONS))
+            raise usage_error("dataset.root", f"{self.root}: no images found ({kinds}){_instead(survey.left_out)}")
         classes = _in_order({entry.label for entry in entries})
         number = {name: index for index, name in enumerate(classes)}
         labels = np.array([number[entry.label] for entry in entries], dtype=np.int64)
         images = FileImages(self.root, [entry.path for entry in entries], labels)
-        return Collection(images, classes, tuple(entry.part for entry in entries))
+        parts = tuple(entry.part for entry in entries)
+        return Collection(images, classes, parts, tuple(survey.warnings), dict(survey.left_out))
+
+
+def _quoting(name: str) -> str:
+    """A hint where the configuration may have read the folder's name as a number, and so changed it."""
+    try:
+        float(name)
+    except ValueError:
+        return ""
+    return "; a name that reads as a number is written in quotes: 'dataset.root=\"NAME\"'"
 
 
 def _in_order(names: set[str]) -> tuple[str, ...]:
@@ -89,68 +127,125 @@ def _in_order(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(item.name for item in folder.iterdir() if item.is_dir() and not _ignored(item.name))
+def _subfolders(survey: _Survey, below: str = "") -> list[str]:
+    """The folders directly below, without those that hold no images of anybody; files there are counted."""
+    names = []
+    try:
+        items = sorted((survey.root / below).iterdir(), key=lambda item: item.name)
+    except OSError as error:
+        _unsearchable(error)
+    for item in items:
+        if not item.is_dir():
+            is_image = ending(item.name) in EXTENSIONS
+            survey.left_out[_OUTSIDE if is_image else ending(item.name)] += 1
+        elif is_system(item.name):
+            survey.left_out[f"{item.name}/"] += 1
+        else:
+            names.append(item.name)
+    return names
 
 
-def _ignored(name: str) -> bool:
-    # macOS leaves the second kind in archives: shadows of the real files, under the same names.
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _split_folders(root: Path) -> dict[Part, str]:
+def _split_folders(survey: _Survey) -> dict[Part, str]:
     """The folder of each part, or nothing where the folders below the root are classes."""
-    names = _subfolders(root)
+    trial = _Survey(survey.root)
+    names = _subfolders(trial)
     folders: dict[Part, str] = {}
     for name in names:
         part = _PART_NAMES.get(name.lower())
         if part is None:
             continue
         if part in folders:
-            raise usage_error("dataset.root", f"{root}: both {folders[part]!r} and {name!r} could be the {part} part")
+            raise usage_error(
+                "dataset.root", f"{survey.root}: both {folders[part]!r} and {name!r} could be the {part} part"
+            )
         folders[part] = name
-    if "train" in folders and _subfolders(root / folders["train"]):
+    if "train" in folders and _subfolders(_Survey(survey.root), folders["train"]):
+        survey.left_out.update(trial.left_out)
+        survey.left_out.update(f"{name}/" for name in names if name not in folders.values())
         return folders
     if folders and len(folders) == len(names):
         what = f"{folders['train']!r} holds no class folders" if "train" in folders else "there is no train folder"
-        raise usage_error("dataset.root", f"{root}: {what}")
+        raise usage_error("dataset.root", f"{survey.root}: {what}")
     return {}
 
 
-def _class_folders(root: Path, below: str, part: Part) -> list[_Entry]:
+def _class_folders(survey: _Survey, below: str, part: Part, *, required: bool) -> list[_Entry]:
+    """The images of each class; a folder without any is an error where it is `required` to be a class."""
     entries: list[_Entry] = []
     problems: list[Problem] = []
-    for label in _subfolders(root / below):
-        paths = sorted(_picture_paths(root, f"{below}{label}"))
-        if not paths:
-            problems.append(Problem("dataset.root", f"{root / below / label}: the folder of a class holds no pictures"))
-        entries += [_Entry(path, label, part) for path in paths]
+    spellings: dict[str, list[str]] = {}
+    for name in _subfolders(survey, below):
+        spellings.setdefault(_normal(name), []).append(name)
+    for label, names in spellings.items():
+        if len(names) > 1:
+            survey.warnings.append(
+                f"{len(names)} folders in {survey.root / below} are called {label!r}, with differently encoded accents:"
+                " they are one class"
+            )
+        for name in names:
+            found = _image_paths(survey, f"{below}{name}")
+            if not found.paths and not found.outputs and required:
+                where = survey.root / below / name
+                what = f"{where}: the folder of a class holds no images{_instead(found.left_out)}"
+                problems.append(Problem("dataset.root", what))
+            entries += [_Entry(path, label, part) for path in sorted(found.paths)]
     if problems:
         raise UsageError(_shortened(problems))
     return entries
 
 
-def _picture_paths(root: Path, folder: str) -> Iterator[str]:
+@dataclass
+class _Found:
+    """What is below a folder: image paths, the rest by its ending, and whether thawline writes there."""
+
+    paths: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    outputs: bool = False
+
+
+def _image_paths(survey: _Survey, folder: str) -> _Found:
+    """The image files below a folder of the root; what else is there is counted in the survey."""
+    found = _Found()
     seen: set[str] = set()
-    for place, folders, files in os.walk(root / folder, followlinks=True):
+    for place, folders, files in os.walk(survey.root / folder, followlinks=True, onerror=_unsearchable):
         # A link to a folder above would be walked forever.
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not _ignored(name))
+        if is_output(place, folders):
+            found.left_out[f"{Path(place).relative_to(survey.root).as_posix()}/"] += 1
+            found.outputs = True
+            folders.clear()
+            continue
+        found.left_out.update(f"{name}/" for name in folders if is_system(name))
+        folders[:] = sorted(name for name in folders if not is_system(name))
         for name in files:
-            if not _ignored(name) and Path(name).suffix.lower() in EXTENSIONS:
-                yield (Path(place) / name).relative_to(root).as_posix()
+            if ending(name) in EXTENSIONS:
+                found.paths.append((Path(place) / name).relative_to(survey.root).as_posix())
+            else:
+                found.left_out[ending(name)] += 1
+    survey.left_out.update(found.left_out)
+    return found
 
 
-def _from_table(root: Path) -> list[_Entry]:
-    table = root / SPLITS_FILE
+def _unsearchable(error: OSError) -> NoReturn:
+    raise usage_error("dataset.root", f"{error.filename}: cannot be searched: {error.strerror or error}") from None
+
+
+def _instead(left_out: Counter[str]) -> str:
+    """What there is where images were expected."""
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items())[:_MOST_NAMED])
+    return f"; left out there: {listed}" if listed else ""
+
+
+def _from_table(survey: _Survey) -> list[_Entry]:
+    table = survey.root / SPLITS_FILE
     entries: dict[str, _Entry] = {}
     problems: list[Problem] = []
-    for line, row in _rows(table):
-        entry = _entry(root, row)
+    for line, row in read_table(table):
+        entry = row if isinstance(row, str) else _entry(survey.root, row)
         if isinstance(entry, str):
             problems.append(Problem("dataset.root", f"{table}, line {line}: {entry}"))
         elif entry.path in entries:
@@ -159,29 +254,24 @@ def _from_table(root: Path) -> list[_Entry]:
             entries[entry.path] = entry
     if problems:
         raise UsageError(_shortened(problems))
+    _count_unlisted(survey, entries)
     return list(entries.values())
 
 
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """The rows with their line numbers."""
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise usage_error(
-                    "dataset.root",
-                    f"{table}: the columns {', '.join(missing)} are missing from line 1",
-                )
-            return [(reader.line_num, {name: row[name] or "" for name in _COLUMNS}) for row in reader]
-    except (OSError, ValueError, csv.Error) as error:
-        raise usage_error("dataset.root", f"{table}: not a readable table in UTF-8: {error}") from None
+def _count_unlisted(survey: _Survey, listed: Iterable[str]) -> None:
+    """Count the files that lie beside the listed ones."""
+    known = {survey.root / path for path in (*listed, SPLITS_FILE)}
+    for folder in sorted({path.parent for path in known}):
+        for item in folder.iterdir():
+            if item not in known and not item.is_dir():
+                is_image = ending(item.name) in EXTENSIONS
+                survey.left_out[_UNLISTED if is_image else ending(item.name)] += 1
 
 
 def _entry(root: Path, row: dict[str, str]) -> _Entry | str:
     """The entry of a row, or what is wrong with it."""
     label, split = row["label"].strip(), row["split"].strip()
-    empty = [name for name, value in (("path", row["path"]), ("label", label), ("split", split)) if not value]
+    empty = [name for name, value in (("path", row["path"]), ("label", label), ("split", split)) if not value.strip()]
     if empty:
         return f"{', '.join(empty)} is empty"
     path = PurePosixPath(row["path"])
@@ -190,9 +280,38 @@ def _entry(root: Path, row: dict[str, str]) -> _Entry | str:
     part = _PART_NAMES.get(split.lower())
     if part is None:
         return f"unknown split {split!r}: it must be train, val or test"
-    if not _is_file(root / path):
-        return f"no such file: {row['path']!r}"
-    return _Entry(path.as_posix(), label, part)
+    there = _on_disk(root, row["path"])
+    return f"no such file: {row['path']!r}" if there is None else _Entry(there, _normal(label), part)
+
+
+def _on_disk(root: Path, written: str) -> str | None:
+    """The file below the root that a table means: as written, or as another system would write it."""
+    for text in dict.fromkeys((written, written.strip(), written.strip().replace("\\", "/"))):
+        path = PurePosixPath(text)
+        if ".." in path.parts or path.is_absolute():
+            continue
+        if _is_file(root / path):
+            return path.as_posix()
+        if not text.isascii() and (found := _as_encoded(root, path.parts)) is not None:
+            return found.relative_to(root).as_posix()
+    return None
+
+
+def _as_encoded(place: Path, names: Sequence[str]) -> Path | None:
+    """The file with these names below `place`, with their accents encoded as they are on disk."""
+    if not names:
+        return place if _is_file(place) else None
+    try:
+        alike = sorted(item for item in place.iterdir() if _normal(item.name) == _normal(names[0]))
+    except OSError:
+        return None
+    found = (_as_encoded(item, names[1:]) for item in alike)
+    return next((file for file in found if file is not None), None)
+
+
+def _normal(name: str) -> str:
+    """Composed accents: macOS and some archives write them apart, others together."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _is_file(path: Path) -> bool:

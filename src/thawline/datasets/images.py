@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from thawline.runtime.cores import available_cores
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
+
+
+_SAMPLE_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ class ArrayImages:
         return self.keys[index]
 
     def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> list[Inspection]:
-        """The digest of each picture's pixels. There is nothing to keep: this is as fast as reading."""
-        return [Inspection(hashlib.sha256(self.pixels[index].tobytes()).hexdigest()) for index in indices]
+        """The digest of each image's pixels. There is nothing to keep: this is as fast as reading."""
+        digests = [hashlib.sha256(self.pixels[index].tobytes()).hexdigest() for index in indices]
+        return [Inspection(digest, pixels=digest) for digest in digests]
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class FileImages:
         except OSError as error:
             raise usage_error("dataset", f"{path}: cannot be read: {error.strerror or error}") from None
         except pictures.UnreadablePictureError as error:
-            raise usage_error("dataset", f"{path}: not a usable picture: {error}") from None
+            raise usage_error("dataset", f"{path}: not a usable image: {error}") from None
 
     def key(self, index: int) -> str:
         """The picture's path below the root."""
@@ -101,33 +106,54 @@ class FileImages:
         return str(self.root / self.paths[index])
 
     def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> list[Inspection]:
-        """Hash every file and check that it decodes.
+        """Hash and decode every file.
 
-        A file whose size and time of change are those of an earlier look is not read again.
+        A file is not decoded again while its stamp (`_Stamp`) is that of an earlier look.
         """
         known = _Looks.load(self.root, cache_dir)
         # Reading, hashing and decoding release Python's lock, so threads use all cores without a copy of the process.
         with ThreadPoolExecutor(max_workers=min(available_cores(), 16)) as pool:
             found = list(pool.map(lambda index: self._look(self.paths[index], known), indices))
         known.save({self.paths[index]: look for index, look in zip(indices, found, strict=True)})
-        return [Inspection(digest, problem) for _, _, digest, problem in found]
+        return [look.inspection for look in found]
 
     def _look(self, path: str, known: _Looks) -> _Look:
         file = self.root / path
         try:
-            status = file.stat()
-            look = known.of(path, status.st_size, status.st_mtime_ns)
-            if look is None:
+            stamp = _stamp(file)
+            inspection = known.of(path, stamp)
+            if inspection is None:
                 content = file.read_bytes()
+                examined = pictures.examine(content)
                 digest = hashlib.sha256(content).hexdigest()
-                look = (status.st_size, status.st_mtime_ns, digest, pictures.check(content))
+                inspection = Inspection(digest, examined.problem, examined.pixels, examined.remarks)
         except (OSError, ValueError) as error:
-            return (-1, -1, "", f"cannot be read: {getattr(error, 'strerror', None) or error}")
-        return look
+            return _Look(None, Inspection("", f"cannot be read: {getattr(error, 'strerror', None) or error}"))
+        return _Look(stamp, inspection)
 
 
-_Look = tuple[int, int, str, str | None]
-"""Size in bytes, time of change in nanoseconds, SHA-256 of the content, why it does not decode (None: it does)."""
+_Stamp = tuple[int, int, int, int, int]
+"""Of a file: size in bytes, times of its content's and its entry's change in nanoseconds, inode, CRC of a sample.
+
+Programs set the first two back; not every file system keeps the next two; so a sample of the content is read as well.
+"""
+
+
+class _Look(NamedTuple):
+    """What was found in a file while it had a stamp; None: it could not be read."""
+
+    stamp: _Stamp | None
+    inspection: Inspection
+
+
+def _stamp(file: Path) -> _Stamp:
+    with file.open("rb", buffering=0) as stream:
+        status = os.fstat(stream.fileno())
+        sample = 0
+        for start in sorted({0, status.st_size // 2, max(status.st_size - _SAMPLE_BYTES, 0)}):
+            stream.seek(start)
+            sample = zlib.crc32(stream.read(_SAMPLE_BYTES), sample)
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, sample)
 
 
 @dataclass(frozen=True)
@@ -141,25 +167,31 @@ class _Looks:
     def load(cls, root: Path, cache_dir: Path | None) -> _Looks:
         if cache_dir is None:
             return cls(None, {})
-        name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:20]
-        file = cache_dir / f"pictures-{name}.json"
+        import PIL
+
+        # Another version may decode the same file to other pixels, or not at all.
+        name = hashlib.sha256(os.fsencode(root.resolve()) + b"\0" + PIL.__version__.encode()).hexdigest()[:20]
+        file = cache_dir / f"images-{name}.json"
         with contextlib.suppress(OSError, ValueError):
             entries = json.loads(file.read_bytes())
             if isinstance(entries, dict):
                 return cls(file, entries)
         return cls(file, {})
 
-    def of(self, path: str, size: int, mtime_ns: int) -> _Look | None:
+    def of(self, path: str, stamp: _Stamp) -> Inspection | None:
         match self.entries.get(path):
-            case [int(known_size), int(known_time), str(digest), str() | None as problem] if len(digest) == 64 and (
-                known_size,
-                known_time,
-            ) == (size, mtime_ns):
-                return (known_size, known_time, digest, problem)
+            case [[*known], str(digest), str() | None as problem, str(pixels), [*remarks]]:
+                whole = len(digest) == 64 and (problem is not None or len(pixels) == 32)
+                if whole and tuple(known) == stamp and all(isinstance(remark, str) for remark in remarks):
+                    return Inspection(digest, problem, pixels, tuple(remarks))
         return None
 
     def save(self, looks: dict[str, _Look]) -> None:
-        fresh = {path: list(look) for path, look in looks.items() if look[2]}
+        fresh = {
+            path: [list(look.stamp), *look.inspection[:3], list(look.inspection.remarks)]
+            for path, look in looks.items()
+            if look.stamp is not None
+        }
         if self.file is None or all(self.entries.get(path) == look for path, look in fresh.items()):
             return
         # A full or read-only disk costs the next run a second look and nothing else.

@@ -1,12 +1,15 @@
-"""From the bytes of a picture file to RGB pixels, the same for every format, or a reason why not."""
+"""From the bytes of an image file to RGB pixels, the same for every format, or a reason why not."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import struct
+import threading
 import zlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,8 +21,18 @@ EXTENSIONS = frozenset(
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 89_478_485
 """Pillow's own limit (a quarter of a GiB in RGB), which it only warns of; here more is refused."""
+MAX_SIDE = 2**18
+"""The longest side in pixels. Resizing takes memory for every pixel of a side, however thin the image is."""
+_IN_FLIGHT = 2**26
+"""Pixels that all threads of a process decode at once (a larger image alone): each takes up to 12 bytes."""
+_BAND_PIXELS = 2**20
+
+FIRST_FRAME = "several frames or pages: the first is used"
+FURTHER_BANDS = "bands beyond red, green and blue: they are left out"
+TIFF_ALPHA = "a TIFF band marked as transparency: the rest is laid over white"
 
 _ORIENTATION = 0x0112
+_PHOTOMETRIC, _SAMPLES_PER_PIXEL = 0x0106, 0x0115
 # What a decoder raises on bytes that make no sense depends on the format and on where it notices.
 _DECODER_ERRORS = (
     OSError,
@@ -37,32 +50,67 @@ _DECODER_ERRORS = (
 
 
 class UnreadablePictureError(Exception):
-    """The bytes are not a picture that can be used; says why."""
+    """The bytes are not an image that can be used; says why."""
+
+
+class Examined(NamedTuple):
+    """What decoding an image file found.
+
+    Attributes:
+        problem: Why `decode` would refuse the bytes; None: it would not.
+        pixels: A digest of size and RGB pixels: files with the same one show the same image. Empty with a problem.
+        remarks: What of the file is not used, in the words of this module's constants.
+    """
+
+    problem: str | None
+    pixels: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def decode(content: bytes) -> Image:
-    """The first frame of a picture file in RGB, upright.
+    """The first frame of an image file in RGB, upright.
 
-    Grey, palette, CMYK and 16-bit pictures are converted (16 bits keep their upper eight); transparency is laid over
+    Grey, palette, CMYK and 16-bit images are converted (16 bits keep their upper eight); transparency is laid over
     white, as a viewer shows it; the EXIF orientation is applied.
 
     Raises:
-        UnreadablePictureError: truncated, damaged, an unsupported format, or more than `MAX_PIXELS` pixels.
+        UnreadablePictureError: truncated, damaged, an unsupported format, more than `MAX_PIXELS` pixels, or a side
+            longer than `MAX_SIDE`.
     """
-    with _opened(content) as picture:
+    with _opened(content) as picture, _in_flight.taking(picture.width * picture.height):
         return _guarded(lambda: _upright(picture, _rgb(picture)))
 
 
-def check(content: bytes) -> str | None:
-    """Why `decode` would refuse the bytes, or None. Reads all of the data, but a JPEG at an eighth of its size."""
+def examine(content: bytes) -> Examined:
+    """Decode the bytes once: whether they can be used, a digest of their pixels, and what of them is not used."""
     try:
-        with _opened(content) as picture:
-            if picture.format == "JPEG":
-                picture.draft(None, (max(picture.width // 8, 1), max(picture.height // 8, 1)))
-            _guarded(lambda: _rgb(picture))
+        with _opened(content) as picture, _in_flight.taking(picture.width * picture.height):
+            pixels = _digest(_guarded(lambda: _upright(picture, _rgb(picture))))
+            return Examined(None, pixels, _remarks(picture))
     except UnreadablePictureError as error:
-        return str(error)
-    return None
+        return Examined(str(error))
+
+
+class _PixelBudget:
+    """Lets threads wait until the pixels that are decoded at once are few enough for their memory."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken, self._freed = most, 0, threading.Condition()
+
+    @contextlib.contextmanager
+    def taking(self, pixels: int) -> Iterator[None]:
+        with self._freed:
+            self._freed.wait_for(lambda: not self._taken or self._taken + pixels <= self._most)
+            self._taken += pixels
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._taken -= pixels
+                self._freed.notify_all()
+
+
+_in_flight = _PixelBudget(_IN_FLIGHT)
 
 
 def _opened(content: bytes) -> Image:
@@ -72,13 +120,24 @@ def _opened(content: bytes) -> Image:
     try:
         picture = Image.open(io.BytesIO(content), formats=[name for name in _FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
-        reason = "the file is empty" if not content else "not a picture in a supported format"
-        raise UnreadablePictureError(reason) from None
+        raise UnreadablePictureError(_unidentified(content)) from None
     except (Image.DecompressionBombError, *_DECODER_ERRORS) as error:
         raise UnreadablePictureError(_reason(error)) from None
     if picture.width * picture.height > MAX_PIXELS:
         raise UnreadablePictureError(f"{picture.width} x {picture.height} pixels, more than the {MAX_PIXELS} allowed")
+    if max(picture.size) > MAX_SIDE:
+        raise UnreadablePictureError(
+            f"{picture.width} x {picture.height} pixels: a side may have {MAX_SIDE} pixels at most"
+        )
     return picture
+
+
+def _unidentified(content: bytes) -> str:
+    if not content:
+        return "the file is empty"
+    if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "a TIFF whose bands or sample type cannot be read as grey, RGB or CMYK: export it as RGB with 8 bits"
+    return "not an image in a supported format"
 
 
 def _guarded(work: Callable[[], Image]) -> Image:
@@ -91,19 +150,37 @@ def _guarded(work: Callable[[], Image]) -> Image:
 
 
 def _rgb(picture: Image) -> Image:
-    from PIL import Image
-
     picture.load()
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture.copy()
     if picture.mode == "I" or picture.mode.startswith("I;16"):
-        return _upper_eight_bits(picture)
+        return _in_bands(picture, _upper_eight_bits)
     if picture.mode == "F":
-        raise ValueError("pictures of floating-point numbers have no agreed range")
+        raise ValueError("images of floating-point numbers have no agreed range")
     if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
-        opaque = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+        return _in_bands(picture, _over_white)
     return picture.convert("RGB")
+
+
+def _in_bands(picture: Image, converted: Callable[[Image], Image]) -> Image:
+    """The image in RGB, converted some rows at a time: what lies between must not take memory for all of them."""
+    from PIL import Image
+
+    rows = max(_BAND_PIXELS // picture.width, 1)
+    if rows >= picture.height:
+        return converted(picture)
+    canvas = Image.new("RGB", picture.size)
+    for top in range(0, picture.height, rows):
+        band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        canvas.paste(converted(band), (0, top))
+    return canvas
+
+
+def _over_white(picture: Image) -> Image:
+    from PIL import Image
+
+    opaque = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
 
 
 def _upper_eight_bits(picture: Image) -> Image:
@@ -134,6 +211,32 @@ def _upright(picture: Image, rgb: Image) -> Image:
         # Damaged EXIF data says nothing about the pixels, which are whole.
         turn = None
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _digest(rgb: Image) -> str:
+    digest = hashlib.blake2b(f"{rgb.width} x {rgb.height}\n".encode(), digest_size=16)
+    rows = max(_BAND_PIXELS // rgb.width, 1)
+    for top in range(0, rgb.height, rows):
+        digest.update(rgb.crop((0, top, rgb.width, min(top + rows, rgb.height))).tobytes())
+    return digest.hexdigest()
+
+
+def _remarks(picture: Image) -> tuple[str, ...]:
+    remarks = []
+    if picture.format == "TIFF":
+        # Pillow drops unknown bands without a word, and programs mark an infrared band as transparency.
+        tags = getattr(picture, "tag_v2", {})
+        colors = {0: 1, 1: 1, 2: 3}.get(tags.get(_PHOTOMETRIC, -1))
+        if colors is not None and tags.get(_SAMPLES_PER_PIXEL, 1) > colors:
+            remarks.append(TIFF_ALPHA if picture.mode in ("RGBA", "RGBa", "LA", "La") else FURTHER_BANDS)
+    try:
+        # Looking for further frames moves within the file, so this comes after the pixels.
+        frames = picture.format in ("GIF", "PNG", "WEBP", "TIFF") and getattr(picture, "n_frames", 1) > 1
+    except _DECODER_ERRORS:
+        frames = True  # a damaged second frame
+    if frames:
+        remarks.append(FIRST_FRAME)
+    return tuple(remarks)
 
 
 def _reason(error: BaseException) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
@@ -46,10 +47,19 @@ class Images(Protocol):
 
 
 class Inspection(NamedTuple):
-    """What a look at one picture found: the SHA-256 of its content, and why it cannot be used (None: it can)."""
+    """What a look at one image found.
+
+    Attributes:
+        digest: The SHA-256 of its content.
+        problem: Why it cannot be used; None: it can.
+        pixels: A digest of its decoded pixels: images with the same one look the same.
+        remarks: What of it is not used, such as further frames.
+    """
 
     digest: str
     problem: str | None = None
+    pixels: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 class Pictures(Images, Protocol):
@@ -73,11 +83,15 @@ class Collection:
         classes: The class names.
         parts: The part of each picture by the set's own division. Where no picture is in val or in test, that part is
             cut from train.
+        warnings: What a reader of the results has to know of how they were found.
+        left_out: How many files lie among them and are not part of the set, by ending.
     """
 
     images: Pictures
     classes: tuple[str, ...]
     parts: tuple[Part, ...]
+    warnings: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,7 +154,10 @@ class Splits:
         test: The samples that are looked at once.
         classes: The class names.
         fingerprint: SHA-256 of the content of all pictures, whichever part or subset they are in.
-        notes: What a reader of the record has to know, such as pictures that were left out.
+        notes: What a reader of the record has to know, such as which parts were cut.
+        warnings: What a reader of the results has to know before believing them, such as images that are in two parts.
+        left_out: How many files lie among the images and are not part of the set, by ending; folders end in a slash.
+        contents: For each image of `images` a digest of its pixels: the same for images that look the same.
     """
 
     train: Split
@@ -149,11 +166,21 @@ class Splits:
     classes: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    contents: tuple[str, ...] = ()
 
     @property
     def images(self) -> Images:
-        """The pictures that all three splits index."""
+        """The images that all three splits index."""
         return self.train.images
+
+    def copies(self, split: Split, *others: tuple[Splits, Part]) -> int:
+        """How many images of a split of this set are also, pixel for pixel, in parts of other sets."""
+        seen = {
+            other.contents[index] for other, part in others if other.contents for index in getattr(other, part).indices
+        }
+        return sum(self.contents[index] in seen for index in split.indices) if self.contents else 0
 
 
 @runtime_checkable
@@ -183,19 +210,49 @@ def ranked(keys: Sequence[str], indices: NDArray[np.int64], purpose: str, data_s
 
 
 def cut(
-    keys: Sequence[str], labels: NDArray[np.int64], indices: NDArray[np.int64], share: float, purpose: str, seed: int
+    keys: Sequence[str],
+    labels: NDArray[np.int64],
+    indices: NDArray[np.int64],
+    share: float,
+    purpose: str,
+    seed: int,
+    contents: Sequence[str] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide `indices` (n,) into a rest and a part of `share`, the same share of every class.
 
-    Every class must have two samples or more, and keeps at least one on both sides.
+    Samples with equal `contents` stay on one side, whatever their classes: then a class may get fewer than its share.
+    Every class keeps at least one sample on both sides, where its contents allow; the caller checks that.
     """
-    part: list[NDArray[np.int64]] = []
-    for label in np.unique(labels[indices]):
-        members = indices[labels[indices] == label]
-        count = min(max(_rounded(len(members) * share), 1), len(members) - 1)
-        part.append(ranked(keys, members, purpose, seed)[:count])
-    taken = np.sort(np.concatenate(part))
-    return np.setdiff1d(indices, taken, assume_unique=True), taken
+    groups: dict[str, list[int]] = {}
+    for index in indices.tolist():
+        groups.setdefault(keys[index] if contents is None else contents[index], []).append(index)
+    firsts = {members[0]: members for members in groups.values()}
+    order = ranked(keys, np.array(list(firsts), dtype=np.int64), purpose, seed)
+    sizes = Counter(labels[indices].tolist())
+    room = Counter({label: min(max(_rounded(size * share), 1), size - 1) for label, size in sizes.items()})
+    taken: list[int] = []
+    served: set[int] = set()
+    for first in order.tolist():
+        needed = Counter(labels[firsts[first]].tolist())
+        if all(room[label] >= count for label, count in needed.items()):
+            room -= needed
+            served |= needed.keys()
+            taken += firsts.pop(first)
+    for label in sorted(sizes.keys() - served):
+        taken += _smallest_group(label, labels, firsts, sizes - Counter(labels[taken].tolist()))
+    part = np.sort(np.array(taken, dtype=np.int64))
+    return np.setdiff1d(indices, part, assume_unique=True), part
+
+
+def _smallest_group(
+    label: int, labels: NDArray[np.int64], groups: dict[int, list[int]], left: Counter[int]
+) -> list[int]:
+    """Take the smallest group with a sample of the class that leaves every class one; nothing where there is none."""
+    for first, members in sorted(groups.items(), key=lambda item: (len(item[1]), item[0])):
+        needed = Counter(labels[members].tolist())
+        if label in needed and all(left[other] > count for other, count in needed.items()):
+            return groups.pop(first)
+    return []
 
 
 def first_of_each_class(

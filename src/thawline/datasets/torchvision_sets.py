@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from thawline.datasets.base import Folder, ImageDataset
+from thawline.datasets.ignored import HIDDEN, is_system
 from thawline.datasets.images import ArrayImages, FileImages
 from thawline.datasets.splits import Collection, Part
 from thawline.errors import nearest, usage_error
@@ -110,6 +111,12 @@ _KNOWN: Mapping[str, _Known] = {
 }
 
 
+def _renumbered(labels: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels and classes without the classes that are called like a system's folder."""
+    kept = [index for index, name in enumerate(classes) if not is_system(name)]
+    return np.searchsorted(kept, labels).astype(np.int64), tuple(classes[index] for index in kept)
+
+
 class TorchvisionDataset(ImageDataset):
     """A data set of torchvision with its authors' own parts.
 
@@ -154,18 +161,26 @@ class TorchvisionDataset(ImageDataset):
         """The pictures of all parts."""
         known = _KNOWN[self.name]
         instances = self._instances(known)
-        parts = tuple(part for part, instance in instances.items() for _ in range(len(instance)))
+        parts = [part for part, instance in instances.items() for _ in range(len(instance))]
         labels = np.concatenate([np.asarray(known.labels(item), dtype=np.int64) for item in instances.values()])
         classes = tuple(str(name) for name in known.classes(next(iter(instances.values()))))
         images: Pictures
+        left_out: dict[str, int] = {}
         if known.pixels:
             pixels = np.concatenate([known.pixels(instance) for instance in instances.values()])
             keys = [f"{part}/{index:06d}" for part, item in instances.items() for index in range(len(item))]
             images = ArrayImages(pixels, labels, keys)
         else:
             files = [file for instance in instances.values() for file in (known.files or _image_files)(instance)]
-            images = FileImages(self.root, [Path(file).relative_to(self.root).as_posix() for file in files], labels)
-        return Collection(images, classes, parts)
+            paths = [Path(file).relative_to(self.root) for file in files]
+            # torchvision takes every folder for a class, and every name with the right ending for an image.
+            kept = [index for index, path in enumerate(paths) if not any(map(is_system, path.parts))]
+            parts = [parts[index] for index in kept]
+            labels, classes = _renumbered(labels[kept], classes)
+            images = FileImages(self.root, [paths[index].as_posix() for index in kept], labels)
+            if len(kept) < len(paths):
+                left_out[HIDDEN] = len(paths) - len(kept)
+        return Collection(images, classes, tuple(parts), left_out=left_out)
 
     def _instances(self, known: _Known) -> dict[Part, Any]:
         from filelock import FileLock

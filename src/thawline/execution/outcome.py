@@ -168,6 +168,8 @@ def make_record(
         ),
         files=files,
         diagnostics=outcome.diagnostics,
+        warnings=list(plan.warnings),
+        left_out=dict(plan.splits.left_out),
         notes=[
             *plan.splits.notes,
             *(note for item in plan.shifted for note in item.notes),

@@ -53,6 +53,18 @@ class Plan:
         """Where the run leaves its files: named by its identity."""
         return run_folder(self.settings.output_dir, self.identity)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the results has to know of the data before believing them."""
+        return (*self.splits.warnings, *self._seen_before(), *(w for item in self.shifted for w in item.warnings))
+
+    def _seen_before(self) -> list[str]:
+        if self.source is None:
+            return []
+        test, source = self.splits.test, self.source.splits
+        seen = self.splits.copies(test, (source, "train"), (source, "val"))
+        return [f"{seen} of {len(test)} test images were training or validation images of the source"] if seen else []
+
 
 def run_folder(output_dir: Path, identity: str) -> Path:
     """The folder of the run with this identity."""

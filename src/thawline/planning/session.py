@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from thawline.adapters import Attached, attach, refuse_unused
+from thawline.datasets import not_reading
 from thawline.files import sha256_of_file
 from thawline.network import Network, SourceClassifier
 from thawline.network.model import TransferModel, network_of
@@ -67,8 +68,14 @@ class Workbench:
 
     def loaded(self, dataset: Dataset, settings: RunSettings) -> Splits:
         """A data set, drawn by the settings' data seed."""
-        key = f"{dataset!r} {settings.data_seed}"
-        return self.once("splits", key, lambda: dataset.load(settings.data_seed, settings.cache.dir / "digests"))
+
+        def load() -> Splits:
+            own = settings.output_dir
+            # Where the folder of the outputs is that of the data, only what the program makes there is left out.
+            with not_reading(own, own / "runs", own / "sweeps", settings.cache.dir):
+                return dataset.load(settings.data_seed, settings.cache.dir / "digests")
+
+        return self.once("splits", f"{dataset!r} {settings.data_seed}", load)
 
     def store(self, cache: CacheSettings) -> Store | None:
         """The store for decoded images and values at the thaw line, unless it is off."""
@@ -174,6 +181,7 @@ class Workbench:
         known[:] = [*(pair for pair in known if pair[0] is not line), (line, entry)][-_MOST_LINES:]
 
     def file_hash(self, path: Path) -> str:
-        """The SHA-256 of a file, read once while its size and time of change stay."""
+        """The SHA-256 of a file, read once while nothing shows that it was written to."""
         status = path.stat()
-        return self.once("hash", f"{path} {status.st_size} {status.st_mtime_ns}", lambda: sha256_of_file(path))
+        stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return self.once("hash", f"{path} {stamp}", lambda: sha256_of_file(path))

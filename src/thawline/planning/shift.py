@@ -45,6 +45,7 @@ class ShiftedSet:
         fingerprint: the SHA-256 of the data set's content.
         mean: the name of the mean that it counts in, if any.
         notes: what a reader of the record has to know.
+        warnings: what a reader of the results has to know before believing them.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ShiftedSet:
     fingerprint: str
     mean: str = ""
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -143,16 +145,21 @@ class OtherDataset(Spec):
         parts = (other.train, other.val, other.test) if self.part == "all" else (other.test,)
         indices = np.sort(np.concatenate([part.indices[mapped[part.indices]] for part in parts]))
         left_out = [name for name, place in zip(other.classes, places, strict=True) if place < 0]
+        chosen = Split(other.images, indices)
+        seen = other.copies(chosen, (splits, "train"), (splits, "val"))
         return [
             ShiftedSet(
                 name=self.name,
-                split=Split(other.images, indices),
+                split=chosen,
                 labels=labels.astype(np.int64),
                 classes=judged.astype(np.int64),
                 decode=transform.decode,
                 pixels=_fixed(transform),
                 fingerprint=other.fingerprint,
                 notes=_notes(self.name, [splits.classes[place] for place in judged], splits.classes, left_out),
+                warnings=(f"{seen} of {len(chosen)} images of test/{self.name} are also in train or val",)
+                if seen
+                else (),
             )
         ]
 

@@ -95,7 +95,10 @@ class Record(_Part):
     ``before/source`` of the transferred copy before any tuning, further test sets under ``test/<name>``.
     `identity_format` says what the identity was made from (1: before records said so); a run of an earlier format is
     not found again by its configuration. `identity_parts` are what it was made from: `identity_of` them is the
-    identity. `history` has one entry per epoch. Non-finite numbers are None. `seal` is `seal_of` everything else, as
+    identity. `history` has one entry per epoch. Non-finite numbers are None. `warnings` are what a reader has to know
+    of the data before believing the numbers, such as images that are in train and in test; `notes` say what else was
+    done. `left_out` counts by ending the files among the images that are not part of the data set; folders end in a
+    slash. `seal` is `seal_of` everything else, as
     the file had it when the run wrote it; records of earlier versions have none.
     """
 
@@ -123,6 +126,8 @@ class Record(_Part):
     files: dict[str, str] = Field(default_factory=dict)
     diagnostics: dict[str, Any] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    left_out: dict[str, int] = Field(default_factory=dict)
     seal: str = ""
 
 

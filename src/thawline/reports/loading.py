@@ -108,6 +108,7 @@ class Run:
     provenance: tuple[tuple[str, str], ...]
     splits: tuple[tuple[str, int, str], ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -289,6 +290,7 @@ def _run(record: Record, folder: Path) -> Run:
         provenance=tuple(_flat("", record.provenance)),
         splits=tuple((name, split.samples, split.sha256) for name, split in record.splits.items()),
         notes=tuple(record.notes),
+        warnings=tuple(record.warnings),
     )
 
 

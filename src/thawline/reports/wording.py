@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from thawline.reports import statistics
 from thawline.reports.document import DASH, interval, number, signed
+from thawline.reports.escaping import plain
 from thawline.reports.findings import compare
 from thawline.reports.study import TEST, VALIDATION, Group, Row, Study, setting_labels
 from thawline.reports.tables import depth_told, short
@@ -137,7 +138,19 @@ def _common_keys(study: Study, chosen: Row, other: Row) -> tuple[object, ...]:
 
 def warnings(study: Study) -> tuple[str, ...]:
     """What a reader must know before believing the numbers."""
-    return (*study.notes, *_incomplete(study), *_diverged(study), *_unequal(study), *_repeated(study))
+    return (*study.notes, *_incomplete(study), *_diverged(study), *_unequal(study), *_repeated(study), *_of_data(study))
+
+
+def _of_data(study: Study) -> list[str]:
+    """What the runs themselves warn of."""
+    told = Counter(warning for run in study.sweep.runs for warning in run.warnings)
+    total = len(study.sweep.runs)
+    texts = [
+        f"{plain(text[:1].upper() + text[1:], 400)}{'.' if count == total else f' (in {count} of {total} runs).'}"
+        for text, count in told.most_common(_MOST_NAMED)
+    ]
+    more = len(told) - len(texts)
+    return [*texts, f"The records have {more} more warnings."] if more else texts
 
 
 def _incomplete(study: Study) -> list[str]:

@@ -1,0 +1,76 @@
+"""A table of path, label and split, as spreadsheets and programs write it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from thawline.errors import usage_error
+
+COLUMNS = ("path", "label", "split")
+_DELIMITERS = (",", ";", "\t", "|")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_table(table: Path) -> list[tuple[int, dict[str, str] | str]]:
+    """The rows of a CSV file by line number: the values of `COLUMNS`, or what is wrong with the row.
+
+    It may be separated by commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with blanks after the separators, and
+    begin with a line such as ``sep=;``. Columns may be in any order, in capital letters, and more than these.
+
+    Raises:
+        UsageError: it cannot be read, is in another encoding, or lacks a column; names the file and the cause.
+    """
+    try:
+        text = _text(table.read_bytes())
+        header, _, rest = text.partition("\n")
+        # Spreadsheets announce their separator in a line of its own.
+        skipped = int(header.lower().startswith("sep="))
+        if skipped:
+            text, header = rest, rest.partition("\n")[0]
+        reader = csv.reader(
+            io.StringIO(text, newline=""), delimiter=_delimiter(header), skipinitialspace=True, strict=True
+        )
+        names = [name.strip().lower() for name in next(reader, [])]
+        _check_columns(table, names, skipped + 1)
+        places = {name: names.index(name) for name in COLUMNS}
+        return [(skipped + reader.line_num, _row(row, places, len(names))) for row in reader if row]
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        message = f"line {line} is not UTF-8 (byte 0x{error.object[error.start]:02x}): save the table as CSV UTF-8"
+        raise usage_error("dataset.root", f"{table}: {message}") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise usage_error("dataset.root", f"{table}: not a readable table: {error}") from None
+
+
+def _text(content: bytes) -> str:
+    if content.startswith(_UTF16):
+        return content.decode("utf-16")
+    if content[1:2] == b"\0" or content[:1] == b"\0":
+        return content.decode("utf-16-le" if content[1:2] == b"\0" else "utf-16-be")
+    return content.decode("utf-8-sig")
+
+
+def _delimiter(header: str) -> str:
+    """The separator with which most of the columns are found."""
+
+    def found(delimiter: str) -> int:
+        return len({name.strip().strip('"').lower() for name in header.split(delimiter)} & set(COLUMNS))
+
+    return max(_DELIMITERS, key=found)
+
+
+def _check_columns(table: Path, names: Sequence[str], line: int) -> None:
+    missing = [column for column in COLUMNS if column not in names]
+    if missing:
+        there = ", ".join(map(repr, names)) or "nothing"
+        message = f"line {line} must name the columns {', '.join(COLUMNS)}; it lacks {', '.join(missing)}"
+        raise usage_error("dataset.root", f"{table}: {message} and has {there}")
+
+
+def _row(row: Sequence[str], places: dict[str, int], columns: int) -> dict[str, str] | str:
+    if len(row) > columns and any(value.strip() for value in row[columns:]):
+        return f"{len(row)} values for {columns} columns: put a value that holds the separator in quotes"
+    return {name: row[place] if place < len(row) else "" for name, place in places.items()}
