@@ -286,7 +286,7 @@ def _over_bare(setup: Setup, run: Path, folder: Path) -> tuple[float, float]:
     """
     record = json.loads((run / "record.json").read_text())
     line = record["phases"][0]["thaw_line"]
-    if setup.on_gpu or "packed" in line or not line["stored"]:
+    if setup.on_gpu or line["packed"] > 1 or not line["stored"]:
         return float("nan"), float("nan")
     seconds = json.loads(cost_of([str(REPOSITORY / "benchmarks" / "suffix_loop.py"), str(run)], folder).output)
     return float(seconds["training"] / seconds["bare"]), float(seconds["lightning"] / seconds["bare"])
@@ -296,11 +296,11 @@ def _document(tables: Sequence[Table], rate: float, imports: float, seeds: int) 
     from thawline.ledger.provenance import hardware
 
     machine = hardware()
-    name = ", ".join(machine["gpus"]) if tables[0].setup.on_gpu else machine["processor"]
+    name = ", ".join(machine.gpus) if tables[0].setup.on_gpu else machine.processor
     lines = [
         *_header(tables[0].setup, seeds, imports),
         "",
-        f"{name}, {machine['cores']} cores, Python {platform.python_version()}; measured matmul rate",
+        f"{name}, {machine.cores} cores, Python {platform.python_version()}; measured matmul rate",
         f"{rate / 1e9:.0f} GFLOP/s. {EPOCHS} epochs, batch {BATCH}, {seeds} seeds.",
         "",
     ]

@@ -26,6 +26,15 @@ RESNET18 = (
     ("layer4.0", 3_673_088),
     ("layer4.1", 4_720_640),
 )
+PROVENANCE: dict[str, Any] = {
+    "python": "3.11.9",
+    "packages": {"thawline": "0.1.0", "torch": "2.15.0", "timm": "1.0.31"},
+    "commit": {"sha": "0" * 40, "dirty_sha256": None},
+    "hardware": {"platform": "Linux", "processor": "2 x CPU", "cores": 2, "gpus": []},
+    "threads": 2,
+    "data_fingerprint": "0" * 64,
+    "weights": {"description": "timm resnet18", "sha256": None},
+}
 CLASSES = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 
 
@@ -53,7 +62,7 @@ def record(
         "config": {"freeze_policy": {"_target_": "thawline.freeze_policies.LastK", "k": k}},
         "overrides": list(overrides),
         "classes": list(classes),
-        "provenance": {"versions": {"torch": "2.15.0", "timm": "1.0.31"}, "commit": "0" * 40, "hardware": "2 x CPU"},
+        "provenance": PROVENANCE,
         "splits": {
             name: {"samples": n, "sha256": f"{n:064x}", "per_class": [n // len(classes)] * len(classes)}
             for name, n in splits.items()
@@ -67,7 +76,12 @@ def record(
         "history": [{"epoch": epoch, "train/loss": 2.0 / (epoch + 1)} for epoch in range(10)],
         "selection": {"monitor": "val/top1", "mode": "max", "value": 0.8, "phase": 0, "epoch": 7},
         "metrics": metrics or {"val": scores(0.8), "test": scores(0.78)},
-        "freeze_contract": {"frozen_tensors_compared": 60 - 3 * k, "breaches": 0},
+        "freeze_contract": {
+            "phases": [
+                {"phase": "main", "frozen_tensors": 60 - 3 * k, "trainable_tensors": 2 + 3 * k, "checks": 2}
+                | {"frozen_parameters": total - trainable, "trainable_parameters": trainable}
+            ]
+        },
         "cost": {
             "total_seconds": 12.0 + 2.5 * k,
             "train_seconds": 10.0 + 2.5 * k,

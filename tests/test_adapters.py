@@ -309,7 +309,7 @@ def test_a_run_whose_adapter_cannot_be_folded_in_is_no_source_of_weights(train, 
 def test_the_transferred_copy_is_judged_without_prompts(train):
     source = ("source=digits_low", "source.trainer.max_epochs=2", "source.dataset.n_per_class=8", "dataset=digits_high")
     record = train("backbone=test_vit", "adapter=visual_prompt_deep", *source)
-    source_record = load_record(Path("outputs/runs") / record.provenance["source_run"])
+    source_record = load_record(Path("outputs/runs") / record.provenance.source_run)
     assert source_record.parameters.adapter == 0
     loss = source_record.metrics["val"]["loss"]
     assert record.metrics["before/source"]["loss"] == pytest.approx(loss, rel=1e-4)

@@ -144,8 +144,8 @@ def test_an_error_in_a_rank_is_the_run_s_error(thawline, own_package):
 def test_a_parameter_that_no_output_depends_on_does_not_stop_the_ranks(train, own_package):
     spare = ("--allow", "own_package", "++head={_target_: own_package.WithSpare}", "~head.dropout", "~head.init")
     record = train(*VIT, *TWO, *FIT, *spare)
-    (contract,) = record.freeze_contract["phases"]
-    assert contract["unused"] == ["head.spare"]
+    (contract,) = record.freeze_contract.phases
+    assert contract.unused == ["head.spare"]
 
 
 def ranks() -> list[psutil.Process]:
@@ -178,8 +178,8 @@ def test_each_device_holds_its_share_of_what_trains_and_of_what_is_frozen(train,
     shares = ("--allow", "own_package", "optimizer._target_=own_package.OnShares")
     one = train(*VIT, *gradual)
     two = train(*VIT, *SHARED, *FIT, *gradual, *shares, "output_dir=two")
-    assert [phase["frozen_parameters"] for phase in two.freeze_contract["phases"]] == [
-        phase["frozen_parameters"] for phase in one.freeze_contract["phases"]
+    assert [phase.frozen_parameters for phase in two.freeze_contract.phases] == [
+        phase.frozen_parameters for phase in one.freeze_contract.phases
     ]
     for split, values in one.metrics.items():
         assert two.metrics[split] == pytest.approx(values, abs=1e-4), split
@@ -236,7 +236,7 @@ def test_a_signal_reaches_the_ranks_and_the_run_goes_on_to_the_same_end(thawline
     assert status_of(folder).state == "interrupted"
     assert (folder / "last.ckpt").is_file()
     resumed = train(*longer)
-    assert resumed.provenance["resumed"]
+    assert resumed.provenance.resumed
     assert resumed.metrics == whole.metrics
     assert resumed.files == whole.files
 

@@ -70,14 +70,14 @@ def own(tmp_path, monkeypatch):
 def test_the_source_code_of_own_classes_and_of_what_they_import(train, own):
     record = train("--allow", "own", "++head={_target_: own.Mine}", "trainer.max_epochs=1")
     read = ("helper", "own", "own.head", "own.late", "own.parts")
-    assert list(record.provenance["own_code"]) == list(read)
-    for module, said in record.provenance["own_code"].items():
+    assert list(record.provenance.own_code) == list(read)
+    for module, said in record.provenance.own_code.items():
         file = {"own": "own/__init__.py"}.get(module, module.replace(".", "/") + ".py")
-        assert said == {"file": file, "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest()}
+        assert (said.file, said.sha256) == (file, hashlib.sha256(Path(file).read_bytes()).hexdigest())
     seen = {record.identity}
     assert identity(record.config) == record.identity
-    for module, said in record.provenance["own_code"].items():
-        file = Path(said["file"])
+    for module, said in record.provenance.own_code.items():
+        file = Path(said.file)
         before = file.read_text()
         file.write_text(before + "\n# edited\n")
         changed = identity(record.config)
@@ -102,8 +102,8 @@ def test_the_source_code_of_own_classes_and_of_what_they_import(train, own):
 )
 def test_own_classes_anywhere_in_a_configuration(train, own, overrides, module):
     record = train("--allow", "own", "trainer.max_epochs=1", *overrides)
-    assert module in record.provenance["own_code"]
-    file = Path(record.provenance["own_code"][module]["file"])
+    assert module in record.provenance.own_code
+    file = Path(record.provenance.own_code[module].file)
     file.write_text(file.read_text() + "\n# edited\n")
     assert identity(record.config) != record.identity
 

@@ -79,7 +79,7 @@ def test_layer_decay_reaches_the_rate_under_a_torch_schedule():
 def test_the_rates_are_in_the_record(train):
     record = train("freeze_policy=full", "learning_rates=layer_decay", "learning_rates.decay=0.5", "optimizer.lr=0.1")
     (phase,) = record.phases
-    rates = {group["name"].removesuffix(" (no decay)"): group["lr"] for group in phase.optimizer_groups}
+    rates = {group.name.removesuffix(" (no decay)"): group.lr for group in phase.optimizer_groups}
     n = len(record.layer_groups)
     expected = {group.name: 0.1 * 0.5 ** (n - group.index) for group in record.layer_groups}
     assert rates == pytest.approx({**expected, "head": 0.1})
@@ -209,7 +209,7 @@ def test_measured_rates_are_renewed_applied_and_recorded_in_each_epoch(train, ki
         assert len(set(rates[0].values())) == len(places)
     else:
         assert all(value in (0.0, pytest.approx(0.05)) for row in rates for value in row.values())
-    last = {group["name"].removesuffix(" (no decay)"): group["lr"] for group in record.phases[0].optimizer_groups}
+    last = {group.name.removesuffix(" (no decay)"): group.lr for group in record.phases[0].optimizer_groups}
     assert last == pytest.approx(rates[-1])
 
 

@@ -304,8 +304,8 @@ def test_a_run_that_dies_in_any_phase_goes_on_to_the_same_numbers(train, thawlin
         p.model_dump(exclude={"thaw_line"}) for p in whole.phases
     ]
     # Nothing was frozen again on the way: in each phase all that trains has moved.
-    assert [c["trainable_tensors"] for c in broken.freeze_contract["phases"]] == [
-        c["trainable_tensors"] for c in whole.freeze_contract["phases"]
+    assert [c.trainable_tensors for c in broken.freeze_contract.phases] == [
+        c.trainable_tensors for c in whole.freeze_contract.phases
     ]
 
 
@@ -334,8 +334,8 @@ def test_the_probe_phase_runs_on_stored_features_with_the_same_numbers(train):
     stored = train(*overrides, "cache.mode=on")
     Path("outputs").rename("stored")
     computed = train(*overrides, "cache.mode=off")
-    assert [phase.thaw_line["stored"] for phase in stored.phases] == [True, False]
-    assert [phase.thaw_line["stored"] for phase in computed.phases] == [False, False]
+    assert [phase.thaw_line.stored for phase in stored.phases] == [True, False]
+    assert [phase.thaw_line.stored for phase in computed.phases] == [False, False]
     for one, other in zip(stored.history, computed.history, strict=True):
         assert one["train/loss"] == pytest.approx(other["train/loss"], rel=1e-5)
         assert one["val/loss"] == pytest.approx(other["val/loss"], rel=1e-5)
@@ -400,7 +400,7 @@ def test_a_newly_thawed_parameter_equal_in_value_to_another_is_not_dropped(train
     thawed = record.phases[1]
     plan = plan_run(record.config, (), Workbench())
     assert thawed.trainable_tensors == len(plan.network.parameters)
-    assert sum(group["tensors"] for group in thawed.optimizer_groups) == thawed.trainable_tensors
+    assert sum(group.tensors for group in thawed.optimizer_groups) == thawed.trainable_tensors
 
 
 def model_with_norms() -> TransferModel:

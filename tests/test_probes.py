@@ -121,12 +121,12 @@ def test_a_packed_sweep_gives_the_records_of_its_runs_alone(thawline, tmp_path, 
     grid = ("freeze_policy=linear_probe", "data_seed=0", "optimizer.lr=0.01,0.1", "optimizer.weight_decay=0,0.1")
     assert thawline("train", "-m", *TINY, *grid, "sweep.report=false").status == 0
     packed = {folder.name: load_record(folder) for folder in records()}
-    assert {record.phases[0].thaw_line["packed"] for record in packed.values()} == {4}
+    assert {record.phases[0].thaw_line.packed for record in packed.values()} == {4}
     for record in packed.values():
         overrides = [item for item in record.overrides if not item.startswith(("output_dir", "sweep"))]
         assert thawline("train", *overrides, "output_dir=alone").status == 0
         alone = load_record(tmp_path / "alone" / "runs" / record.identity)
-        assert "packed" not in alone.phases[0].thaw_line
+        assert alone.phases[0].thaw_line.packed == 1
         assert [set(row) for row in alone.history] == [set(row) for row in record.history]
         for row, other in zip(alone.history, record.history, strict=True):
             for key in row.keys() - {"seconds", "phase"}:

@@ -25,7 +25,7 @@ from thawline.network import SourceClassifier
 from thawline.network.model import TransferModel, network_of
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Workbench
-from thawline.records import load_record
+from thawline.records import ThawLineRecord, load_record
 from thawline.regularizers import (
     BSS,
     DELTA,
@@ -376,7 +376,7 @@ def test_delta_is_zero_at_the_start_of_a_run_with_frozen_statistics(train):
     assert first_row(record)["train/delta"] == 0.0
     assert first_row(record)["train/objective"] == pytest.approx(first_row(record)["train/loss"], rel=1e-6)
     assert record.history[1]["train/delta"] > 0.0
-    layers = record.phases[0].regularizers["delta"]["layers"]
+    layers = record.phases[0].regularizers["delta"].layers
     assert {name: entry["module"] for name, entry in layers.items()} == {
         "stem": "act1", "layer1": "layer1", "layer2": "layer2", "layer3": "layer3", "layer4": "layer4"
     }  # fmt: skip
@@ -417,10 +417,11 @@ def test_distillation_in_a_run_starts_at_zero(train):
     assert first_row(record)["train/distillation/weight"] == 4.0
     (phase,) = record.phases
     width = build_model(plan_run(record.config, (), Workbench()), Workbench()).head.in_features
-    assert phase.regularizers == {"distillation": {"companion_parameters": 5 * (width + 1)}}
-    assert phase.optimizer_groups[-1]["name"] == "regularizers"
-    assert phase.optimizer_groups[-1]["parameters"] == 5 * (width + 1)
-    assert record.freeze_contract["phases"][0]["companion_parameters"] == 5 * (width + 1)
+    assert phase.regularizers.keys() == {"distillation"}
+    assert phase.regularizers["distillation"].companion_parameters == 5 * (width + 1)
+    assert phase.optimizer_groups[-1].name == "regularizers"
+    assert phase.optimizer_groups[-1].parameters == 5 * (width + 1)
+    assert record.freeze_contract.phases[0].companion_parameters == 5 * (width + 1)
     assert record.parameters.trainable == phase.trainable_parameters == record.parameters.total
     kept = load_file(folder_of(record) / "best.safetensors")
     assert {name.split(".")[0] for name in kept} == {"backbone", "head"}
@@ -503,7 +504,7 @@ def test_what_a_regularizer_trains_itself_goes_on_in_the_next_phase(train):
     assert [row["phase"] for row in record.history] == ["one", "one", "one", "two"]
     # The backbone is frozen: each value is that of the kept head before the epoch's step.
     assert values[0] > values[1] > values[2] > values[3]
-    assert record.phases[1].regularizers["co_tuning"]["companion_parameters"] > 0
+    assert record.phases[1].regularizers["co_tuning"].companion_parameters > 0
 
 
 # StochNorm -----------------------------------------------------------------------------------------------------------
@@ -517,7 +518,7 @@ def test_stochnorm_with_p_1_is_batch_norm_bit_for_bit(train):
     assert numbers(stochastic) == numbers(plain)
     half = train(*fixed, "regularizer=stoch_norm")
     assert half.history[0]["train/loss"] != plain.history[0]["train/loss"]
-    assert half.phases[0].regularizers == {"stoch_norm": {"batch_norms": 15}}
+    assert half.phases[0].regularizers["stoch_norm"].batch_norms == 15
     assert "train/objective" not in half.history[0]
 
 
@@ -570,10 +571,10 @@ def test_feature_matching_is_zero_for_identical_nets(train):
         assert first_row(record)["train/feature_matching"] == 0.0
         assert record.history[1]["train/feature_matching"] > 0.0
         (phase,) = record.phases
-        pairs = phase.regularizers["feature_matching"]["pairs"]
+        pairs = phase.regularizers["feature_matching"].pairs
         assert [pair["student"] for pair in pairs] == ["stem", "layer1", "layer2", "layer3", "layer4"]
         assert all(pair["student"] == pair["teacher"] and not pair["adapter"] for pair in pairs)
-        assert "companion_parameters" not in phase.regularizers["feature_matching"]
+        assert phase.regularizers["feature_matching"].companion_parameters == 0
 
 
 def test_a_resnet_follows_a_vgg(train):
@@ -582,7 +583,7 @@ def test_a_resnet_follows_a_vgg(train):
                    "regularizer.feature_matching.weight=0.1")  # fmt: skip
     (phase,) = record.phases
     matching = phase.regularizers["feature_matching"]
-    assert [(pair["student"], pair["teacher"], pair["adapter"]) for pair in matching["pairs"]] == [
+    assert [(pair["student"], pair["teacher"], pair["adapter"]) for pair in matching.pairs] == [
         ("stem", "features.3", True),
         ("layer1", "features.8", True),
         ("layer2", "features.13", True),
@@ -591,9 +592,9 @@ def test_a_resnet_follows_a_vgg(train):
     ]
     students, teachers = (32, 32, 48, 192, 96), (128, 256, 512, 512, 4096)
     adapters = sum(s * t + 2 * t for s, t in zip(students, teachers, strict=True))
-    assert matching["companion_parameters"] == adapters
-    assert phase.optimizer_groups[-1]["parameters"] == adapters
-    assert phase.optimizer_groups[-1]["lr"] == 0.01
+    assert matching.companion_parameters == adapters
+    assert phase.optimizer_groups[-1].parameters == adapters
+    assert phase.optimizer_groups[-1].lr == 0.01
     assert record.history[1]["train/feature_matching"] < record.history[0]["train/feature_matching"]
     assert record.parameters.total == record.parameters.trainable == phase.trainable_parameters
     state = load_file(folder_of(record) / "best.safetensors")
@@ -844,15 +845,15 @@ def test_the_source_run_has_no_regularizer_of_the_target(train):
 def test_parameters_alone_leave_the_stored_values_usable(train):
     on = ("cache.mode=on", "freeze_policy.k=1")
     stored = train(*on, "regularizer=l2_sp")
-    assert stored.phases[0].thaw_line["stored"] is True
+    assert stored.phases[0].thaw_line.stored is True
     whole = train("cache.mode=off", "freeze_policy.k=1", "regularizer=l2_sp", "metrics.top_k=3")
     for one, other in zip(stored.history, whole.history, strict=True):
         assert one["train/l2_sp"] == pytest.approx(other["train/l2_sp"], rel=1e-4)
         assert one["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4)
     forward = train(*on, "regularizer=bss")
-    assert forward.phases[0].thaw_line == {
-        "stored": False, "reason": "regularizers that need the whole model's forward pass: bss"
-    }  # fmt: skip
+    assert forward.phases[0].thaw_line == ThawLineRecord(
+        stored=False, reason="regularizers that need the whole model's forward pass: bss"
+    )
 
 
 def test_nothing_stays_on_the_model_for_the_next_run(train, thawline):
@@ -885,8 +886,8 @@ def test_regularizers_go_with_adapters_and_measured_rates(train):
                    "regularizer.feature_matching.layers={blocks.0: blocks.1.mlp.fc1}",
                    "regularizer.feature_matching.relu=false")  # fmt: skip
     assert record.history[-1]["train/objective"] > 0
-    assert record.phases[0].regularizers["feature_matching"]["companion_parameters"] > 0
-    assert record.phases[0].optimizer_groups[-1]["name"] == "regularizers"
+    assert record.phases[0].regularizers["feature_matching"].companion_parameters > 0
+    assert record.phases[0].optimizer_groups[-1].name == "regularizers"
 
 
 @pytest.mark.slow

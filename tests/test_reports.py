@@ -16,7 +16,17 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from tests.make_records import RESNET18, depth_sweep, predictions, record, scores, strategy_sweep, sweep, write_sweep
+from tests.make_records import (
+    PROVENANCE,
+    RESNET18,
+    depth_sweep,
+    predictions,
+    record,
+    scores,
+    strategy_sweep,
+    sweep,
+    write_sweep,
+)
 from thawline.cli import main
 from thawline.errors import UsageError
 from thawline.records import Record, Selection, write_record
@@ -539,7 +549,7 @@ def hostile(tmp_path):
             metrics=metrics,
             classes=HOSTILE,
             confusion_matrix=np.ones((len(HOSTILE), len(HOSTILE)), dtype=int).tolist(),
-            provenance={name: name, "list": list(HOSTILE)},
+            provenance={**PROVENANCE, "packages": {name: name}, "command": name},
             notes=[name],
         )
 

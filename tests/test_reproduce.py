@@ -8,10 +8,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import TINY, records
+from tests.conftest import REPOSITORY, TINY, records
+from tests.make_records import record
 from thawline.execution.weights import build_model
+from thawline.ledger.comparison import compare
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Workbench
+from thawline.records import load_record, write_record
 
 
 def test_a_record_run_again_is_identical(train, thawline):
@@ -20,6 +23,37 @@ def test_a_record_run_again_is_identical(train, thawline):
     assert result.status == 0, result.err
     assert "identical: every number and every file" in result.out
     assert [folder.name for folder in records()] == [record.identity]
+
+
+def test_values_from_the_store_in_one_run_only_are_named(train):
+    stored, whole = train("cache.mode=on"), train("cache.mode=off", "output_dir=again")
+    assert stored.identity == whole.identity
+    found = compare(stored, whole, tolerance=1e-3)
+    assert [(item.name, item.recorded, item.again) for item in found.environment] == [
+        ("thaw_line.train", "stored values (float32)", "whole model")
+    ]
+
+
+def test_a_record_of_an_earlier_version_still_loads():
+    old = load_record(REPOSITORY / "tests" / "old_records" / "2d39bcbab3a59b2bde3c")
+    (phase,) = old.phases
+    assert phase.thaw_line.stored
+    assert [value.shape for value in phase.thaw_line.values] == [[48, 4, 4]]
+    assert (phase.optimizer_groups[0].name, phase.optimizer_groups[0].lr) == ("backbone", 0.01)
+    assert phase.regularizers["delta"].layers["layer4"]["channels"] == 96
+    assert old.freeze_contract.phases[0].frozen_tensors == 48
+    assert old.provenance.packages["thawline"] == "0.1.0"
+    assert old.provenance.resumed[0].epoch == 1
+    assert old.provenance.weights.sha256 is None
+
+
+def test_a_record_of_a_later_version_loads_without_what_is_new(tmp_path):
+    written = record()
+    file = write_record(tmp_path / written.identity, written)
+    content = json.loads(file.read_text())
+    content["provenance"]["moon"] = content["phases"][0]["thaw_line"]["tide"] = content["weather"] = "fair"
+    file.write_text(json.dumps(content))
+    assert load_record(file.parent) == written
 
 
 def test_a_changed_number_is_told(train, thawline):

@@ -74,7 +74,7 @@ def test_fault_14_a_task_that_is_preempted_saves_its_run_and_goes_on_when_there_
     subprocess.run(urgent, env=slurm, cwd=tmp_path, check=True, capture_output=True)
     assert sweep.wait() == 0, sweep.out + sweep.err
     record = load_record(checkpoint.parent)
-    assert len(record.provenance["resumed"]) == 1
+    assert len(record.provenance.resumed) == 1
     assert record.phases[0].epochs == 300
     alone = zygote.run("train", *GRID, *long, "output_dir=alone", folder=tmp_path)
     assert alone.wait() == 0
@@ -106,7 +106,7 @@ def test_fault_14_a_task_at_its_time_limit_saves_its_run_and_goes_on(zygote, tmp
     assert done.wait() == 0, done.out + done.err
     record = load_record(folder)
     assert record.phases[0].epochs == 1000
-    assert len(record.provenance["resumed"]) == _attempts(folder) - 1
+    assert len(record.provenance.resumed) == _attempts(folder) - 1
     assert "lost" not in done.out
 
 

@@ -97,7 +97,7 @@ def test_stored_values_change_no_number(train, thawline, mode, channels_last, tm
     assert thawline("train", *overrides, f"cache.mode={mode}", "output_dir=stored").status == 0
     stored = load_record(tmp_path / "stored" / "runs" / plain.identity)
     if mode == "on":
-        assert stored.phases[0].thaw_line["stored"]
+        assert stored.phases[0].thaw_line.stored
     for row, other in zip(plain.history, stored.history, strict=True):
         for key in row.keys() - {"seconds", "phase"}:
             assert row[key] == pytest.approx(other[key], rel=1e-5, abs=1e-6), key
@@ -135,7 +135,7 @@ def test_stored_views_are_the_augmented_run_itself(train, thawline, tmp_path):
     overrides = [item for item in plain.overrides if not item.startswith("cache.mode")]
     assert thawline("train", *overrides, "cache.mode=on", "output_dir=stored").status == 0
     stored = load_record(tmp_path / "stored" / "runs" / plain.identity)
-    assert stored.phases[0].thaw_line["stored"]
+    assert stored.phases[0].thaw_line.stored
     losses = [[row["train/loss"] for row in record.history] for record in (plain, stored)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0][0] != losses[0][1]

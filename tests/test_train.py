@@ -59,8 +59,8 @@ def test_a_run_leaves_a_whole_record(train):
     assert record.cost.cpu_seconds > 0.0
     assert record.cost.train_seconds < record.cost.total_seconds
     assert "freeze_policy.k=2" in record.overrides
-    assert record.provenance["packages"]["torch"] == torch.__version__.partition("+")[0]
-    assert len(record.provenance["data_fingerprint"]) == 64
+    assert record.provenance.packages["torch"] == torch.__version__.partition("+")[0]
+    assert len(record.provenance.data_fingerprint) == 64
 
 
 def test_predictions_reproduce_the_test_metrics(train):
@@ -101,9 +101,9 @@ def test_what_is_frozen_is_bit_equal_afterwards(train):
     statistics = {name.rpartition(".")[0] for name in set(moved) - parameters}
     assert all(any(name.startswith(f"{module}.") for name in allowed) for module in statistics)
     assert all(not torch.equal(moved[name], start[name]) for name in parameters)
-    (contract,) = record.freeze_contract["phases"]
-    assert contract["checks"] == 2
-    assert contract["frozen_parameters"] + contract["trainable_parameters"] == record.parameters.total
+    (contract,) = record.freeze_contract.phases
+    assert contract.checks == 2
+    assert contract.frozen_parameters + contract.trainable_parameters == record.parameters.total
 
 
 def test_the_linear_probe_moves_the_head_alone(train):
@@ -151,7 +151,7 @@ def test_the_source_stage_trains_judges_and_transfers(train):
     record = train(*source, "dataset.n_per_class=4")
     (source_folder,) = [folder for folder in records() if folder.name != record.identity]
     source_record = json.loads((source_folder / "record.json").read_text())
-    assert record.provenance["source_run"] == source_folder.name
+    assert record.provenance.source_run == source_folder.name
     assert source_record["classes"] == ["0", "1", "2", "3", "4"]
     assert record.classes == ["5", "6", "7", "8", "9"]
     before = record.metrics["before/source"]
@@ -167,7 +167,7 @@ def test_a_head_starts_from_the_rows_of_a_source_that_thawline_trains(train):
     still = ("dataset=digits_high", "optimizer.lr=1e-30", "trainer.max_epochs=1", "head=source_rows")
     source = ("source=digits_low", "source.trainer.max_epochs=2", "source.dataset.n_per_class=20")
     record = train(*still, *source, "head.rows={5:3,7:[0,'1']}")
-    identity = record.provenance["source_run"]
+    identity = record.provenance.source_run
     rows = load_file(Path("outputs/runs", identity, "model.safetensors"))["head.weight"]
     head = load_file(Path("outputs/runs", record.identity, "best.safetensors"))["head.weight"]
     assert torch.equal(head[0], rows[3])
@@ -220,7 +220,7 @@ def test_a_run_takes_as_many_threads_as_its_network_keeps_busy(train):
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
-    assert [record.provenance["threads"] for record in (small, capped, large)] == [1, 2, 4]
+    assert [record.provenance.threads for record in (small, capped, large)] == [1, 2, 4]
 
 
 def test_metrics_do_not_depend_on_how_many_logits_wait_for_them(train, monkeypatch):

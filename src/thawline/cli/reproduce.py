@@ -70,9 +70,8 @@ def _config(recorded: Record, folder: Path, place: Path) -> dict[str, Any]:
     config |= {"output_dir": str(place), "logger": None}
     config["cache"]["dir"] = str(place / "cache")
     # The number of threads decides how sums are split, and so their last bits.
-    threads = recorded.provenance.get("threads")
-    if config["trainer"].get("threads") is None and isinstance(threads, int):
-        config["trainer"]["threads"] = threads
+    if config["trainer"].get("threads") is None:
+        config["trainer"]["threads"] = recorded.provenance.threads
     weights = str(config["backbone"].get("weights") or "")
     if weights.startswith("run:"):
         runs = place / "runs"

@@ -161,7 +161,7 @@ class AtEpochs(Callback):
 
 
 def _software() -> dict[str, str]:
-    packages = provenance.software()["packages"]
+    packages = provenance.software().packages
     return {name: packages[name] for name in _DECIDING_PACKAGES}
 
 

@@ -16,6 +16,7 @@ from thawline.freeze_policies import Phase
 from thawline.network.model import TransferModel
 from thawline.planning.plan import Plan
 from thawline.planning.session import Workbench
+from thawline.records import StoredValue, ThawLineRecord
 from thawline.store.decoded_images import DecodedImages
 from thawline.store.store import ArraySpec, Entry, EntrySpec, Store, StoreRefusedError
 from thawline.thaw_line.cost import decide, machine_rates
@@ -81,7 +82,7 @@ class PhaseInputs:
 
     parts: dict[str, Part]
     forwards: Forwards
-    thaw_line: dict[str, Any] = field(default_factory=dict)
+    thaw_line: ThawLineRecord = field(default_factory=ThawLineRecord)
 
 
 def phase_inputs(
@@ -131,7 +132,7 @@ def _why_not(plan: Plan) -> str:
 
 
 def _explained(inputs: PhaseInputs, reason: str, **facts: Any) -> PhaseInputs:
-    return PhaseInputs(inputs.parts, inputs.forwards, {"stored": False, "reason": reason, **facts})
+    return PhaseInputs(inputs.parts, inputs.forwards, ThawLineRecord(reason=reason, **facts))
 
 
 def _image_inputs(plan: Plan, decoded: DecodedImages) -> dict[str, ImageInputs | AugmentedInputs]:
@@ -174,8 +175,8 @@ class _LineStore:
         plan, line = self._plan, self._line
         store = self._bench.store(plan.settings.cache)
         whole = PhaseInputs(_parts(plan, self._images), Forwards(model, model))
-        facts = {
-            "values": [{"name": v.name, "shape": list(v.shape), "dtype": str(v.dtype)} for v in line.values],
+        facts: dict[str, Any] = {
+            "values": [StoredValue(name=v.name, shape=list(v.shape), dtype=str(v.dtype)) for v in line.values],
             "bytes_per_sample": line.bytes_per_sample,
             "prefix_flops_per_sample": line.prefix_flops_per_sample,
             "suffix_flops_per_sample": line.suffix_flops_per_sample,
@@ -196,8 +197,8 @@ class _LineStore:
         parts = _parts(plan, {**stored, "test": stored["val"]})
         dtype = plan.settings.cache.dtype
         bytes_stored = sum(spec.total_bytes for spec in {spec.identity: spec for spec in specs.values()}.values())
-        facts |= {"stored": True, "reason": decision.reason, "dtype": dtype, "bytes": bytes_stored}
-        return PhaseInputs(parts, Forwards(line.train_suffix, line.eval_suffix), facts)
+        about = ThawLineRecord(stored=True, reason=decision.reason, dtype=dtype, bytes=bytes_stored, **facts)
+        return PhaseInputs(parts, Forwards(line.train_suffix, line.eval_suffix), about)
 
     def _views_of(self, part: str) -> int:
         return self._views if part == "train" else 0

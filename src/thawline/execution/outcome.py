@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from safetensors.torch import save
 
 from thawline.execution import distributed
@@ -19,7 +20,22 @@ from thawline.ledger import provenance
 from thawline.network.model import TransferModel
 from thawline.optimization.optimizers import States
 from thawline.planning.plan import IDENTITY_FORMAT, Plan
-from thawline.records import Cost, GroupRecord, Parameters, PhaseRecord, Record, Selection, SplitRecord
+from thawline.records import (
+    ContractRecord,
+    Cost,
+    FreezeContractRecord,
+    GroupRecord,
+    OptimizerGroup,
+    Parameters,
+    PhaseRecord,
+    Provenance,
+    Record,
+    Resumption,
+    Selection,
+    SourceFileRecord,
+    SplitRecord,
+    WeightsRecord,
+)
 from thawline.runtime.clock import now
 from thawline.runtime.memory import peak_memory_bytes
 from thawline.training.module import Predictions
@@ -35,6 +51,7 @@ _KEPT = (
     "started_at", "history", "phases", "moved", "trained", "contract", "selection", "diverged", "metrics",
     "train_seconds", "samples", "resumed",
 )  # fmt: skip
+_PARTS: Mapping[str, type[BaseModel]] = {"phases": PhaseRecord, "contract": ContractRecord, "resumed": Resumption}
 
 
 @dataclass
@@ -53,7 +70,7 @@ class Outcome:
     companions: dict[str, torch.Tensor] = field(default_factory=dict)
     moved: set[str] = field(default_factory=set)
     trained: set[str] = field(default_factory=set)
-    contract: list[dict[str, Any]] = field(default_factory=list)
+    contract: list[ContractRecord] = field(default_factory=list)
     selection: Selection | None = None
     diverged: bool = False
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
@@ -61,14 +78,15 @@ class Outcome:
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     samples: int = 0
-    resumed: list[dict[str, Any]] = field(default_factory=list)
+    resumed: list[Resumption] = field(default_factory=list)
     diagnostics: dict[str, Any] = field(default_factory=dict)
 
     def to_text(self, training_seconds: float) -> str:
         """What is there so far, for a checkpoint in a phase that has trained for `training_seconds`."""
         values = {name: getattr(self, name) for name in _KEPT}
         values["moved"], values["trained"] = sorted(self.moved), sorted(self.trained)
-        values["phases"] = [phase.model_dump() for phase in self.phases]
+        for name in _PARTS:
+            values[name] = [item.model_dump() for item in values[name]]
         values["selection"] = self.selection.model_dump() if self.selection else None
         values["train_seconds"] += training_seconds
         values["seconds"] = time.perf_counter() - self.began
@@ -82,7 +100,8 @@ class Outcome:
         values["began"] = time.perf_counter() - values.pop("seconds")
         values["cpu_began"] = time.process_time() - values.pop("cpu_seconds")
         values["moved"], values["trained"] = set(values["moved"]), set(values["trained"])
-        values["phases"] = [PhaseRecord(**phase) for phase in values["phases"]]
+        for name, kind in _PARTS.items():
+            values[name] = [kind.model_validate(item) for item in values[name]]
         values["selection"] = Selection(**values["selection"]) if values["selection"] else None
         return cls(**values)
 
@@ -96,7 +115,7 @@ class Outcome:
         self.trained |= fit.phase.trainable
         self.samples += len(plan.splits.train.indices) * len(module.history)
         self.diverged |= selection.diverged
-        self.contract.append({"phase": fit.phase.name, **fit.contract.result})
+        self.contract.append(fit.contract.of_phase(fit.phase.name))
         self.phases.append(_phase_record(model, fit))
         self.selection = Selection(
             monitor=f"val/{metrics.monitor}",
@@ -157,7 +176,7 @@ def make_record(
         selection=outcome.selection,
         metrics=outcome.metrics,
         confusion_matrix=outcome.confusion,
-        freeze_contract={"phases": outcome.contract},
+        freeze_contract=FreezeContractRecord(phases=outcome.contract),
         cost=Cost(
             total_seconds=time.perf_counter() - outcome.began,
             cpu_seconds=time.process_time() - outcome.cpu_began,
@@ -181,13 +200,13 @@ def make_record(
 def _phase_record(model: TransferModel, fit: Fit) -> PhaseRecord:
     parameters = dict(model.named_parameters())
     groups = [
-        {
-            "name": group["name"],
-            "tensors": len(group["params"]),
-            "parameters": sum(parameter.numel() for parameter in group["params"]),
-            "lr": group["initial_lr"],
-            "weight_decay": group["weight_decay"],
-        }
+        OptimizerGroup(
+            name=group["name"],
+            tensors=len(group["params"]),
+            parameters=sum(parameter.numel() for parameter in group["params"]),
+            lr=group["initial_lr"],
+            weight_decay=group["weight_decay"],
+        )
         for optimizer in fit.trainer.optimizers
         for group in optimizer.param_groups
     ]
@@ -202,20 +221,21 @@ def _phase_record(model: TransferModel, fit: Fit) -> PhaseRecord:
     )
 
 
-def _provenance(plan: Plan, backbone: Backbone, outcome: Outcome) -> dict[str, Any]:
-    return {
-        **provenance.software(),
-        "hardware": provenance.hardware(),
-        "threads": torch.get_num_threads(),
-        "command": provenance.command(),
-        "started_at": outcome.started_at,
-        "finished_at": now(),
-        "resumed": outcome.resumed,
-        "data_fingerprint": plan.splits.fingerprint,
-        "own_code": {module: dataclasses.asdict(file) for module, file in plan.code.items()},
-        "weights": dataclasses.asdict(backbone.weights),
-        "source_run": plan.source.identity if plan.source else None,
-    }
+def _provenance(plan: Plan, backbone: Backbone, outcome: Outcome) -> Provenance:
+    weights = backbone.weights
+    return Provenance(
+        **provenance.software().model_dump(),
+        hardware=provenance.hardware(),
+        threads=torch.get_num_threads(),
+        command=provenance.command(),
+        started_at=outcome.started_at,
+        finished_at=now(),
+        resumed=outcome.resumed,
+        data_fingerprint=plan.splits.fingerprint,
+        own_code={module: SourceFileRecord(file=code.file, sha256=code.sha256) for module, code in plan.code.items()},
+        weights=WeightsRecord(description=weights.description, sha256=weights.sha256),
+        source_run=plan.source.identity if plan.source else None,
+    )
 
 
 def _split_records(plan: Plan) -> dict[str, SplitRecord]:

@@ -24,7 +24,7 @@ from thawline.execution.weights import new_head, source_backbone, with_head
 from thawline.optimization.learning_rates import Uniform
 from thawline.planning.plan import Plan
 from thawline.planning.session import Workbench
-from thawline.records import PhaseRecord, Record, Selection, write_record
+from thawline.records import OptimizerGroup, PhaseRecord, Record, Selection, write_record
 from thawline.tasks.classification.metrics import classification_metrics, confusion_matrix
 from thawline.training.batches import Shard, ShuffledBatches
 from thawline.training.contract import FreezeContract
@@ -233,7 +233,7 @@ class Pack:
         outcome.history = history
         outcome.moved = outcome.trained = set(plan.network.head)
         outcome.diverged = any(not np.isfinite(row["train/loss"]) for row in history)
-        outcome.contract.append({"phase": plan.phases[0].name, **self._contract.result})
+        outcome.contract.append(self._contract.of_phase(plan.phases[0].name))
         outcome.phases.append(self._phase(plan, history))
         outcome.train_seconds = self._seconds
         outcome.samples = len(plan.splits.train.indices) * len(history)
@@ -255,7 +255,7 @@ class Pack:
         sizes = {"weight": self._backbone.feature_dim * len(plan.splits.classes), "bias": len(plan.splits.classes)}
         rates = _rates(plan)
         groups = [
-            {"name": f"head.{name}", "tensors": 1, "parameters": size, "lr": rates.lr, "weight_decay": decay}
+            OptimizerGroup(name=f"head.{name}", tensors=1, parameters=size, lr=rates.lr, weight_decay=decay)
             for (name, size), decay in zip(sizes.items(), (rates.weight_decay, rates.bias_decay), strict=True)
         ]
         return PhaseRecord(
@@ -264,7 +264,7 @@ class Pack:
             trainable_parameters=sum(sizes.values()),
             trainable_tensors=2,
             optimizer_groups=groups,
-            thaw_line={**self._thaw_line, "packed": len(self._plans)},
+            thaw_line=self._thaw_line.model_copy(update={"packed": len(self._plans)}),
         )
 
 

@@ -26,7 +26,7 @@ from thawline.freeze_policies import Phase
 from thawline.ledger.runs import run_once
 from thawline.planning.plan import Plan
 from thawline.planning.session import Workbench
-from thawline.records import Record, write_record
+from thawline.records import Record, Resumption, write_record
 from thawline.runtime.clock import now
 from thawline.runtime.memory import freeing, keep_freed_memory
 from thawline.tasks.classification.metrics import confusion_matrix
@@ -132,8 +132,8 @@ class _Run:
             for name, tensor in saved.tensors.items():
                 state[name].copy_(tensor)
         self._outcome = Outcome.from_text(saved.run)
-        place = {"phase": self._plan.phases[saved.phase].name, "epoch": saved.fit["epoch"]}
-        self._outcome.resumed.append({**place, "at": now()})
+        phase = self._plan.phases[saved.phase].name
+        self._outcome.resumed.append(Resumption(phase=phase, epoch=saved.fit["epoch"], at=now()))
         # A mirror numbers its rows by epoch: what it has already it leaves out, and what it lost it has again.
         for row in self._outcome.history:
             self._on_epoch(row)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from thawline.records import Record
+from thawline.records import Record, ThawLineRecord
 
 Verdict = Literal["identical", "equal within tolerance", "different"]
-_OF_THE_MOMENT = frozenset({"command", "started_at", "finished_at", "resumed"})
+_OF_THE_MOMENT = {"command", "started_at", "finished_at", "resumed"}
 _UNTIMED = frozenset({"seconds"})
 
 
@@ -67,13 +67,21 @@ def _numbers(record: Record) -> dict[str, Any]:
 
 
 def _environment(record: Record) -> dict[str, Any]:
-    values = {key: value for key, value in record.provenance.items() if key not in _OF_THE_MOMENT}
+    values = record.provenance.model_dump(exclude=_OF_THE_MOMENT)
     trainer = record.config.get("trainer") or {}
     values["trainer"] = {key: trainer.get(key) for key in ("accelerator", "devices")}
-    values["thaw_line"] = [phase.thaw_line.get("mode") for phase in record.phases]
+    values["thaw_line"] = {phase.name: _computed(phase.thaw_line) for phase in record.phases}
     values["identity"] = record.identity
     values["splits"] = {name: split.sha256 for name, split in record.splits.items()}
     return dict(_flat("", values))
+
+
+def _computed(line: ThawLineRecord) -> str:
+    """How the outputs of a phase came about."""
+    if not line.stored:
+        return "whole model"
+    together = f", {line.packed} probes as one problem" if line.packed > 1 else ""
+    return f"stored values ({line.dtype}){together}"
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:

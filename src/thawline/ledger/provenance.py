@@ -10,8 +10,8 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+from thawline.records import Commit, Hardware, Software
 from thawline.runtime.cores import available_cores
 
 _PACKAGES = (
@@ -21,7 +21,7 @@ _PACKAGES = (
 
 
 @functools.cache
-def software() -> dict[str, Any]:
+def software() -> Software:
     """Versions of Python and of every package that touches a number, and the source commit where there is one."""
     packages = {}
     for name in _PACKAGES:
@@ -29,21 +29,21 @@ def software() -> dict[str, Any]:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             packages[name] = "absent"
-    return {"python": platform.python_version(), "packages": packages, "commit": _commit()}
+    return Software(python=platform.python_version(), packages=packages, commit=_commit())
 
 
 @functools.cache
-def hardware() -> dict[str, Any]:
+def hardware() -> Hardware:
     """The processor, the cores that this process may use, and the GPUs."""
     import torch
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": available_cores(),
-        "gpus": gpus,
-    }
+    return Hardware(
+        platform=platform.platform(),
+        processor=_processor(),
+        cores=available_cores(),
+        gpus=gpus,
+    )
 
 
 def command() -> str:
@@ -62,15 +62,15 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> dict[str, str | None]:
+def _commit() -> Commit:
     """The commit of thawline's own checkout, and a hash of what is not committed (null where nothing is)."""
     folder = Path(__file__).resolve().parent
     commit = _git(folder, "rev-parse", "HEAD")
     tracked = _git(folder, "ls-files", "--error-unmatch", str(Path(__file__).resolve()))
     if not commit or not tracked:
-        return {"sha": None, "dirty_sha256": None}
+        return Commit()
     changes = _git(folder, "diff", "HEAD") or ""
-    return {"sha": commit, "dirty_sha256": hashlib.sha256(changes.encode()).hexdigest() if changes else None}
+    return Commit(sha=commit, dirty_sha256=hashlib.sha256(changes.encode()).hexdigest() if changes else None)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -18,7 +18,8 @@ IDENTITY_LENGTH = 20
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # A newer version may know more fields: what this one does not know, it does not read.
+    model_config = ConfigDict(extra="ignore")
 
 
 class SplitRecord(_Part):
@@ -38,6 +39,65 @@ class GroupRecord(_Part):
     trained: int
 
 
+class OptimizerGroup(_Part):
+    """One group of the optimizer: how much it holds, its learning rate at the start, and its weight decay."""
+
+    name: str = ""
+    tensors: int = 0
+    parameters: int
+    lr: float
+    weight_decay: float = 0.0
+
+
+class StoredValue(_Part):
+    """One value that passes the thaw line, without the batch dimension."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+
+
+class ThawLineRecord(_Part):
+    """How a phase got its outputs: from values stored at the thaw line, or from the whole model.
+
+    Attributes:
+        stored: whether stored values were read.
+        reason: why, or why not.
+        values: what passes the line; empty where no line was looked for.
+        line: where the line lies.
+        decision: what the cost model said of storing.
+        bytes_per_sample: of the values.
+        prefix_flops_per_sample: of the frozen side, what storing saves per sample and epoch.
+        suffix_flops_per_sample: of the thawed side.
+        dtype: the type that float32 values are stored in; None where nothing is stored.
+        bytes: what the stored values take on disk; None where nothing is stored.
+        packed: how many probes were trained as one problem on them.
+    """
+
+    stored: bool = False
+    reason: str = ""
+    values: list[StoredValue] = Field(default_factory=list)
+    line: str = ""
+    decision: str = ""
+    bytes_per_sample: int | None = None
+    prefix_flops_per_sample: float | None = None
+    suffix_flops_per_sample: float | None = None
+    dtype: str | None = None
+    bytes: int | None = None
+    packed: int = 1
+
+
+class RegularizerRecord(_Part):
+    """What a regularizer says of itself, in fields of its own, and how many parameters train beside the model for it.
+
+    The fields are the regularizer's: DELTA lists its ``layers``, feature matching its ``pairs``, StochNorm counts its
+    ``batch_norms``.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    companion_parameters: int = 0
+
+
 class PhaseRecord(_Part):
     """One phase: a fixed set of trainable parameters, the optimizer groups that moved them, and the regularizers."""
 
@@ -45,9 +105,113 @@ class PhaseRecord(_Part):
     epochs: int
     trainable_parameters: int
     trainable_tensors: int
-    optimizer_groups: list[dict[str, Any]]
-    thaw_line: dict[str, Any] = Field(default_factory=dict)
-    regularizers: dict[str, Any] = Field(default_factory=dict)
+    optimizer_groups: list[OptimizerGroup]
+    thaw_line: ThawLineRecord = ThawLineRecord()
+    regularizers: dict[str, RegularizerRecord] = Field(default_factory=dict)
+
+
+class ContractRecord(_Part):
+    """What the freeze contract counted and checked in one phase.
+
+    Attributes:
+        phase: the phase's name.
+        frozen_tensors: parameters and buffers that were compared with their start, bit for bit.
+        trainable_tensors: parameters that train.
+        frozen_parameters: numbers in frozen parameters; with `trainable_parameters` all of the model's.
+        trainable_parameters: numbers in parameters that train.
+        companion_parameters: numbers that regularizers train beside the model.
+        checks: how often the frozen tensors were compared.
+        unused: trainable parameters that the forward pass does not read.
+    """
+
+    phase: str = ""
+    frozen_tensors: int
+    trainable_tensors: int
+    frozen_parameters: int
+    trainable_parameters: int
+    companion_parameters: int = 0
+    checks: int = 0
+    unused: list[str] = Field(default_factory=list)
+
+
+class FreezeContractRecord(_Part):
+    """The freeze contract of every phase that trained; of an average of runs there is none."""
+
+    phases: list[ContractRecord] = Field(default_factory=list)
+
+
+class Commit(_Part):
+    """The commit of thawline's own checkout, and the SHA-256 of what was not committed; None where there is none."""
+
+    sha: str | None = None
+    dirty_sha256: str | None = None
+
+
+class Software(_Part):
+    """Version of Python and of each package ("absent" where it is not installed), and thawline's commit."""
+
+    python: str
+    packages: dict[str, str]
+    commit: Commit = Commit()
+
+
+class Hardware(_Part):
+    """Operating system, processor, the cores that the process may use, and the names of the GPUs."""
+
+    platform: str
+    processor: str
+    cores: int | None
+    gpus: list[str]
+
+
+class WeightsRecord(_Part):
+    """What the backbone started from: in words, and the SHA-256 of the file or state dict (None: random)."""
+
+    description: str
+    sha256: str | None
+
+
+class SourceFileRecord(_Part):
+    """A file of a user's code, by its path below the folder that Python found it in, and the SHA-256 of its bytes."""
+
+    file: str
+    sha256: str
+
+
+class Resumption(_Part):
+    """A run that was interrupted went on: in which phase, from which of its epochs, and when (UTC, ISO 8601)."""
+
+    phase: str
+    epoch: int
+    at: str
+
+
+class Provenance(Software):
+    """Where the numbers come from: software, hardware, data, weights, command.
+
+    Attributes:
+        hardware: of the machine.
+        threads: CPU threads of an operation.
+        command: the command line of the process.
+        started_at: UTC, ISO 8601.
+        finished_at: UTC, ISO 8601.
+        resumed: each time that the run went on after an interruption.
+        data_fingerprint: SHA-256 of the data set and its splits.
+        own_code: module -> file, of own classes and of what they import.
+        weights: what the backbone started from.
+        source_run: identity of the run that trained the source model, where the same command asks for it.
+    """
+
+    hardware: Hardware
+    threads: int | None = None
+    command: str = ""
+    started_at: str = ""
+    finished_at: str = ""
+    resumed: list[Resumption] = Field(default_factory=list)
+    data_fingerprint: str
+    own_code: dict[str, SourceFileRecord] = Field(default_factory=dict)
+    weights: WeightsRecord
+    source_run: str | None = None
 
 
 class Selection(_Part):
@@ -112,7 +276,7 @@ class Record(_Part):
     config: dict[str, Any]
     overrides: list[str]
     classes: list[str]
-    provenance: dict[str, Any]
+    provenance: Provenance
     splits: dict[str, SplitRecord]
     layer_groups: list[GroupRecord]
     parameters: Parameters
@@ -121,7 +285,7 @@ class Record(_Part):
     selection: Selection
     metrics: dict[str, dict[str, float | None]]
     confusion_matrix: list[list[int]] = Field(default_factory=list)
-    freeze_contract: dict[str, Any]
+    freeze_contract: FreezeContractRecord
     cost: Cost
     files: dict[str, str] = Field(default_factory=dict)
     diagnostics: dict[str, Any] = Field(default_factory=dict)

@@ -287,7 +287,7 @@ def _run(record: Record, folder: Path) -> Run:
         train_seconds=record.cost.train_seconds,
         evaluate_seconds=record.cost.evaluate_seconds,
         peak_memory_bytes=record.cost.peak_memory_bytes,
-        provenance=tuple(_flat("", record.provenance)),
+        provenance=tuple(_flat("", record.provenance.model_dump())),
         splits=tuple((name, split.samples, split.sha256) for name, split in record.splits.items()),
         notes=tuple(record.notes),
         warnings=tuple(record.warnings),

@@ -118,7 +118,7 @@ def write_ranking(ranking: Ranking) -> Path:
     """Write the ranking with what made it, as JSON; gives the file."""
     path = ranking.folder / RANKING_FILE
     values = dataclasses.asdict(ranking) | {"schema_version": 1, "folder": str(ranking.folder)}
-    made = {"command": provenance.command(), "made_at": now(), **provenance.software()}
+    made = {"command": provenance.command(), "made_at": now(), **provenance.software().model_dump()}
     write_json(path, {**values, "provenance": made})
     return path
 

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import Callback
 
 from thawline.network.model import TransferModel
+from thawline.records import ContractRecord
 from thawline.training.sharding import own_share
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ class FreezeContract(Callback):
         self._model, self._whole = model, model if whole is None else whole
         self._start: dict[str, torch.Tensor] = {}
         self._first_step_seen = False
-        self.result: dict[str, Any] = {}
+        self._result = ContractRecord(
+            frozen_tensors=0, trainable_tensors=0, frozen_parameters=0, trainable_parameters=0
+        )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the frozen tensors, and check the optimizer's groups."""
@@ -48,7 +51,7 @@ class FreezeContract(Callback):
         own = {id(parameter) for parameter in parameters.values()}
         beside = {name: p for name, p in pl_module.named_parameters() if p.requires_grad and id(p) not in own}
         self._check_groups(trainer, {**parameters, **beside}, trainable | beside.keys())
-        self.result["companion_parameters"] = sum(parameter.numel() for parameter in beside.values())
+        self._result.companion_parameters = sum(parameter.numel() for parameter in beside.values())
 
     def remember(self) -> None:
         """Remember the frozen tensors, and count."""
@@ -62,15 +65,12 @@ class FreezeContract(Callback):
         total = sum(parameter.numel() for parameter in parameters.values())
         if frozen + moved != total:
             raise FreezeContractBreach(f"{frozen} frozen + {moved} trainable parameters are not {total}")
-        self.result = {
-            "frozen_tensors": len(self._start),
-            "trainable_tensors": len(trainable),
-            "frozen_parameters": frozen,
-            "trainable_parameters": moved,
-            "companion_parameters": 0,
-            "checks": 0,
-            "unused": [],
-        }
+        self._result = ContractRecord(
+            frozen_tensors=len(self._start),
+            trainable_tensors=len(trainable),
+            frozen_parameters=frozen,
+            trainable_parameters=moved,
+        )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Before the first step: gradients exactly where they belong."""
@@ -85,7 +85,7 @@ class FreezeContract(Callback):
         missing = [name for name in without if name not in unused]
         if missing:
             raise FreezeContractBreach(f"trainable parameters have no gradient: {_few(missing)}")
-        self.result["unused"] = without
+        self._result.unused = without
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -115,7 +115,11 @@ class FreezeContract(Callback):
         moved = [name for name, start in self._start.items() if not _bit_equal(own_share(state[name]), start)]
         if moved:
             raise FreezeContractBreach(f"frozen tensors changed {when}: {_few(moved)}")
-        self.result["checks"] += 1
+        self._result.checks += 1
+
+    def of_phase(self, phase: str) -> ContractRecord:
+        """What was counted and checked, for the record of the phase with this name."""
+        return self._result.model_copy(update={"phase": phase})
 
     def _unused(self, pl_module: LightningModule) -> set[str]:
         """Parameters that get no gradient even when all of them train: the forward pass does not read them."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thawline.errors import usage_error
+from thawline.records import RegularizerRecord
 from thawline.regularizers import Step, Term, Weight
 from thawline.regularizers.observation import Observer
 from thawline.training.batches import Batch
@@ -61,10 +62,13 @@ class Penalties:
         return [*parts, "train/objective"] if parts else []
 
     @property
-    def report(self) -> dict[str, dict[str, object]]:
+    def report(self) -> dict[str, RegularizerRecord]:
         """What the record keeps of each regularizer: what it says of itself, and the parameters that train with it."""
         return {
-            name: {**penalty.term.report, **_size(penalty.term.companions)} for name, penalty in self._penalties.items()
+            name: RegularizerRecord.model_validate(
+                {**penalty.term.report, "companion_parameters": _size(penalty.term.companions)}
+            )
+            for name, penalty in self._penalties.items()
         }
 
     @contextlib.contextmanager
@@ -108,10 +112,8 @@ class Penalties:
             observer.close()
 
 
-def _size(companions: nn.Module | None) -> dict[str, object]:
-    if companions is None:
-        return {}
-    return {"companion_parameters": sum(p.numel() for p in companions.parameters() if p.requires_grad)}
+def _size(companions: nn.Module | None) -> int:
+    return sum(p.numel() for p in companions.parameters() if p.requires_grad) if companions is not None else 0
 
 
 def _step_of(batch: Batch, *, with_images: bool) -> Step:
