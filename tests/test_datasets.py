@@ -540,11 +540,12 @@ def test_pictures_that_are_in_two_parts_are_noted(tmp_path):
         Image.open(root / "train" / "dog" / f"{index}.png").save(
             root / "test" / "dog" / f"{index}.png", compress_level=0
         )
-    detail, copies = "pixel for pixel in another file", ("test/cat/0.png", "test/dog/1.png", "test/dog/2.png")
+    optimistic = "scores are too optimistic"
+    detail, copies = "pixel for pixel in another file", "test/cat/0.png; test/dog/1.png; test/dog/2.png"
     assert ImageFolder(root=root).load(0).warnings == (
-        f"1 of 8 val images are also in train (1 byte for byte, 0 {detail}): val/cat/0.png",
-        f"3 of 8 test images are also in train (1 byte for byte, 2 {detail}): {'; '.join(copies)}",
-        f"1 of 8 test images are also in val (1 byte for byte, 0 {detail}): test/cat/0.png",
+        f"1 of 8 val images is also in train (1 byte for byte, 0 {detail}), so val {optimistic}: val/cat/0.png",
+        f"3 of 8 test images are also in train (1 byte for byte, 2 {detail}), so test {optimistic}: {copies}",
+        f"1 of 8 test images is also in val (1 byte for byte, 0 {detail}), so test {optimistic}: test/cat/0.png",
     )
 
 

@@ -58,8 +58,8 @@ class ImageDataset(Spec):
 
     Attributes:
         n_per_class: Training pictures kept of each class; null keeps all.
-        fraction: Share of the training pictures kept, the same of each class; null keeps all.
-        val_fraction: Share of the training pictures that becomes the validation part where the set has none: cut by
+        fraction: Share of the training images kept, the same of each class; null keeps all.
+        val_fraction: Share of the training images that becomes the validation part where the set has none: cut by
             the data seed, stratified, before the subset is drawn.
         test_fraction: Share that becomes the test part where the set has none: cut stratified, the same pictures for
             every data seed.
@@ -243,7 +243,7 @@ def _check_classes(pool: _Pool) -> None:
     """Every part that has pictures must have all classes."""
     present = [part for part in PARTS if part in pool.parts]
     if "train" not in present:
-        raise usage_error("dataset", "there are no training pictures")
+        raise usage_error("dataset", "there are no training images")
     part_of = np.asarray(pool.parts)
     problems = [
         Problem("dataset.classes", f"classes differ between the splits: {pool.classes[label]!r} is not in {part}")
@@ -282,9 +282,10 @@ def _repeated(indices: dict[Part, NDArray[np.int64]], pool: _Pool) -> list[str]:
         same_bytes = sum(pool.digests[index] in digests for index in members)
         same_pixels = [pool.keys[index] for index in members if pool.contents[index] in contents]
         if same_pixels:
+            how = f"{same_bytes} byte for byte, {len(same_pixels) - same_bytes} pixel for pixel in another file"
             warnings.append(
-                f"{len(same_pixels)} of {len(members)} {later} images are also in {earlier} ({same_bytes} byte for "
-                f"byte, {len(same_pixels) - same_bytes} pixel for pixel in another file): {_listed(same_pixels, 3)}"
+                f"{len(same_pixels)} of {len(members)} {later} images {_are(same_pixels)} also in {earlier} ({how}), so "
+                f"{later} scores are too optimistic: {_listed(same_pixels, 3)}"
             )
     return warnings
 
@@ -307,6 +308,10 @@ def _remarks(remarks: Mapping[str, Sequence[str]]) -> list[str]:
     return [
         f"{_counted(len(keys), 'image')} with {kind} ({_listed(keys, 3)})" for kind, keys in sorted(by_kind.items())
     ]
+
+
+def _are(items: Sequence[str]) -> str:
+    return "is" if len(items) == 1 else "are"
 
 
 def _counted(count: int, what: str) -> str:
