@@ -284,8 +284,8 @@ def _repeated(indices: dict[Part, NDArray[np.int64]], pool: _Pool) -> list[str]:
         if same_pixels:
             how = f"{same_bytes} byte for byte, {len(same_pixels) - same_bytes} pixel for pixel in another file"
             warnings.append(
-                f"{len(same_pixels)} of {len(members)} {later} images {_are(same_pixels)} also in {earlier} ({how}), so "
-                f"{later} scores are too optimistic: {_listed(same_pixels, 3)}"
+                f"{len(same_pixels)} of {len(members)} {later} images {_are(same_pixels)} also in {earlier} ({how}), "
+                f"so {later} scores are too optimistic: {_listed(same_pixels, 3)}"
             )
     return warnings
 
