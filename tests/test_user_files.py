@@ -118,7 +118,8 @@ def test_copies_in_the_users_own_parts_are_warned_of_with_counts_everywhere(tmp_
 def test_images_that_the_source_was_trained_on_are_warned_of(tmp_path, thawline):
     noted = thawline(
         "train", *TINY, "dataset.classes=[0,1]", "source=digits_low", "source.dataset.classes=[0,1]",
-        "source.dataset.test_fraction=0.01", "source.dataset.n_per_class=100", "source.trainer.max_epochs=1", "trainer.max_epochs=1",
+        "source.dataset.test_fraction=0.01", "source.dataset.n_per_class=100",
+        "source.trainer.max_epochs=1", "trainer.max_epochs=1",
     )  # fmt: skip
     assert noted.status == 0, noted.err
     (line,) = [line for line in noted.err.splitlines() if "of the source" in line]
