@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from thawline.datasets import Digits, ImageFolder, Split, TorchvisionDataset, pictures
+from thawline.datasets import Digits, ImageFolder, Split, TorchvisionDataset, image_files
 from thawline.errors import UsageError
 from thawline.specs import resolve
 
@@ -444,18 +444,18 @@ def test_a_picture_that_breaks_after_loading_is_named(tmp_path):
 
 
 def test_a_wide_picture_below_the_hard_limit_of_pillow_is_refused_too(monkeypatch, tmp_path):
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 99)
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 99)
     save(tmp_path / "a.png", size=(10, 10))
-    with pytest.raises(pictures.UnreadablePictureError, match="10 x 10 pixels, more than the 99 allowed"):
-        pictures.decode((tmp_path / "a.png").read_bytes())
+    with pytest.raises(image_files.UnreadableImageError, match="10 x 10 pixels, more than the 99 allowed"):
+        image_files.decode((tmp_path / "a.png").read_bytes())
 
 
 # ------------------------------------------------------------------------------------------------------ decoding to RGB
 
 
 def decoded(path):
-    picture = pictures.decode(path.read_bytes())
-    assert pictures.examine(path.read_bytes()).problem is None
+    picture = image_files.decode(path.read_bytes())
+    assert image_files.examine(path.read_bytes()).problem is None
     assert picture.mode == "RGB"
     return np.asarray(picture)
 
@@ -469,9 +469,9 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path, suffix):
 
 def test_floats_are_refused(tmp_path):
     Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(pictures.UnreadablePictureError, match="floating-point"):
-        pictures.decode((tmp_path / "a.tif").read_bytes())
-    assert "floating-point" in pictures.examine((tmp_path / "a.tif").read_bytes()).problem
+    with pytest.raises(image_files.UnreadableImageError, match="floating-point"):
+        image_files.decode((tmp_path / "a.tif").read_bytes())
+    assert "floating-point" in image_files.examine((tmp_path / "a.tif").read_bytes()).problem
 
 
 def test_grey_palette_and_transparency_become_rgb(tmp_path):
@@ -515,8 +515,8 @@ def test_a_truncated_jpeg_is_found_by_the_quick_check(tmp_path):
     for options in ({}, {"progressive": True}):
         noise.save(tmp_path / "a.jpg", **options)
         whole = (tmp_path / "a.jpg").read_bytes()
-        assert pictures.examine(whole).problem is None
-        assert "truncated" in pictures.examine(whole[:-2000]).problem
+        assert image_files.examine(whole).problem is None
+        assert "truncated" in image_files.examine(whole[:-2000]).problem
 
 
 # ----------------------------------------------------------------------------------------------- fingerprint and cache
@@ -903,8 +903,8 @@ def test_real_pictures_in_folders(tmp_path):
 
 def test_real_photographs_of_several_formats(tmp_path):
     root = unpacked("sanity_photos", tmp_path)
-    files = [path for path in root.iterdir() if path.suffix.lower() in pictures.EXTENSIONS]
+    files = [path for path in root.iterdir() if path.suffix.lower() in image_files.EXTENSIONS]
     assert len(files) == 8
     for path in files:
-        assert pictures.decode(path.read_bytes()).mode == "RGB"
-        assert pictures.examine(path.read_bytes()).problem is None
+        assert image_files.decode(path.read_bytes()).mode == "RGB"
+        assert image_files.examine(path.read_bytes()).problem is None

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import TINY
-from thawline.datasets import ImageFolder, pictures
+from thawline.datasets import ImageFolder, image_files
 from thawline.errors import UsageError
 from thawline.records import load_record
 from thawline.transforms import Transform
@@ -220,7 +220,7 @@ def test_a_run_that_stands_in_its_data_reads_nothing_of_its_own(tmp_path, monkey
     folders = list(Path().glob("outputs/runs/*")) + list(Path().glob("cat/results/runs/*"))
     assert len(folders) == 2
     for folder in folders:
-        assert load_record(folder).provenance["data_fingerprint"] == plain.fingerprint
+        assert load_record(folder).provenance.data_fingerprint == plain.fingerprint
     # Other outputs than the run's own are known by what they hold; an empty folder of the run's own by its name.
     assert ImageFolder(root=root).load(0).fingerprint == plain.fingerprint
     noise(Path("elsewhere", "figure.png"), 9)
@@ -346,7 +346,7 @@ def peak_of(work):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (1, pictures.MAX_SIDE)])
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (1, image_files.MAX_SIDE)])
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
 def test_a_strip_takes_little_memory_in_every_transform(resize, size):
     content = strip(*size)
@@ -354,7 +354,7 @@ def test_a_strip_takes_little_memory_in_every_transform(resize, size):
     transform = Transform(size=224, resize=resize).fitted((224, 224), "lanczos", 0.875)
 
     def work():
-        image = transform.decode(pictures.decode(content))
+        image = transform.decode(image_files.decode(content))
         assert image.shape == (3, 224, 224)
         assert set(image.unique().tolist()) <= {0, 0x50}
 
@@ -378,8 +378,8 @@ def test_what_is_cut_from_a_strip_is_its_middle():
 
 
 def test_a_side_without_end_is_refused():
-    with pytest.raises(pictures.UnreadablePictureError, match="a side may have 262144 pixels at most"):
-        pictures.decode(strip(1, pictures.MAX_SIDE + 1))
+    with pytest.raises(image_files.UnreadableImageError, match="a side may have 262144 pixels at most"):
+        image_files.decode(strip(1, image_files.MAX_SIDE + 1))
 
 
 def test_further_frames_and_bands_are_said_to_be_left_out(tmp_path):
@@ -396,8 +396,8 @@ def test_further_frames_and_bands_are_said_to_be_left_out(tmp_path):
         "4 images with several frames or pages: the first is used (cat/m.gif; cat/m.png; cat/m.tif and 1 more)",
     )
     assert ImageFolder(root=root).load(0, tmp_path / ".looks").warnings == splits.warnings
-    assert pictures.decode((root / "dog" / "infrared.tif").read_bytes()).getpixel((0, 0)) == (10, 20, 30)
-    assert pictures.decode((root / "cat" / "m.gif").read_bytes()).getpixel((0, 0)) == (0, 0, 255)
+    assert image_files.decode((root / "dog" / "infrared.tif").read_bytes()).getpixel((0, 0)) == (10, 20, 30)
+    assert image_files.decode((root / "cat" / "m.gif").read_bytes()).getpixel((0, 0)) == (0, 0, 255)
 
 
 def test_a_tiff_of_bands_without_a_meaning_names_the_cause():
@@ -406,7 +406,9 @@ def test_a_tiff_of_bands_without_a_meaning_names_the_cause():
     # The same four bands, declared as shades of grey.
     content = stream.getvalue().replace(struct.pack("<HHIHH", 262, 3, 1, 2, 0), struct.pack("<HHIHH", 262, 3, 1, 1, 0))
     assert content != stream.getvalue()
-    assert "a TIFF whose bands or sample type cannot be read as grey, RGB or CMYK" in pictures.examine(content).problem
+    assert (
+        "a TIFF whose bands or sample type cannot be read as grey, RGB or CMYK" in image_files.examine(content).problem
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- changed in place

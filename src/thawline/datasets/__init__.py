@@ -1,4 +1,4 @@
-"""Data sets: pictures with labels, divided into train, val and test, with class-balanced nested subsets.
+"""Data sets: images with labels, divided into train, val and test, with class-balanced nested subsets.
 
 A new one is a subclass of `ImageDataset` with `check` and `collect`, and a yaml in ``conf/dataset``.
 """

@@ -1,4 +1,4 @@
-"""What all data sets have in common: which classes, which pictures are for validation and test, how many labels."""
+"""What all data sets have in common: which classes, which images are for validation and test, how many labels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _MOST_NAMED = 20
 _TEST_SEED = 0
-"""The test part is cut by this seed whatever the data seed, so that all runs are judged on the same pictures."""
+"""The test part is cut by this seed whatever the data seed, so that all runs are evaluated on the same images."""
 
 
 def _expanded(value: Any) -> Any:
@@ -57,15 +57,15 @@ class ImageDataset(Spec):
     """Base of every data set: an adapter says what there is (`collect`), and this draws train, val and test from it.
 
     Attributes:
-        n_per_class: Training pictures kept of each class; null keeps all.
+        n_per_class: Training images kept of each class; null keeps all.
         fraction: Share of the training images kept, the same of each class; null keeps all.
         val_fraction: Share of the training images that becomes the validation part where the set has none: cut by
             the data seed, stratified, before the subset is drawn.
-        test_fraction: Share that becomes the test part where the set has none: cut stratified, the same pictures for
+        test_fraction: Share that becomes the test part where the set has none: cut stratified, the same images for
             every data seed.
         classes: Names or indices of the classes to keep; labels are renumbered in the set's own order. Null keeps all.
             A number that is the name of a class stands for that class; only other numbers are indices.
-        on_unreadable: What a picture that does not decode does: stop the run (error), or be left out and noted (skip).
+        on_unreadable: What an image that does not decode does: stop the run (error), or be left out and noted (skip).
     """
 
     n_per_class: int | None = Field(None, ge=1)
@@ -83,11 +83,11 @@ class ImageDataset(Spec):
 
     @abstractmethod
     def check(self) -> None:
-        """Look, cheaply and without reading pictures, whether the set is there; raises UsageError."""
+        """Look, cheaply and without reading images, whether the set is there; raises UsageError."""
 
     @abstractmethod
     def collect(self) -> Collection:
-        """All pictures of the set with their labels and parts, nothing drawn yet; raises UsageError."""
+        """All images of the set with their labels and parts, nothing drawn yet; raises UsageError."""
 
     def load(self, data_seed: int, cache_dir: Path | None = None) -> Splits:
         """The set with its splits and subsets.
@@ -97,8 +97,8 @@ class ImageDataset(Spec):
             cache_dir: A folder that may keep the digests of files between runs.
 
         Raises:
-            UsageError: the set is not there, a picture does not decode, the parts have different classes, or a class
-                has too few pictures for what is asked.
+            UsageError: the set is not there, an image does not decode, the parts have different classes, or a class
+                has too few images for what is asked.
         """
         self.check()
         collection = self.collect()
@@ -124,7 +124,7 @@ class ImageDataset(Spec):
         images = collection.images
         kept_classes, mistakable = _chosen(self.classes, collection.classes)
         renumbered = {label: new for new, label in enumerate(kept_classes)}
-        # The order of the keys, so that the fingerprint fixes which picture an index stands for.
+        # The order of the keys, so that the fingerprint fixes which image an index stands for.
         candidates = sorted((i for i in range(len(images)) if int(images.labels[i]) in renumbered), key=images.key)
         looks = dict(zip(candidates, images.inspect(candidates, cache_dir), strict=True))
         bad = [index for index, look in looks.items() if look.problem]
@@ -188,7 +188,7 @@ class ImageDataset(Spec):
 
 @dataclass(frozen=True)
 class _Pool:
-    """The N readable pictures of the chosen classes, before they are divided."""
+    """The N readable images of the chosen classes, before they are divided."""
 
     images: Selection
     keys: Sequence[str]
@@ -240,7 +240,7 @@ def _named(item: int | str, names: Sequence[str]) -> int | None:
 
 
 def _check_classes(pool: _Pool) -> None:
-    """Every part that has pictures must have all classes."""
+    """Every part that has images must have all classes."""
     present = [part for part in PARTS if part in pool.parts]
     if "train" not in present:
         raise usage_error("dataset", "there are no training images")

@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn installs: real pictures without a download."""
+"""The handwritten digits that scikit-learn installs: real images without a download."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from thawline.datasets.splits import Collection, Part
 
 
 class Digits(ImageDataset):
-    """1,797 grey 8x8 pictures of the digits 0 to 9 by 13 writers (UCI "optdigits", its test file).
+    """1,797 grey 8x8 images of the digits 0 to 9 by 13 writers (UCI "optdigits", its test file).
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998. The set is not divided:
     30 % of every class are the test part, the same for every data seed; the rest is cut into train and val by the data
@@ -21,10 +21,10 @@ class Digits(ImageDataset):
     test_fraction: float = Field(0.3, gt=0, lt=1)
 
     def check(self) -> None:
-        """Nothing to look for: the pictures come with scikit-learn."""
+        """Nothing to look for: the images come with scikit-learn."""
 
     def collect(self) -> Collection:
-        """The pictures, their 17 grey levels spread over 0 to 255."""
+        """The images, their 17 grey levels spread over 0 to 255."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()

@@ -14,8 +14,8 @@ import numpy as np
 
 from thawline.datasets.base import Folder, ImageDataset
 from thawline.datasets.ignored import ending, is_output, is_system
+from thawline.datasets.image_files import EXTENSIONS
 from thawline.datasets.images import FileImages
-from thawline.datasets.pictures import EXTENSIONS
 from thawline.datasets.splits import Collection, Part
 from thawline.datasets.table import read_table
 from thawline.errors import Problem, UsageError, usage_error

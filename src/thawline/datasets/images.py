@@ -1,4 +1,4 @@
-"""The two kinds of pictures that data sets hold: pixels in memory, and files."""
+"""The two kinds of images that data sets hold: pixels in memory, and files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from thawline.datasets import pictures
+from thawline.datasets import image_files
 from thawline.datasets.splits import Inspection
 from thawline.errors import usage_error
 from thawline.files import atomic_write
@@ -31,7 +31,7 @@ _SAMPLE_BYTES = 1024
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Pictures whose pixels are in memory.
+    """Images whose pixels are in memory.
 
     Attributes:
         pixels: uint8, (N, H, W) for grey or (N, H, W, 3) for RGB.
@@ -47,17 +47,17 @@ class ArrayImages:
         return len(self.pixels)
 
     def read(self, index: int) -> Image:
-        """The picture, in RGB."""
+        """The image, in RGB."""
         from PIL import Image
 
         return Image.fromarray(np.ascontiguousarray(self.pixels[index])).convert("RGB")
 
     def key(self, index: int) -> str:
-        """The picture's name."""
+        """The image's name."""
         return self.keys[index]
 
     def locate(self, index: int) -> str:
-        """The picture's name."""
+        """The image's name."""
         return self.keys[index]
 
     def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> list[Inspection]:
@@ -68,7 +68,7 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class FileImages:
-    """Pictures that are files below `root`.
+    """Images that are files below `root`.
 
     Attributes:
         root: The folder that the paths are relative to.
@@ -84,25 +84,25 @@ class FileImages:
         return len(self.paths)
 
     def read(self, index: int) -> Image:
-        """The picture, in RGB and upright.
+        """The image, in RGB and upright.
 
         Raises:
             UsageError: it cannot be read; names the file.
         """
         path = self.root / self.paths[index]
         try:
-            return pictures.decode(path.read_bytes())
+            return image_files.decode(path.read_bytes())
         except OSError as error:
             raise usage_error("dataset", f"{path}: cannot be read: {error.strerror or error}") from None
-        except pictures.UnreadablePictureError as error:
+        except image_files.UnreadableImageError as error:
             raise usage_error("dataset", f"{path}: not a usable image: {error}") from None
 
     def key(self, index: int) -> str:
-        """The picture's path below the root."""
+        """The image's path below the root."""
         return self.paths[index]
 
     def locate(self, index: int) -> str:
-        """The picture's path."""
+        """The image's path."""
         return str(self.root / self.paths[index])
 
     def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> list[Inspection]:
@@ -124,7 +124,7 @@ class FileImages:
             inspection = known.of(path, stamp)
             if inspection is None:
                 content = file.read_bytes()
-                examined = pictures.examine(content)
+                examined = image_files.examine(content)
                 digest = hashlib.sha256(content).hexdigest()
                 inspection = Inspection(digest, examined.problem, examined.pixels, examined.remarks)
         except (OSError, ValueError) as error:

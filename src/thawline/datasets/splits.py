@@ -1,6 +1,6 @@
-"""What every data set comes down to: pictures with labels and keys, and which of them are train, val and test.
+"""What every data set comes down to: images with labels and keys, and which of them are train, val and test.
 
-Cuts and subsets rank the pictures of a class by a hash of (purpose, data seed, key). So which pictures are drawn does
+Cuts and subsets rank the images of a class by a hash of (purpose, data seed, key). So which images are drawn does
 not depend on their order on disk, nor on the other classes, and a smaller subset is the beginning of a larger one.
 """
 
@@ -28,21 +28,21 @@ PARTS: tuple[Part, ...] = ("train", "val", "test")
 
 
 class Images(Protocol):
-    """Labelled pictures, addressed by index."""
+    """Labelled images, addressed by index."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The class of each picture, shape (N,)."""
+        """The class of each image, shape (N,)."""
         ...
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> Image:
-        """The picture, in RGB."""
+        """The image, in RGB."""
         ...
 
     def key(self, index: int) -> str:
-        """The picture's name: unique in the data set and the same on every machine."""
+        """The image's name: unique in the data set and the same on every machine."""
         ...
 
 
@@ -62,11 +62,11 @@ class Inspection(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-class Pictures(Images, Protocol):
+class InspectableImages(Images, Protocol):
     """Images that can also be inspected: hashed, and checked that they decode."""
 
     def locate(self, index: int) -> str:
-        """Where a person finds the picture, for messages."""
+        """Where a person finds the image, for messages."""
         ...
 
     def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> list[Inspection]:
@@ -79,15 +79,15 @@ class Collection:
     """What a data set holds before anything is drawn from it.
 
     Attributes:
-        images: N pictures; their labels count through `classes`.
+        images: N images; their labels count through `classes`.
         classes: The class names.
-        parts: The part of each picture by the set's own division. Where no picture is in val or in test, that part is
+        parts: The part of each image by the set's own division. Where no image is in val or in test, that part is
             cut from train.
         warnings: What a reader of the results has to know of how they were found.
         left_out: How many files lie among them and are not part of the set, by ending.
     """
 
-    images: Pictures
+    images: InspectableImages
     classes: tuple[str, ...]
     parts: tuple[Part, ...]
     warnings: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class Collection:
 
 @dataclass(frozen=True)
 class Selection:
-    """Some pictures of `source`, renumbered: `positions` (N,) point into it, `labels` (N,) are the new classes."""
+    """Some images of `source`, renumbered: `positions` (N,) point into it, `labels` (N,) are the new classes."""
 
     source: Images
     positions: NDArray[np.int64]
@@ -106,11 +106,11 @@ class Selection:
         return len(self.positions)
 
     def read(self, index: int) -> Image:
-        """The picture, in RGB."""
+        """The image, in RGB."""
         return self.source.read(int(self.positions[index]))
 
     def key(self, index: int) -> str:
-        """The picture's key in the source."""
+        """The image's key in the source."""
         return self.source.key(int(self.positions[index]))
 
 
@@ -153,7 +153,7 @@ class Splits:
         val: The samples that select epoch, depth and learning rate.
         test: The samples that are looked at once.
         classes: The class names.
-        fingerprint: SHA-256 of the content of all pictures, whichever part or subset they are in.
+        fingerprint: SHA-256 of the content of all images, whichever part or subset they are in.
         notes: What a reader of the record has to know, such as which parts were cut.
         warnings: What a reader of the results has to know before believing them, such as images that are in two parts.
         left_out: How many files lie among the images and are not part of the set, by ending; folders end in a slash.
@@ -188,7 +188,7 @@ class Dataset(Protocol):
     """What a run needs of a data set."""
 
     def check(self) -> None:
-        """Look, cheaply and without reading pictures, whether the set is there; raises UsageError."""
+        """Look, cheaply and without reading images, whether the set is there; raises UsageError."""
         ...
 
     def load(self, data_seed: int, cache_dir: Path | None = None) -> Splits:
@@ -197,7 +197,7 @@ class Dataset(Protocol):
 
 
 def fingerprint(keys: Sequence[str], class_names: Sequence[str], digests: Sequence[str]) -> str:
-    """The SHA-256 of the sorted (key, class name, content digest) of all pictures."""
+    """The SHA-256 of the sorted (key, class name, content digest) of all images."""
     return _sha256_of_lines(sorted(json.dumps(item) for item in zip(keys, class_names, digests, strict=True)))
 
 

@@ -21,7 +21,7 @@ from thawline.errors import nearest, usage_error
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from thawline.datasets.splits import Pictures
+    from thawline.datasets.splits import InspectableImages
 
 _DIGITS = tuple("0123456789")
 _STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -35,7 +35,7 @@ class _Known:
         marker: A path below the root that exists once the set has been fetched.
         parts: The constructor's arguments for each part that the authors define.
         pixels: From an instance to uint8 pixels (N, H, W) or (N, H, W, 3); None for sets that are files.
-        files: From an instance to its picture files; None for sets that are arrays.
+        files: From an instance to its image files; None for sets that are arrays.
         labels: From an instance to its N labels.
         classes: From an instance to the class names.
         options: Further constructor arguments that a user may give.
@@ -158,13 +158,13 @@ class TorchvisionDataset(ImageDataset):
             raise self._absent(f"{self.root} does not hold {self.name}")
 
     def collect(self) -> Collection:
-        """The pictures of all parts."""
+        """The images of all parts."""
         known = _KNOWN[self.name]
         instances = self._instances(known)
         parts = [part for part, instance in instances.items() for _ in range(len(instance))]
         labels = np.concatenate([np.asarray(known.labels(item), dtype=np.int64) for item in instances.values()])
         classes = tuple(str(name) for name in known.classes(next(iter(instances.values()))))
-        images: Pictures
+        images: InspectableImages
         left_out: dict[str, int] = {}
         if known.pixels:
             pixels = np.concatenate([known.pixels(instance) for instance in instances.values()])

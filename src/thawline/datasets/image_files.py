@@ -49,7 +49,7 @@ _DECODER_ERRORS = (
 )
 
 
-class UnreadablePictureError(Exception):
+class UnreadableImageError(Exception):
     """The bytes are not an image that can be used; says why."""
 
 
@@ -74,7 +74,7 @@ def decode(content: bytes) -> Image:
     white, as a viewer shows it; the EXIF orientation is applied.
 
     Raises:
-        UnreadablePictureError: truncated, damaged, an unsupported format, more than `MAX_PIXELS` pixels, or a side
+        UnreadableImageError: truncated, damaged, an unsupported format, more than `MAX_PIXELS` pixels, or a side
             longer than `MAX_SIDE`.
     """
     with _opened(content) as picture, _in_flight.taking(picture.width * picture.height):
@@ -87,7 +87,7 @@ def examine(content: bytes) -> Examined:
         with _opened(content) as picture, _in_flight.taking(picture.width * picture.height):
             pixels = _digest(_guarded(lambda: _upright(picture, _rgb(picture))))
             return Examined(None, pixels, _remarks(picture))
-    except UnreadablePictureError as error:
+    except UnreadableImageError as error:
         return Examined(str(error))
 
 
@@ -120,13 +120,13 @@ def _opened(content: bytes) -> Image:
     try:
         picture = Image.open(io.BytesIO(content), formats=[name for name in _FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
-        raise UnreadablePictureError(_unidentified(content)) from None
+        raise UnreadableImageError(_unidentified(content)) from None
     except (Image.DecompressionBombError, *_DECODER_ERRORS) as error:
-        raise UnreadablePictureError(_reason(error)) from None
+        raise UnreadableImageError(_reason(error)) from None
     if picture.width * picture.height > MAX_PIXELS:
-        raise UnreadablePictureError(f"{picture.width} x {picture.height} pixels, more than the {MAX_PIXELS} allowed")
+        raise UnreadableImageError(f"{picture.width} x {picture.height} pixels, more than the {MAX_PIXELS} allowed")
     if max(picture.size) > MAX_SIDE:
-        raise UnreadablePictureError(
+        raise UnreadableImageError(
             f"{picture.width} x {picture.height} pixels: a side may have {MAX_SIDE} pixels at most"
         )
     return picture
@@ -146,7 +146,7 @@ def _guarded(work: Callable[[], Image]) -> Image:
     try:
         return work()
     except (Image.DecompressionBombError, *_DECODER_ERRORS) as error:
-        raise UnreadablePictureError(_reason(error)) from None
+        raise UnreadableImageError(_reason(error)) from None
 
 
 def _rgb(picture: Image) -> Image:
