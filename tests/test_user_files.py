@@ -416,11 +416,11 @@ def test_a_tiff_of_bands_without_a_meaning_names_the_cause():
 
 def test_an_image_overwritten_with_equal_size_and_time_is_noticed(tmp_path):
     root, looks = class_folders(tmp_path / "set"), tmp_path / "looks"
-    file = root / "cat" / "03.png"
-    noise(file, 3, compress_level=0)
+    file = noise(root / "cat" / "03.bmp", 3, size=(60, 60))
     first = ImageFolder(root=root).load(0, looks)
-    status = file.stat()
-    noise(file, 4321, compress_level=0)
+    status, content = file.stat(), bytearray(file.read_bytes())
+    content[3000] ^= 1  # in none of the places that a quick look at the content takes in
+    file.write_bytes(content)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
     again = ImageFolder(root=root).load(0, looks)
