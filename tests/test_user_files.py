@@ -233,6 +233,8 @@ def test_a_run_that_stands_in_its_data_reads_nothing_of_its_own(tmp_path, monkey
     Path("kept/a.txt").write_text("x")
     done = thawline("train", *quick, "output_dir=.", "cache.dir=kept", "seed=3")
     assert done.status == 0, done.err
+    noise(Path("runs", "figure.png"), 8)
+    assert ImageFolder(root=root).load(0).fingerprint == plain.fingerprint
 
 
 # ----------------------------------------------------------------------------------------- names and tables in writing

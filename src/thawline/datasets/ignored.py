@@ -58,7 +58,7 @@ def is_output(folder: str, subfolders: Sequence[str]) -> bool:
     """
     if os.path.realpath(folder) in _own.get():
         return True
-    if _holds_identities(folder, subfolders):
+    if _holds_identities(folder, subfolders) or any(Path(folder, "digests").glob("images-*.json")):
         return True
     return any(_is_kept(Path(folder, name)) for name in ("runs", "sweeps") if name in subfolders)
 
