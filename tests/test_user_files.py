@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import struct
+import typing
 import unicodedata
 import zlib
 from pathlib import Path
@@ -166,6 +167,16 @@ def test_a_folder_whose_name_was_read_as_another_number_is_quoted(tmp_path, thaw
 # ---------------------------------------------------------------------------------------------- what is not of the set
 
 
+def test_names_that_are_read_as_something_else_are_to_be_quoted(tmp_path, thawline):
+    class_folders(tmp_path / "set", ("1.5", "2.5", "true"))
+    done = thawline("train", *of_images("set"), "dataset.classes=[1.5,true]")
+    lines = done.err.splitlines()
+    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == ["dataset.classes.0", "dataset.classes.1"]
+    assert "a name is quoted: 'dataset.classes=[\"1.5\"]'" in lines[0]
+    assert "names such as yes, no, on and off need quotes" in lines[1]
+    assert thawline("train", *of_images("set"), 'dataset.classes=["1.5","true"]', "trainer.max_epochs=1").status == 0
+
+
 def test_what_systems_leave_behind_is_left_out_and_counted(tmp_path, thawline):
     root = class_folders(tmp_path / "set")
     plain = ImageFolder(root=root).load(0)
@@ -323,6 +334,12 @@ def strip(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def texts_of(annotation):
+    """The texts that a field may be."""
+    inner = typing.get_args(annotation)
+    return {annotation} if isinstance(annotation, str) else {text for item in inner for text in texts_of(item)}
+
+
 def peak_of(work):
     """By how many MiB the peak of memory grows while a child does this; None where it fails."""
     reading, writing = os.pipe()
@@ -349,7 +366,7 @@ def peak_of(work):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (1, image_files.MAX_SIDE)])
-@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("resize", sorted(texts_of(Transform.model_fields["resize"].annotation)))
 def test_a_strip_takes_little_memory_in_every_transform(resize, size):
     content = strip(*size)
     assert len(content) < 700

@@ -48,8 +48,12 @@ Folder = Annotated[Path, BeforeValidator(_expanded)]
 
 
 def _class_reference(value: Any) -> Any:
-    if isinstance(value, (bool, float)):
-        raise ValueError("a class is given by its name or by its index; write a name such as '1.5' or 'no' in quotes")
+    if isinstance(value, bool):
+        raise ValueError("a class is given by its name or by its index; names such as yes, no, on and off need quotes")
+    if isinstance(value, float):
+        raise ValueError(
+            f"a class is given by its name or by its index; a name is quoted: 'dataset.classes=[\"{value}\"]'"
+        )
     return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
 
 
