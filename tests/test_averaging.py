@@ -179,25 +179,28 @@ def test_a_greedy_soup_is_never_worse_on_validation_than_its_best_ingredient(tha
     assert record.selection.value >= rates[0].selection.value
     singles = {row["ingredients"][0]: row["val/top1"] for row in record.history if len(row["ingredients"]) == 1}
     assert singles == {run.identity: pytest.approx(run.selection.value) for run in rates}
-    # The protocol, replayed from the history: in order of validation, each stays if the mean is not worse with it.
-    order = sorted(singles, key=lambda identity: (-singles[identity], identity))
-    soup, value = order[:1], singles[order[0]]
+    # The protocol, replayed from the history: in order of validation (accuracy, then loss), each stays if the mean is
+    # not worse with it.
+    ranks = {row["ingredients"][0]: (row["val/top1"], -row["val/loss"]) for row in record.history[: len(singles)]}
+    order = sorted(ranks, key=lambda identity: ranks[identity], reverse=True)
+    soup, best = order[:1], ranks[order[0]]
     for row, identity in zip(record.history[len(singles) :], order[1:], strict=True):
         assert row["ingredients"] == [*soup, identity]
-        if row["val/top1"] >= value:
-            soup, value = row["ingredients"], row["val/top1"]
+        if (row["val/top1"], -row["val/loss"]) >= best:
+            soup, best = row["ingredients"], (row["val/top1"], -row["val/loss"])
     assert record.diagnostics["average"]["chosen"] == {"ingredients": soup}
-    assert record.selection.value == value
+    assert record.selection.value == best[0]
 
 
 def test_a_greedy_soup_keeps_what_does_not_harm_it(thawline, rates, monkeypatch):
     """The second is best; the first would harm it and is left out; the third leaves it as it is and stays."""
-    scripted = iter([0.5, 0.6, 0.4, 0.55, 0.6])
+    scripted = iter([(0.5, 1.0), (0.6, 1.0), (0.4, 1.0), (0.6, 1.1), (0.6, 1.0)])
     judge = averaging._Average._judge
 
     def judged(self, rows):
         values, predictions = judge(self, rows)
-        return {**values, "top1": next(scripted, values["top1"])}, predictions
+        top1, loss = next(scripted, (values["top1"], values["loss"]))
+        return {**values, "top1": top1, "loss": loss}, predictions
 
     monkeypatch.setattr(averaging._Average, "_judge", judged)
     assert thawline("average", "rates", "--method", "greedy").status == 0

@@ -322,11 +322,72 @@ def test_another_task_brings_its_own_metric(tmp_path):
 
     def make(overrides, place):
         metrics = {"val": {"miou": 0.5}, "test": {"miou": 0.4 + int(place["seed"]) / 10}}
-        return record(overrides, metrics=metrics, selection=selection, task="semantic_segmentation")
+        defined = {"miou": {"direction": "max", "label": "mean IoU", "lower": 0.0, "upper": 1.0}}
+        task = {"task": "semantic_segmentation", "metric_definitions": defined, "headline": "miou", "tie_break": None}
+        return record(overrides, metrics=metrics, selection=selection, **task)
 
     files = make_report(sweep(tmp_path, {"seed": ["0", "1"]}, make))
     assert float(rows_of(files.table_csv)[0]["test_miou_mean"]) == pytest.approx(0.45)
     assert "test mean IoU 0.450" in files.answer[0]
+
+
+# Names that a word in them would give the wrong direction: what the record says counts.
+DEFINED = {
+    "nll": {"direction": "min", "label": "negative log-likelihood", "lower": 0.0},
+    "brier": {"direction": "min", "label": "Brier score", "lower": 0.0, "upper": 2.0},
+    "hausdorff": {"direction": "min", "label": "Hausdorff distance (mm)", "lower": 0.0},
+    "lossless": {"direction": "max", "label": "share of lossless pixels", "lower": 0.0, "upper": 1.0},
+    "psnr_error_free": {"direction": "max", "label": "PSNR (dB)"},
+}
+
+
+def defined_sweep(tmp_path: Path, definitions=DEFINED) -> Path:
+    """Two depths with values 0.2 and 0.8 of every metric."""
+
+    def make(overrides, place):
+        values = dict.fromkeys(DEFINED, {"0": 0.2, "1": 0.8}[place["freeze_policy.k"]])
+        selection = {"monitor": "val/nll", "mode": "min", "value": 0.2, "phase": 0, "epoch": 1}
+        task = {"metric_definitions": definitions, "headline": "brier", "tie_break": None, "selection": selection}
+        metrics = {"val": values, "test": values}
+        return record(overrides, k=int(place["freeze_policy.k"]), metrics=metrics, **task)
+
+    return sweep(tmp_path, {"freeze_policy.k": ["0", "1"], "seed": ["0", "1"]}, make)
+
+
+@pytest.mark.parametrize("metric", DEFINED)
+def test_a_metric_is_read_as_its_record_says(tmp_path, metric):
+    study = study_of(defined_sweep(tmp_path), metric=metric)
+    assert study.mode == DEFINED[metric]["direction"]
+    assert study.conditions[0].chosen.depth == {"min": 0, "max": 1}[study.mode]
+    assert [study.rows[index].depth for index in study.conditions[0].per_replicate.chosen] == [study.mode == "max"] * 2
+    assert DEFINED[metric]["label"] in answer(study)[0]
+    assert depth_figure(study)[0].axes[0].get_ylabel() == DEFINED[metric]["label"]
+
+
+def test_a_record_that_does_not_define_its_metrics_is_damaged(tmp_path):
+    with pytest.raises(ValueError, match="metric_definitions lacks psnr_error_free"):
+        defined_sweep(tmp_path, {name: DEFINED[name] for name in list(DEFINED)[:-1]})
+
+
+def test_records_that_do_not_agree_on_a_metric_are_not_compared_by_it(tmp_path):
+    folder = defined_sweep(tmp_path)
+    path = next((tmp_path / "runs").glob("*/record.json"))
+    values = json.loads(path.read_text())
+    values["metric_definitions"]["nll"]["direction"] = "max"
+    path.write_text(json.dumps(values))
+    with pytest.raises(UsageError, match="the records define 'nll' in different ways"):
+        study_of(folder)
+
+
+def test_a_record_from_before_metrics_were_defined_in_it_is_classifications(tmp_path):
+    made = record([], metrics={"val": scores(0.8), "test": {**scores(0.7), "top3": 0.9}})
+    for field in ("metric_definitions", "headline", "tie_break"):
+        assert field not in made.model_fields_set - {"metric_definitions"}
+    assert made.metric_definitions["top3"].label == "top-3 accuracy"
+    directions = {name: found.direction for name, found in made.metric_definitions.items()}
+    less = {"loss": "min", "calibration_error": "min"}
+    assert directions == dict.fromkeys(("top1", "top3", "top5", "macro_accuracy", "macro_f1"), "max") | less
+    assert (made.headline, made.tie_break) == ("top1", "loss")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ def test_a_run_leaves_a_whole_record(train):
     record = train("freeze_policy.k=2", "seed=3")
     assert record.status == "done"
     assert set(record.metrics) == {"val", "test"}
-    assert set(record.metrics["test"]) == FOREVER
+    assert set(record.metrics["test"]) == set(record.metric_definitions) == FOREVER
+    assert (record.headline, record.tie_break) == ("top1", "loss")
     assert [row["epoch"] for row in record.history] == [0, 1]
     assert record.metrics["val"]["top1"] == record.history[record.selection.epoch]["val/top1"]
     assert record.selection.value == max(row["val/top1"] for row in record.history)

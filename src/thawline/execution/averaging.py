@@ -28,6 +28,7 @@ from thawline.planning.plan import Plan, plan_run, run_folder
 from thawline.planning.session import Workbench
 from thawline.planning.settings import AverageSettings
 from thawline.records import Record, Selection, require_record, write_record
+from thawline.records.metrics import NEVER
 from thawline.tasks.classification.metrics import classification_metrics, confusion_matrix
 from thawline.training.batches import Rows
 from thawline.training.module import Predictions
@@ -180,14 +181,15 @@ class _Average:
         for identity in self._settings.ingredients:
             self._lay_mean([identity])
             alone.append((self._consider({"ingredients": [identity]}), identity))
-        better_first = sorted(alone, key=lambda pair: (-self._gain(pair[0]), pair[1]))
-        soup = [better_first[0][1]]
-        value = better_first[0][0]
-        for _, identity in better_first[1:]:
+        # Identities decide between runs that are equal in everything, so that the soup does not depend on their order.
+        by_identity = sorted(alone, key=lambda pair: pair[1])
+        best_first = sorted(by_identity, key=lambda pair: pair[0], reverse=True)
+        best, soup = best_first[0][0], [best_first[0][1]]
+        for _, identity in best_first[1:]:
             self._lay_mean([*soup, identity])
             tried = self._consider({"ingredients": [*soup, identity]}, ties=True)
-            if self._gain(tried) >= self._gain(value):
-                soup, value = [*soup, identity], tried
+            if tried >= best and tried != NEVER:
+                best, soup = tried, [*soup, identity]
 
     def to_record(self, trained: frozenset[str]) -> Record:
         """Test what was chosen, once, and write the record."""
@@ -195,14 +197,9 @@ class _Average:
         self._lay(self._best)
         outcome.moved, outcome.trained = set(self._names), set(trained)
         outcome.metrics["val"] = _of_split(self._best_row)
-        metrics = plan.settings.metrics
-        outcome.selection = Selection(
-            monitor=f"val/{metrics.monitor}",
-            mode=metrics.mode,
-            value=self._best_row[f"val/{metrics.monitor}"],
-            phase=0,
-            epoch=self._best_row["epoch"],
-        )
+        rule = plan.settings.metrics.rule
+        value = self._best_row[f"val/{rule.metric}"]
+        outcome.selection = Selection.by(rule, value=value, phase=0, epoch=self._best_row["epoch"])
         began = time.perf_counter()
         outcome.metrics["test"], predictions = self._judge(plan.splits.test.indices)
         outcome.confusion = confusion_matrix(predictions.labels, predictions.predicted, len(plan.splits.classes))
@@ -243,26 +240,22 @@ class _Average:
             (images,) = inputs.read(0, batch)
             yield images.to(self._model.pixel_mean.device)
 
-    def _consider(self, about: dict[str, Any], *, ties: bool = False) -> float | None:
-        """Judge the model as it is on validation; keep its tensors if it is the best so far (with `ties`, or equal)."""
+    def _consider(self, about: dict[str, Any], *, ties: bool = False) -> tuple[float, float]:
+        """Evaluate the model as it is on validation; keep its tensors if it is the best so far (with `ties`, or equal).
+
+        Returns its rank by the run's `SelectionRule`.
+        """
         values, _ = self._judge(self._plan.splits.val.indices)
         row = {"phase": "average", "epoch": len(self._outcome.history), **about}
         row |= {f"val/{name}": value for name, value in values.items()}
         self._outcome.history.append(row)
         self._on_candidate(row)
-        value = values[self._plan.settings.metrics.monitor]
-        best = self._best_row.get(f"val/{self._plan.settings.metrics.monitor}")
-        gain, most = self._gain(value), self._gain(best)
-        if not self._best or gain > most or (ties and gain == most):
+        rule = self._plan.settings.metrics.rule
+        rank, best = rule.rank(row, "val/"), rule.rank(self._best_row, "val/")
+        if not self._best or rank > best or (ties and rank == best):
             state = self._model.state_dict()
             self._best, self._best_row = {name: state[name].detach().cpu().clone() for name in self._names}, row
-        return value
-
-    def _gain(self, value: float | None) -> float:
-        """A metric such that more is better; what is not a number is worst."""
-        if value is None or not np.isfinite(value):
-            return -np.inf
-        return -value if self._plan.settings.metrics.mode == "min" else value
+        return rank
 
     def _judge(self, rows: Rows) -> tuple[dict[str, float | None], Predictions]:
         """The metrics of the model as it is on these samples, and what it says of each."""

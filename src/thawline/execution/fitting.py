@@ -99,7 +99,7 @@ def prepare_fit(
     )
     contract = FreezeContract(trained, whole=model)
     handed_on = index + 1 < len(plan.phases) and plan.phases[index + 1].optimizer_state == "keep"
-    selection = Selection(trained, settings.metrics, keep_optimizer=handed_on)
+    selection = Selection(trained, settings.metrics.rule, keep_optimizer=handed_on)
     batches = Batches(
         inputs.parts,
         batch_size=settings.trainer.batch_size,
@@ -164,10 +164,10 @@ def _objective(plan: Plan) -> Objective:
 
 
 def _trainer(plan: Plan, phase: Phase, callbacks: list[Callback]) -> pl.Trainer:
-    settings, metrics = plan.settings.trainer, plan.settings.metrics
+    settings, rule = plan.settings.trainer, plan.settings.metrics.rule
     patience = phase.patience or settings.early_stopping
     if patience is not None:
-        stop = EarlyStopping(f"val/{metrics.monitor}", patience=patience, mode=metrics.mode, check_finite=False)
+        stop = EarlyStopping(f"val/{rule.metric}", patience=patience, mode=rule.direction, check_finite=False)
         callbacks = [*callbacks, stop]
     return pl.Trainer(
         max_epochs=phase.epochs,

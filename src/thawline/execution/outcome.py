@@ -36,6 +36,7 @@ from thawline.records import (
     SplitRecord,
     WeightsRecord,
 )
+from thawline.records.metrics import CLASSIFICATION_TIE_BREAK, classification_definitions
 from thawline.runtime.clock import now
 from thawline.runtime.memory import peak_memory_bytes
 from thawline.training.module import Predictions
@@ -107,7 +108,7 @@ class Outcome:
 
     def absorb(self, plan: Plan, model: TransferModel, fit: Fit) -> None:
         """Add what a phase's fit left."""
-        module, selection, metrics = fit.module, fit.selection, plan.settings.metrics
+        module, selection = fit.module, fit.selection
         self.history += module.history
         self.optimizer = selection.optimizer
         self.companions = selection.companions
@@ -117,9 +118,8 @@ class Outcome:
         self.diverged |= selection.diverged
         self.contract.append(fit.contract.of_phase(fit.phase.name))
         self.phases.append(_phase_record(model, fit))
-        self.selection = Selection(
-            monitor=f"val/{metrics.monitor}",
-            mode=metrics.mode,
+        self.selection = Selection.by(
+            plan.settings.metrics.rule,
             value=selection.best_value,
             phase=fit.index,
             epoch=fit.first_epoch + max(0, selection.best_epoch),
@@ -175,6 +175,9 @@ def make_record(
         history=outcome.history,
         selection=outcome.selection,
         metrics=outcome.metrics,
+        metric_definitions=classification_definitions({name for split in outcome.metrics.values() for name in split}),
+        headline=plan.settings.metrics.headline,
+        tie_break=CLASSIFICATION_TIE_BREAK,
         confusion_matrix=outcome.confusion,
         freeze_contract=FreezeContractRecord(phases=outcome.contract),
         cost=Cost(

@@ -25,6 +25,7 @@ from thawline.optimization.learning_rates import Uniform
 from thawline.planning.plan import Plan
 from thawline.planning.session import Workbench
 from thawline.records import OptimizerGroup, PhaseRecord, Record, Selection, write_record
+from thawline.records.metrics import NEVER
 from thawline.tasks.classification.metrics import classification_metrics, confusion_matrix
 from thawline.training.batches import Shard, ShuffledBatches
 from thawline.training.contract import FreezeContract
@@ -93,7 +94,7 @@ class _Best:
     """The best epoch of one probe so far."""
 
     epoch: int = -1
-    value: float = float("nan")
+    rank: tuple[float, float] = NEVER
     weight: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     bias: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
@@ -237,10 +238,9 @@ class Pack:
         outcome.phases.append(self._phase(plan, history))
         outcome.train_seconds = self._seconds
         outcome.samples = len(plan.splits.train.indices) * len(history)
-        metrics = plan.settings.metrics
-        outcome.selection = Selection(
-            monitor=f"val/{metrics.monitor}", mode=metrics.mode, value=best.value, phase=0, epoch=max(0, best.epoch)
-        )
+        rule = plan.settings.metrics.rule
+        value = chosen[f"val/{rule.metric}"] if best.epoch >= 0 else None
+        outcome.selection = Selection.by(rule, value=value, phase=0, epoch=max(0, best.epoch))
         outcome.diagnostics = diagnosis.of(self._model)
         outcome.evaluate_seconds = time.perf_counter() - began
         outcome.began -= self._seconds
@@ -291,10 +291,9 @@ def _factors(plans: Sequence[Plan], step: int, steps: int) -> torch.Tensor:
 def _consider(
     best: _Best, row: Mapping[str, Any], epoch: int, plan: Plan, weight: torch.Tensor, bias: torch.Tensor
 ) -> None:
-    value, metrics = row[f"val/{plan.settings.metrics.monitor}"], plan.settings.metrics
-    better = value < best.value if metrics.mode == "min" else value > best.value
-    if np.isfinite(value) and (better or best.epoch < 0):
-        best.epoch, best.value = epoch, value
+    rank = plan.settings.metrics.rule.rank(row, "val/")
+    if rank > best.rank:
+        best.epoch, best.rank = epoch, rank
     elif best.epoch >= 0:
         return
     best.weight, best.bias = weight.clone(), bias.clone()

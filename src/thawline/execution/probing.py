@@ -64,7 +64,7 @@ def solve_path(plan: Plan, model: TransferModel, fit: Fit, on_epoch: OnEpoch) ->
             "seconds": time.perf_counter() - began,
         }
         fit.module.history.append(row)
-        fit.selection.consider(row[f"val/{plan.settings.metrics.monitor}"], index, fit.module.moved)
+        fit.selection.consider(row, index, fit.module.moved)
         on_epoch(row)
         began = time.perf_counter()
     fit.contract.check("at the end of the path")

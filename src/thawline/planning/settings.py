@@ -19,6 +19,13 @@ from thawline.optimization.optimizers import Optimizer
 from thawline.optimization.probes import LBFGSPath
 from thawline.optimization.schedulers import Scheduler
 from thawline.planning.shift import Shift
+from thawline.records.metrics import (
+    CLASSIFICATION_HEADLINE,
+    CLASSIFICATION_TIE_BREAK,
+    SelectionRule,
+    classification_definitions,
+    selection_rule,
+)
 from thawline.regularizers import Regularizer
 from thawline.specs import Spec, resolve, validate
 from thawline.trackers import LoggerSpec
@@ -76,15 +83,24 @@ class LossSettings(Spec):
 
 
 class MetricSettings(Spec):
-    """`monitor` is the validation metric that chooses the epoch; `top_k` adds a top-k accuracy."""
+    """`monitor` is the validation metric that chooses the epoch; `top_k` adds a top-k accuracy.
+
+    Where it ties, the epoch with the smaller validation loss is chosen.
+    """
 
     monitor: Literal["top1", "macro_accuracy", "macro_f1", "loss"] = "top1"
     top_k: int = Field(default=5, ge=1)
 
     @property
-    def mode(self) -> Literal["min", "max"]:
-        """Whether less or more is better."""
-        return "min" if self.monitor == "loss" else "max"
+    def rule(self) -> SelectionRule:
+        """How the epoch, and whatever else a run chooses on validation, is chosen."""
+        definitions = classification_definitions([self.monitor, CLASSIFICATION_TIE_BREAK])
+        return selection_rule(self.monitor, definitions, CLASSIFICATION_TIE_BREAK)
+
+    @property
+    def headline(self) -> str:
+        """The metric that stands for a run where one number is shown."""
+        return CLASSIFICATION_HEADLINE
 
 
 class CacheSettings(Spec):

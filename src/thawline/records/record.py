@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from thawline.errors import usage_error
 from thawline.files import finite, read_json, write_json
+from thawline.records.metrics import (
+    CLASSIFICATION_HEADLINE,
+    CLASSIFICATION_TIE_BREAK,
+    Direction,
+    MetricDefinition,
+    SelectionRule,
+    classification_definitions,
+)
 
 RECORD_FILE = "record.json"
 IDENTITY_LENGTH = 20
@@ -215,13 +223,30 @@ class Provenance(Software):
 
 
 class Selection(_Part):
-    """The checkpoint that was tested, chosen on validation."""
+    """The checkpoint that was tested, chosen on validation.
+
+    `tie_break` is the metric that decided where `monitor` tied; None: the first of the equals was kept.
+    """
 
     monitor: str
-    mode: Literal["min", "max"]
+    mode: Direction
+    tie_break: str | None = None
     value: float | None
     phase: int
     epoch: int
+
+    @classmethod
+    def by(cls, rule: SelectionRule, *, value: float | None, phase: int, epoch: int) -> Selection:
+        """The epoch that `rule` chose on validation."""
+        tie_break = f"val/{rule.tie_break}" if rule.tie_break else None
+        return cls(
+            monitor=f"val/{rule.metric}",
+            mode=rule.direction,
+            tie_break=tie_break,
+            value=value,
+            phase=phase,
+            epoch=epoch,
+        )
 
 
 class Parameters(_Part):
@@ -257,6 +282,9 @@ class Record(_Part):
 
     `metrics` maps a split to its metrics: ``val`` and ``test`` of the selected checkpoint, ``before/target`` and
     ``before/source`` of the transferred copy before any tuning, further test sets under ``test/<name>``.
+    `metric_definitions` says of every metric, by its name, which direction is better, its label and its bounds;
+    `headline` is the metric that stands for the run where one number is shown, `tie_break` the one that decides between
+    runs that are equal by the metric compared. Records written before these fields are classification's.
     `identity_format` says what the identity was made from (1: before records said so); a run of an earlier format is
     not found again by its configuration. `identity_parts` are what it was made from: `identity_of` them is the
     identity. `history` has one entry per epoch. Non-finite numbers are None. `warnings` are what a reader has to know
@@ -284,6 +312,9 @@ class Record(_Part):
     history: list[dict[str, Any]]
     selection: Selection
     metrics: dict[str, dict[str, float | None]]
+    metric_definitions: dict[str, MetricDefinition]
+    headline: str = CLASSIFICATION_HEADLINE
+    tie_break: str | None = CLASSIFICATION_TIE_BREAK
     confusion_matrix: list[list[int]] = Field(default_factory=list)
     freeze_contract: FreezeContractRecord
     cost: Cost
@@ -293,6 +324,31 @@ class Record(_Part):
     warnings: list[str] = Field(default_factory=list)
     left_out: dict[str, int] = Field(default_factory=dict)
     seal: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defined_metrics(cls, values: Any) -> Any:
+        """Give a record from before metrics were defined in it the definitions of classification."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("metrics"), Mapping):
+            return values
+        names = {str(name) for split in values["metrics"].values() if isinstance(split, Mapping) for name in split}
+        if "metric_definitions" not in values:
+            return {**values, "metric_definitions": classification_definitions(names) | _selected_by(values, names)}
+        missing = sorted(names - set(values["metric_definitions"]))
+        if missing:
+            raise ValueError(f"metric_definitions lacks {', '.join(missing)}")
+        return values
+
+
+def _selected_by(values: Mapping[str, Any], names: Collection[str]) -> dict[str, MetricDefinition]:
+    """The definition of the metric that an old record selected by, where classification has none of that name."""
+    selection = values.get("selection")
+    if not isinstance(selection, Mapping) or selection.get("mode") not in ("min", "max"):
+        return {}
+    name = str(selection.get("monitor", "")).removeprefix("val/")
+    if name not in names or classification_definitions([name]):
+        return {}
+    return {name: MetricDefinition(direction=selection["mode"], label=name)}
 
 
 def identity_of(decides: Mapping[str, Any]) -> str:

@@ -81,11 +81,8 @@ def _facets(study: Study) -> list[tuple[str, list[Group]]]:
 def _best_lines(study: Study, groups: Sequence[Group]) -> list[Group]:
     if len(groups) <= len(COLOURS):
         return list(groups)
-    sign = -1 if study.mode == "max" else 1
-    means = [group.chosen.summary(VALIDATION, study.metric).mean if group.chosen else None for group in groups]
-    order = sorted(range(len(groups)), key=lambda i: math.inf if (mean := means[i]) is None else sign * mean)
-    kept = sorted(order[: len(COLOURS)])
-    return [groups[index] for index in kept]
+    best = study.best_first(group.chosen for group in groups if group.chosen)[: len(COLOURS)]
+    return [group for group in groups if any(group.chosen is row for row in best)]
 
 
 def _line_names(study: Study) -> dict[str, str]:

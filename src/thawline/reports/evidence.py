@@ -19,7 +19,7 @@ from thawline.reports.document import (
 )
 from thawline.reports.findings import Comparison, comparisons, ranking, sample_comparisons
 from thawline.reports.study import Group, Row, Study
-from thawline.reports.tables import depth_told, mean_sd, short
+from thawline.reports.tables import depth_told, mean_sd, short, ties_in_words
 
 _MOST_ROWS = 300
 _MOST_VALUES = 4
@@ -54,8 +54,8 @@ def choice(study: Study) -> Iterable[Section]:
     )
     table = Table(columns(*headings, left=left), tuple(entries), note=note)
     told = (
-        f"How much does the chosen {what} depend on the seed? Each seed chooses by its own validation score; of those "
-        "that tie the one that trains the fewest parameters is taken."
+        f"How much does the chosen {what} depend on the seed? Each seed chooses by its own validation score; "
+        f"{ties_in_words(study)}."
     )
     yield Section(f"The choice of the {what}", (told,), (table,))
 

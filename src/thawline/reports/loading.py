@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from thawline.errors import nearest, usage_error
 from thawline.files import read_json
 from thawline.records import RECORD_FILE, Record, load_record
+from thawline.records.metrics import MetricDefinition
 
 SWEEP_FILE = "sweep.json"
 PREDICTIONS_FILE = "predictions.npz"
@@ -78,7 +79,8 @@ class Change:
 class Run:
     """What a report needs of one record.
 
-    Metrics that the record holds as null are NaN here; a metric that it lacks is absent. `policy` is the class of the
+    Metrics that the record holds as null are NaN here; a metric that it lacks is absent. `definitions` says how each is
+    read, and `tie_break` is the one that decides between runs that are equal by another. `policy` is the class of the
     freeze policy, `depth` is the number of
     layer groups that trained, `reached` the deepest of them (None for a run that trains the head alone). `changes` has
     one entry for each layer group, or none where the record has no diagnostics.
@@ -88,9 +90,11 @@ class Run:
     folder: Path
     overrides: tuple[str, ...]
     metrics: Mapping[str, Mapping[str, float]]
+    definitions: Mapping[str, MetricDefinition]
+    tie_break: str | None
     diverged: bool
     monitor: str
-    mode: Literal["min", "max"]
+    selection_tie_break: str | None
     policy: str
     depth: int
     groups: tuple[str, ...]
@@ -271,8 +275,10 @@ def _run(record: Record, folder: Path) -> Run:
             for split, values in record.metrics.items()
         },
         diverged=record.diverged,
+        definitions=record.metric_definitions,
+        tie_break=record.tie_break,
         monitor=record.selection.monitor,
-        mode=record.selection.mode,
+        selection_tie_break=record.selection.tie_break,
         policy=_policy(record.config),
         depth=len(trained),
         groups=tuple(group.name for group in groups),

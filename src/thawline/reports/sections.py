@@ -22,7 +22,16 @@ from thawline.reports.escaping import EN_DASH, plain
 from thawline.reports.evidence import by_sample, choice, compared, over_data_sets
 from thawline.reports.findings import class_recalls
 from thawline.reports.study import TEST, VALIDATION, Study
-from thawline.reports.tables import LONGEST_NAME, mean_sd, place_told, rebuild_command, result_table, runs_told, short
+from thawline.reports.tables import (
+    LONGEST_NAME,
+    mean_sd,
+    place_told,
+    rebuild_command,
+    result_table,
+    runs_told,
+    short,
+    ties_in_words,
+)
 from thawline.reports.wording import answer, warnings
 
 # A page is for reading; the CSV files hold everything, and where a list is cut the page says so.
@@ -260,14 +269,24 @@ def _method(study: Study) -> Section:
     rows = (
         "Rows are the cells of the sweep that differ in their seeds alone. k is the number of layer groups that train, "
         f"counted from the output; k = 0 trains the head alone. A row is chosen by the {best} mean "
-        f"{study.metric_label} on validation; the test set is opened once per run, after its checkpoint is selected on "
-        "validation."
+        f"{study.metric_label} on validation; {ties_in_words(study)}. A run's checkpoint is selected on validation by "
+        f"{_selected(study)}; the test set is opened once per run, after that."
     )
     numbers = (
         "Standard deviations have n - 1 in the denominator. Intervals of a mean are t intervals. Rows share their "
         "seeds, so differences are paired. A missing number is a dash, never zero."
     )
     return Section("How this is computed", (rows, numbers), folded=True)
+
+
+def _selected(study: Study) -> str:
+    """What the runs selected their checkpoint by, and how they told equals apart."""
+    rules: dict[str, None] = {}
+    for run in study.sweep.runs:
+        monitor = run.definitions[run.monitor.removeprefix("val/")].label
+        tie_break = run.selection_tie_break and run.definitions[run.selection_tie_break.removeprefix("val/")].label
+        rules[f"{monitor}, ties by {tie_break}" if tie_break else f"{monitor}, of equals the first"] = None
+    return " or ".join(rules)
 
 
 def _listed(values: Iterable[float]) -> str:

@@ -28,6 +28,7 @@ _DRAWN_PATTERNS = 100_000
 
 Interval = tuple[float, float]
 Mode = Literal["min", "max"]
+Rank = tuple[float, float]
 K = TypeVar("K", bound=Hashable)
 
 
@@ -315,13 +316,14 @@ class Choice:
 
 
 def choose_per_replicate(
-    validation: Sequence[Mapping[K, float]], test: Sequence[Mapping[K, float]], mode: Mode = "max"
+    validation: Sequence[Mapping[K, Rank]], test: Sequence[Mapping[K, float]], mode: Mode = "max"
 ) -> Choice:
     """For each replicate, the candidate that is best on validation, its test score, and its regret on the oracle's.
 
-    The candidates come in order of preference: of those that tie on validation the first is taken. A replicate counts
-    where every candidate has a run; a candidate with a score that is not finite is not chosen there. The others are
-    `left_out`, for a choice among fewer candidates is another choice.
+    `validation` holds ranks: the larger one is better. The candidates come in order of preference: of those whose ranks
+    are equal the first is taken. A replicate counts where every candidate has a run; a candidate whose rank or test
+    score is not finite is not chosen there. The others are `left_out`, for a choice among fewer candidates is another
+    choice.
     """
     sign = 1.0 if mode == "max" else -1.0
     keys = list(dict.fromkeys(key for candidate in validation for key in candidate))
@@ -331,15 +333,14 @@ def choose_per_replicate(
         if not all(key in candidate for candidate in (*validation, *test)):
             left_out.append(key)
             continue
-        seen = np.array([sign * candidate[key] for candidate in validation])
-        held = np.array([sign * candidate[key] for candidate in test])
-        usable = np.isfinite(seen) & np.isfinite(held)
-        if not usable.any():
+        seen = [candidate[key] for candidate in validation]
+        held = [sign * candidate[key] for candidate in test]
+        usable = [i for i in range(len(seen)) if math.isfinite(held[i]) and all(map(math.isfinite, seen[i]))]
+        if not usable:
             left_out.append(key)
             continue
-        chosen = int(np.argmax(np.where(usable, seen, -np.inf)))
-        oracle = int(np.argmax(np.where(usable, held, -np.inf)))
-        rows.append((key, chosen, sign * float(held[chosen]), oracle, float(held[oracle] - held[chosen])))
+        chosen, oracle = max(usable, key=lambda i: seen[i]), max(usable, key=lambda i: held[i])
+        rows.append((key, chosen, sign * held[chosen], oracle, held[oracle] - held[chosen]))
     return Choice(
         tuple(row[0] for row in rows),
         tuple(row[1] for row in rows),

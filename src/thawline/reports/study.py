@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from thawline.errors import nearest, usage_error
 from thawline.evaluation.corruptions import corruption_of
+from thawline.records.metrics import NEVER, MetricDefinition, SelectionRule, selection_rule
 from thawline.reports import statistics
 from thawline.reports.loading import Cell, Run, Sweep, natural
 from thawline.reports.statistics import Choice, Mode, Summary
@@ -18,16 +19,8 @@ VALIDATION = "val"
 TEST = "test"
 _REPLICATES = ("seed", "data_seed")
 _DEPTHS = ("k", "depth")
-_LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "perplexity")
-_LABELS = {
-    "top1": "top-1 accuracy",
-    "top5": "top-5 accuracy",
-    "macro_accuracy": "macro accuracy",
-    "macro_f1": "macro F1",
-    "calibration_error": "calibration error",
-    "miou": "mean IoU",
-    "map": "mAP",
-}
+# Means of the same numbers in another order differ in their last bits; what is equal up to that ties.
+_DIGITS_OF_A_MEAN = 12
 
 Key = tuple[str, ...]
 T = TypeVar("T")
@@ -122,6 +115,25 @@ class Row:
     def _summaries(self) -> dict[tuple[str, str], Summary]:
         return {}
 
+    def rank(self, rule: SelectionRule) -> tuple[float, float]:
+        """How good the row is on validation, by its means over the runs: larger is better (see `SelectionRule`)."""
+        means = {name: self.summary(VALIDATION, name) for name in (rule.metric, rule.tie_break) if name is not None}
+        return rule.rank({name: _rounded(found.mean) for name, found in means.items() if found.count})
+
+    def ranks(self, rule: SelectionRule) -> dict[Key, tuple[float, float]]:
+        """How good each run is on validation, by replicate; runs that lack the metric are not in it."""
+        names = [name for name in (rule.metric, rule.tie_break) if name is not None]
+        scores = {name: self.scores(VALIDATION, name) for name in names}
+        return {
+            key: rule.rank({name: found[key] for name, found in scores.items() if key in found})
+            for key in scores[rule.metric]
+        }
+
+    @property
+    def weights(self) -> float:
+        """Trained parameters, the mean over the runs; of equally good rows the one with the fewest is taken."""
+        return self.mean_of(lambda run: run.trainable) or 0.0
+
     def summary_over(self, splits: Collection[str], metric: str) -> Summary:
         """The summary over the runs of a metric's mean over several splits; runs that lack one are not in it."""
         values = [
@@ -141,7 +153,8 @@ class Group:
     """Rows among which something is chosen: all of one condition, or those of one line of the figure.
 
     `chosen` is the row with the best validation mean among `candidates`, the rows that have most of the seeds: a row
-    that misses runs, or in which one diverged, is not compared with whole ones. Ties go to the fewest trained weights.
+    that misses runs, or in which one diverged, is not compared with whole ones. Ties are broken by the mean validation
+    loss, then by the fewest trained weights.
     """
 
     condition: Key
@@ -154,15 +167,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Study:
-    """Rows in the order of the report, the metric they are judged by, and what was chosen on validation.
+    """Rows in the order of the report, the metric they are compared by, and what was chosen on validation.
 
+    `definition` says how the metric is read, `rule` how rows are chosen by it on validation.
     `conditions` has one group per condition, `series` one per line of the figure (None but for a depth axis).
     """
 
     sweep: Sweep
     axes: Axes
     metric: str
-    mode: Mode
+    definition: MetricDefinition
+    rule: SelectionRule
     rows: tuple[Row, ...]
     conditions: tuple[Group, ...]
     series: tuple[Group, ...]
@@ -171,7 +186,21 @@ class Study:
     @property
     def metric_label(self) -> str:
         """The metric in words."""
-        return metric_label(self.metric)
+        return self.definition.label
+
+    @property
+    def mode(self) -> Mode:
+        """Whether less or more of the metric is better."""
+        return self.definition.direction
+
+    @property
+    def tie_break_label(self) -> str | None:
+        """The metric that breaks ties, in words; None where none does."""
+        return self.rule.tie_break and self.sweep.runs[0].definitions[self.rule.tie_break].label
+
+    def best_first(self, rows: Iterable[Row]) -> list[Row]:
+        """Those of `rows` that can be chosen, from the best on validation to the worst."""
+        return [row for row in sorted(rows, key=_order(self.rule)) if row.rank(self.rule) != NEVER]
 
     @property
     def missing(self) -> int:
@@ -217,12 +246,7 @@ class Study:
             others = [other for other in others if other.choice == row.choice]
         # Strategies that add something to full fine-tuning train everything too; the plain one is the reference.
         plain = [other for other in others if other.common(lambda run: run.policy) == policy]
-        return _best(plain or others, self.metric, self.mode)[0]
-
-
-def metric_label(metric: str) -> str:
-    """A metric in words, or its own name."""
-    return _LABELS.get(metric, metric)
+        return _best(plain or others, self.rule)[0]
 
 
 def make_study(sweep: Sweep, metric: str | None = None, axis: str | None = None) -> Study:
@@ -239,26 +263,26 @@ def make_study(sweep: Sweep, metric: str | None = None, axis: str | None = None)
     if not sweep.runs:
         raise usage_error("sweep", f"{sweep.folder}: no finished run yet, so there is nothing to report")
     notes: list[str] = []
-    name, mode = _metric(sweep.runs, metric, notes)
+    rule, definition = _metric(sweep.runs, metric, notes)
     axes = _axes(sweep, axis)
-    rows = _ordered(_rows(sweep, axes), axes, name, mode)
+    rows = _ordered(_rows(sweep, axes), axes, rule)
     groups = [
-        _group(members, name, mode, ", ".join(setting_labels(axes.conditions, members[0].condition)))
+        _group(members, rule, ", ".join(setting_labels(axes.conditions, members[0].condition)))
         for members in _by(rows, lambda row: row.condition).values()
     ]
     series = [
-        _group(members, name, mode, line_label(axes, members[0]))
+        _group(members, rule, line_label(axes, members[0]))
         for members in _by(rows, lambda row: (row.condition, row.choice)).values()
         if axes.depth
     ]
-    return Study(sweep, axes, name, mode, tuple(rows), tuple(groups), tuple(series), tuple(notes))
+    return Study(sweep, axes, rule.metric, definition, rule, tuple(rows), tuple(groups), tuple(series), tuple(notes))
 
 
-def _metric(runs: Sequence[Run], wanted: str | None, notes: list[str]) -> tuple[str, Mode]:
-    monitors = Counter((run.monitor.removeprefix(f"{VALIDATION}/"), run.mode) for run in runs)
-    (monitor, monitor_mode), _ = monitors.most_common(1)[0]
+def _metric(runs: Sequence[Run], wanted: str | None, notes: list[str]) -> tuple[SelectionRule, MetricDefinition]:
+    monitors = Counter(run.monitor.removeprefix(f"{VALIDATION}/") for run in runs)
+    monitor = monitors.most_common(1)[0][0]
     if len(monitors) > 1:
-        names = ", ".join(sorted(name for name, _ in monitors))
+        names = ", ".join(sorted(monitors))
         notes.append(f"The runs did not all select their checkpoint by the same metric: {names}.")
     known = {name: None for run in runs for split in (TEST, VALIDATION) for name in run.metrics.get(split, {})}
     metric = wanted or monitor
@@ -266,11 +290,24 @@ def _metric(runs: Sequence[Run], wanted: str | None, notes: list[str]) -> tuple[
         raise usage_error(
             "metric", f"no run has a metric {metric!r}{nearest(metric, known)} (there are: {_few(known)})"
         )
-    if metric == monitor:
-        return metric, monitor_mode
-    notes.append(f"The runs selected their checkpoint by {monitor}; this report compares them by {metric}.")
-    lower = any(word in metric.lower() for word in _LOWER_IS_BETTER)
-    return metric, "min" if lower else "max"
+    if metric != monitor:
+        notes.append(f"The runs selected their checkpoint by {monitor}; this report compares them by {metric}.")
+    definition = _definition(runs, metric)
+    (tie_break, _), *_ = Counter(run.tie_break for run in runs).most_common(1)
+    definitions = {metric: definition}
+    if tie_break is not None and any(tie_break in run.definitions for run in runs):
+        definitions[tie_break] = _definition(runs, tie_break)
+    return selection_rule(metric, definitions, tie_break), definition
+
+
+def _definition(runs: Sequence[Run], metric: str) -> MetricDefinition:
+    """How the records say that a metric is read."""
+    found = {run.definitions[metric] for run in runs if metric in run.definitions}
+    if not found:
+        raise usage_error("metric", f"no record defines {metric!r}: whether more or less of it is better is not known")
+    if len(found) > 1:
+        raise usage_error("metric", f"the records define {metric!r} in different ways: {_few(map(str, found))}")
+    return found.pop()
 
 
 def _axes(sweep: Sweep, wanted: str | None) -> Axes:
@@ -338,10 +375,10 @@ def line_label(axes: Axes, row: Row) -> str:
     return ", ".join(parts)
 
 
-def _ordered(rows: Sequence[Row], axes: Axes, metric: str, mode: Mode) -> list[Row]:
+def _ordered(rows: Sequence[Row], axes: Axes, rule: SelectionRule) -> list[Row]:
     by_condition = _by(rows, lambda row: row.condition)
     if not axes.depth:
-        return [row for members in by_condition.values() for row in sorted(members, key=_rank(metric, mode))]
+        return [row for members in by_condition.values() for row in sorted(members, key=_order(rule))]
     order = {value: index for index, value in enumerate(dict.fromkeys(row.depth_value or "" for row in rows))}
     # Counts stand in their order; where depth is a group's name the runs know how deep it is.
     named = any(natural(value)[0] for value in order)
@@ -356,30 +393,33 @@ def _ordered(rows: Sequence[Row], axes: Axes, metric: str, mode: Mode) -> list[R
     return [row for members in lines for row in sorted(members, key=along)]
 
 
-def _rank(metric: str, mode: Mode) -> Callable[[Row], tuple[bool, float, float]]:
-    def key(row: Row) -> tuple[bool, float, float]:
-        mean = row.summary(VALIDATION, metric).mean
-        weights = row.mean_of(lambda run: run.trainable) or 0.0
-        return mean is None, 0.0 if mean is None else (-mean if mode == "max" else mean), weights
+def _rounded(mean: float | None) -> float | None:
+    return None if mean is None else float(f"{mean:.{_DIGITS_OF_A_MEAN}g}")
+
+
+def _order(rule: SelectionRule) -> Callable[[Row], tuple[float, float, float]]:
+    def key(row: Row) -> tuple[float, float, float]:
+        first, second = row.rank(rule)
+        return -first, -second, row.weights
 
     return key
 
 
-def _best(rows: Sequence[Row], metric: str, mode: Mode) -> tuple[Row | None, tuple[Row, ...]]:
-    finite = {index: row.summary(VALIDATION, metric).n for index, row in enumerate(rows)}
+def _best(rows: Sequence[Row], rule: SelectionRule) -> tuple[Row | None, tuple[Row, ...]]:
+    finite = {index: sum(rank != NEVER for rank in row.ranks(rule).values()) for index, row in enumerate(rows)}
     most = max(finite.values(), default=0)
     candidates = tuple(row for index, row in enumerate(rows) if finite[index] == most and most > 0)
-    return min(candidates, key=_rank(metric, mode), default=None), candidates
+    return min(candidates, key=_order(rule), default=None), candidates
 
 
-def _group(rows: Sequence[Row], metric: str, mode: Mode, label: str) -> Group:
-    chosen, candidates = _best(rows, metric, mode)
+def _group(rows: Sequence[Row], rule: SelectionRule, label: str) -> Group:
+    chosen, candidates = _best(rows, rule)
     # Of rows that tie on validation the first is taken, so the cheaper ones stand first.
-    cheapest_first = tuple(sorted(candidates, key=lambda row: row.mean_of(lambda run: run.trainable) or 0.0))
+    cheapest_first = tuple(sorted(candidates, key=lambda row: row.weights))
     per_replicate = statistics.choose_per_replicate(
-        [row.scores(VALIDATION, metric) for row in cheapest_first],
-        [row.scores(TEST, metric) for row in cheapest_first],
-        mode,
+        [row.ranks(rule) for row in cheapest_first],
+        [row.scores(TEST, rule.metric) for row in cheapest_first],
+        rule.direction,
     )
     return Group(rows[0].condition, label, tuple(rows), cheapest_first, chosen, per_replicate)
 

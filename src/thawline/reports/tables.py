@@ -19,6 +19,14 @@ MOST_EXTRA_COLUMNS = 3
 LONGEST_NAME = 40
 
 
+def ties_in_words(study: Study) -> str:
+    """How equals are told apart when something is chosen on validation."""
+    fewest = "the one that trains the fewest parameters is taken"
+    if study.tie_break_label is None:
+        return f"of equals {fewest}"
+    return f"ties are broken by the smaller {study.tie_break_label} on validation, and of equals in that {fewest}"
+
+
 def short(text: str | None) -> str:
     """A name within a sentence or a table: on one line, and not longer than it can take."""
     return plain(text or "", LONGEST_NAME)

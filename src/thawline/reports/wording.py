@@ -9,7 +9,7 @@ from thawline.reports import statistics
 from thawline.reports.document import DASH, interval, number, signed
 from thawline.reports.escaping import plain
 from thawline.reports.findings import compare
-from thawline.reports.study import TEST, VALIDATION, Group, Row, Study, setting_labels
+from thawline.reports.study import TEST, Group, Row, Study, setting_labels
 from thawline.reports.tables import depth_told, short
 
 _MOST_CONDITIONS = 6
@@ -103,10 +103,7 @@ def _references(study: Study, group: Group, chosen: Row) -> list[tuple[Row, str]
 
 
 def _runner_up(study: Study, group: Group, chosen: Row) -> Row | None:
-    means = [(row.summary(VALIDATION, study.metric).mean, row) for row in group.candidates if row is not chosen]
-    sign = -1 if study.mode == "max" else 1
-    known = [(sign * mean, index, row) for index, (mean, row) in enumerate(means) if mean is not None]
-    return min(known, default=(0.0, 0, None), key=lambda item: item[:2])[2]
+    return next(iter(study.best_first(row for row in group.candidates if row is not chosen)), None)
 
 
 def _differences(study: Study, chosen: Row, references: Sequence[tuple[Row, str]]) -> str:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from thawline.planning.plan import run_folder
 from thawline.records import read_record
-from thawline.sweeps.progress import duration, first_line
+from thawline.sweeps.progress import duration, first_line, result_in_words
 from thawline.sweeps.remote import Outcome, labels
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ class Lines:
         if outcome.error:
             return first_line(outcome.error)
         record = read_record(run_folder(Path(self._config.output_dir), str(outcome.value)))
-        top1 = record.metrics["test"].get("top1") if record is not None else None
-        return f"test top1 {top1:.3f}" if top1 is not None else ""
+        return result_in_words(record) if record is not None else ""
 
 
 def sweep_folder(config: DictConfig, jobs: Sequence[Sequence[str]]) -> Path:

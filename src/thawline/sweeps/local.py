@@ -14,7 +14,7 @@ from thawline.planning.plan import Plan
 from thawline.planning.session import Workbench
 from thawline.records import Record, read_record
 from thawline.runtime import signals
-from thawline.sweeps.progress import SweepProgress
+from thawline.sweeps.progress import SweepProgress, result_in_words
 
 if TYPE_CHECKING:
     from thawline.execution.packing import Pack
@@ -99,6 +99,5 @@ def _run(
     except RunFailed as error:
         progress.finish(plan, "failed", error.error)
         return Failure(plan, error)
-    value = record.metrics["test"].get("top1")
-    progress.finish(plan, "done" if ran else "shared", f"test top1 {value:.3f}" if value is not None else "diverged")
+    progress.finish(plan, "done" if ran else "shared", result_in_words(record))
     return None

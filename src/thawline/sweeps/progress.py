@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from thawline.planning.plan import Plan
+from thawline.records import Record
 
 
 class SweepProgress:
@@ -23,6 +24,7 @@ class SweepProgress:
         self._over = self._ran = self._skipped = self._failed = 0
         self._seconds = 0.0
         self._began: float | None = None
+        self._headline = ""
         self._waiting = False
         columns = (
             SpinnerColumn(), TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -43,13 +45,14 @@ class SweepProgress:
 
     def start(self, plan: Plan) -> None:
         """A run starts."""
-        self._began = time.monotonic()
+        self._began, self._headline = time.monotonic(), plan.settings.metrics.headline
         epochs = sum(phase.epochs or 0 for phase in plan.phases)
         self._progress.reset(self._epochs, total=epochs, description="epochs", visible=True, note="")
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """An epoch of the current run is over."""
-        shown = [f"{name} {row[key]:.3f}" for name, key in (("loss", "train/loss"), ("val", "val/top1")) if key in row]
+        keys = (("loss", "train/loss"), (f"val {self._headline}", f"val/{self._headline}"))
+        shown = [f"{name} {row[key]:.3f}" for name, key in keys if row.get(key) is not None]
         self._progress.update(self._epochs, advance=1, note="  ".join(shown))
 
     def finish(self, plan: Plan, outcome: str, note: str = "") -> None:
@@ -81,6 +84,15 @@ class SweepProgress:
         if self._ran and left:
             parts.append(f"about {duration(left * self._seconds / self._ran)} left")
         return ", ".join(parts)
+
+
+def result_in_words(record: Record) -> str:
+    """The headline metric of a finished run: on test, or on validation where the run does not open test."""
+    shown = [
+        (split, record.metrics[split].get(record.headline)) for split in ("test", "val") if split in record.metrics
+    ]
+    told = [f"{split} {record.headline} {value:.3f}" for split, value in shown if value is not None][:1]
+    return ", ".join([*told, *(["diverged"] if record.diverged else [])])
 
 
 def first_line(text: str) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from thawline.network.model import TransferModel
 from thawline.optimization.optimizers import states_of
+from thawline.records.metrics import NEVER, SelectionRule
 from thawline.training.sharding import put_whole, whole
 
 if TYPE_CHECKING:
@@ -19,26 +20,12 @@ if TYPE_CHECKING:
     from thawline.training.module import Classification
 
 
-class MonitoredMetric(Protocol):
-    """Which validation metric decides (its name without ``val/``), and whether less or more is better."""
-
-    @property
-    def monitor(self) -> str:
-        """The metric's name."""
-        ...
-
-    @property
-    def mode(self) -> Literal["min", "max"]:
-        """Whether less or more is better."""
-        ...
-
-
 class Selection(Checkpoint):
-    """Keeps the tensors of the epoch with the best validation metric; the earliest where several are equal.
+    """Keeps the tensors of the best epoch on validation; the earliest where several are equal by the whole rule.
 
     Args:
         model: the whole model.
-        metrics: the validation metric that decides.
+        rule: how epochs are compared.
         keep_optimizer: keep what the optimizer remembered at the best epoch too, for the phase that goes on with it.
 
     Attributes:
@@ -46,8 +33,8 @@ class Selection(Checkpoint):
         companions: what regularizers train themselves, at the best epoch.
     """
 
-    def __init__(self, model: TransferModel, metrics: MonitoredMetric, *, keep_optimizer: bool = False) -> None:
-        self._model, self._monitor, self._mode = model, metrics.monitor, metrics.mode
+    def __init__(self, model: TransferModel, rule: SelectionRule, *, keep_optimizer: bool = False) -> None:
+        self._model, self._rule, self._rank = model, rule, NEVER
         self._keep_optimizer = keep_optimizer
         self.best: dict[str, torch.Tensor] = {}
         self.companions: dict[str, torch.Tensor] = {}
@@ -64,6 +51,7 @@ class Selection(Checkpoint):
             "optimizer": self.optimizer,
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
+            "rank": list(self._rank),
             "diverged": self.diverged,
         }
 
@@ -74,17 +62,18 @@ class Selection(Checkpoint):
         self.optimizer = state_dict["optimizer"]
         self.best_epoch = state_dict["best_epoch"]
         self.best_value = state_dict["best_value"]
+        first, second = state_dict["rank"]
+        self._rank = (first, second)
         self.diverged = state_dict["diverged"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the epoch, after the module has logged it."""
         module = cast("Classification", pl_module)
         row = module.history[-1]
-        value = row.get(f"val/{self._monitor}", math.nan)
         if not math.isfinite(row["train/loss"]):
             self.diverged = True
             trainer.should_stop = True
-        if self.consider(value, trainer.current_epoch, module.moved):
+        if self.consider(row, trainer.current_epoch, module.moved):
             self.companions = {name: t.detach().clone() for name, t in module.companions.state_dict().items()}
             if self._keep_optimizer:
                 states = states_of(trainer.optimizers[0], dict(self._model.named_parameters()))
@@ -92,22 +81,16 @@ class Selection(Checkpoint):
                     name: {key: whole(value) for key, value in state.items()} for name, state in states.items()
                 }
 
-    def consider(self, value: float, epoch: int, moved: Iterable[str]) -> bool:
-        """Keep the model's `moved` tensors if this epoch's metric is the best so far; says whether it is."""
-        if not self._better(value):
+    def consider(self, row: Mapping[str, Any], epoch: int, moved: Iterable[str]) -> bool:
+        """Keep the model's `moved` tensors if this row of the history is the best so far; says whether it is."""
+        rank = self._rule.rank(row, "val/")
+        if not rank > self._rank:
             return False
         state = self._model.state_dict()
         self.best = {name: whole(state[name]).detach().clone() for name in sorted(moved)}
-        self.best_epoch, self.best_value = epoch, value
+        self.best_epoch, self.best_value, self._rank = epoch, row[f"val/{self._rule.metric}"], rank
         return True
 
     def restore(self) -> None:
         """Put the best epoch's tensors into the model; the last ones stay where no epoch had a finite metric."""
         put_whole(self.best, self._model)
-
-    def _better(self, value: float) -> bool:
-        if not math.isfinite(value):
-            return False
-        if not math.isfinite(self.best_value):
-            return True
-        return value < self.best_value if self._mode == "min" else value > self.best_value
