@@ -40,7 +40,7 @@ def test_epochs_and_strengths_that_tie_in_accuracy_are_told_apart_by_the_loss(tr
 def test_packed_probes_choose_as_each_alone(thawline):
     assert thawline("train", "-m", *TINY, *TWO, "optimizer.lr=0.003,0.001", "sweep.report=false").status == 0
     found = [load_record(folder) for folder in records()]
-    assert [run.phases[0].thaw_line["packed"] for run in found] == [2, 2]
+    assert [run.phases[0].thaw_line.packed for run in found] == [2, 2]
     assert [run.selection.epoch for run in found] == [best_by_hand(run) for run in found]
 
 
