@@ -370,7 +370,7 @@ def peak_of(work):
 def test_a_strip_takes_little_memory_in_every_transform(resize, size):
     content = strip(*size)
     assert len(content) < 700
-    transform = Transform(size=224, resize=resize).fitted((224, 224), "lanczos", 0.875)
+    transform = Transform(size=224, resize=resize, interpolation="lanczos", crop_pct=0.875)
 
     def work():
         image = transform.decode(image_files.decode(content))
@@ -383,7 +383,7 @@ def test_a_strip_takes_little_memory_in_every_transform(resize, size):
 
 
 def test_a_tiny_crop_takes_no_more_memory_than_its_result():
-    transform = Transform(size=224, resize="crop").fitted((224, 224), "bicubic", 0.001)
+    transform = Transform(size=224, resize="crop", interpolation="bicubic", crop_pct=0.001)
     image = transform.decode(Image.new("RGB", (300, 200), (1, 2, 3)))
     assert [channel.unique().tolist() for channel in image] == [[1], [2], [3]]
 
@@ -391,7 +391,8 @@ def test_a_tiny_crop_takes_no_more_memory_than_its_result():
 def test_what_is_cut_from_a_strip_is_its_middle():
     rows = np.zeros((20_000, 1, 3), dtype=np.uint8)
     rows[:, 0, :] = (np.arange(20_000) // 100)[:, None]
-    image = Transform(size=224, resize="crop").fitted((224, 224), "bilinear", 1.0).decode(Image.fromarray(rows))
+    transform = Transform(size=224, resize="crop", interpolation="bilinear", crop_pct=1.0)
+    image = transform.decode(Image.fromarray(rows))
     # Scaled by 224, the crop shows a single row of the middle: row 9,999 or 10,000, of value 99 or 100.
     assert set(image.unique().tolist()) <= {99, 100}
 
