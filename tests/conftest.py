@@ -29,15 +29,14 @@ TINY = (
 
 
 @pytest.fixture(autouse=True)
-def _quiet_and_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _quiet_and_alone(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test in its own empty folder, without a network."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.delenv("THAWLINE_CACHE", raising=False)
     monkeypatch.setattr("sys.argv", ["thawline"])
-    yield
-    os.environ.pop("THAWLINE_SHIPPED", None)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +10,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from thawline.cli.composing import Grid, plain
-from thawline.config_paths import conf_folder, shipped_root
+from thawline.config_paths import conf_folder
 from thawline.errors import UsageError
+from thawline.sweeps.cells import Cell
 
 
 class Counting:
@@ -32,7 +32,6 @@ class Counting:
 
 @pytest.fixture
 def hydra():
-    os.environ["THAWLINE_SHIPPED"] = str(shipped_root())
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
@@ -60,7 +59,7 @@ def hydra():
 )  # fmt: skip
 def test_values_set_later_are_what_hydra_sets(hydra, arguments, composed):
     grid = Grid(hydra, hydra.config, arguments)
-    cells = [cell for cell, _ in grid]
+    cells = [Cell(point.overrides, point.label, plain(point.config)) for point in grid]
     assert len(cells) == len(grid)
     assert len(hydra.config_loader.composed) == composed
     for cell in cells:
@@ -73,18 +72,18 @@ def test_values_set_later_are_what_hydra_sets(hydra, arguments, composed):
 def test_the_last_key_runs_fastest_and_labels_hold_what_is_swept(hydra):
     grid = Grid(hydra, hydra.config, ["seed=0,1", "optimizer.lr=0.5", "freeze_policy.k=1,all"])
     assert grid.axes == {"seed": ["0", "1"], "freeze_policy.k": ["1", "all"]}
-    assert [cell.label for cell, _ in grid] == [
+    assert [point.label for point in grid] == [
         "seed=0 freeze_policy.k=1",
         "seed=0 freeze_policy.k=all",
         "seed=1 freeze_policy.k=1",
         "seed=1 freeze_policy.k=all",
     ]
-    assert [cell.config["data_seed"] for cell, _ in grid] == [0, 0, 1, 1]
+    assert [point.config.data_seed for point in grid] == [0, 0, 1, 1]
 
 
 def test_a_single_cell_is_called_by_all_its_overrides(hydra):
-    ((cell, _),) = list(Grid(hydra, hydra.config, ["seed=4", "optimizer.lr=0.5"]))
-    assert cell.label == "seed=4 optimizer.lr=0.5"
+    (point,) = Grid(hydra, hydra.config, ["seed=4", "optimizer.lr=0.5"])
+    assert point.label == "seed=4 optimizer.lr=0.5"
 
 
 def test_an_interval_is_no_grid(hydra):

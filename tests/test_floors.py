@@ -13,6 +13,7 @@ FLOORS = (
         "config_paths",
         "errors",
         "files",
+        "invocation",
         "layer_groups",
         "network",
         "own_code",

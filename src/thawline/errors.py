@@ -9,10 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with the input: where, and what."""
+    """One thing that is wrong with the input: where, and what.
+
+    `wants_text` marks a field that takes text and has a number or a truth value, as YAML reads ``2024`` and ``nan``.
+    """
 
     field: str
     message: str
+    wants_text: bool = False
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}" if self.field else self.message

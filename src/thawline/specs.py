@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from thawline.errors import Problem, UsageError, nearest
 
 ALLOWED_PREFIXES = ("thawline", "torch", "torchvision", "timm", "torchmetrics", "pytorch_lightning", "lightning")
+_TEXT_ERRORS = ("string_type", "path_type")
 _REFUSED = ("torch.load", "torch.hub", "torch.jit", "torch.package", "torch.utils.cpp_extension")
 MOVED_MODULES: dict[str, str] = {
     "thawline.learning_rates": "thawline.optimization.learning_rates",
@@ -265,7 +266,10 @@ def _problems(error: ValidationError, model: type[BaseModel], path: str) -> list
             message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
             if item["type"] not in ("missing", "value_error") or not isinstance(item["input"], Mapping):
                 message += f" (got {_short(item['input'])})"
-        problems.append(Problem(field, message))
+        wants_text = item["type"] in _TEXT_ERRORS and isinstance(item["input"], (bool, int, float))
+        if wants_text:
+            message = f"{_short(item['input'])} is not text; with quotes around it, it is"
+        problems.append(Problem(field, message, wants_text))
     return problems
 
 

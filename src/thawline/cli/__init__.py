@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from thawline import __version__
+from thawline.config_paths import overridden, use_own_folder
 from thawline.errors import UsageError, WriteError, nearest, usage_error
 from thawline.runtime.cores import sleep_between_operations
 from thawline.runtime.memory import collecting_in_runs_only
@@ -27,6 +30,7 @@ _VERBS = {
     "cache": ("cache", "list, verify or prune the store"),
     "sync": ("sync", "make a sweep's W&B runs again from its records, offline or --online"),
 }
+_COMPOSING = frozenset({"train", "layers", "list", "rank-sources"})
 _ALIASES = {"sweep": "train -m"}
 
 
@@ -34,17 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit status: 0 done, 1 something failed, 2 the input cannot be used."""
     sleep_between_operations()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0].startswith("-sc"):
-        return _complete(arguments)
-    arguments, traceback_wanted = _common(arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_help())
-        return 0
-    if arguments[0] == "--version":
-        print(f"thawline {__version__}")
-        return 0
+    traceback_wanted = "--traceback" in arguments
     try:
-        return _run(arguments[0], arguments[1:])
+        return _main([argument for argument in arguments if argument != "--traceback"])
     except (UsageError, WriteError) as error:
         if traceback_wanted:
             raise
@@ -57,10 +53,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _main(arguments: list[str]) -> int:
+    if arguments and arguments[0].startswith("-sc"):
+        return _complete(arguments)
+    arguments = _common(arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(f"thawline {__version__}")
+        return 0
+    return _run(arguments[0], arguments[1:])
+
+
 def _run(verb: str, rest: Sequence[str]) -> int:
     if verb not in _VERBS:
         hint = f"; you may want: thawline {_ALIASES[verb]}" if verb in _ALIASES else nearest(verb, _VERBS)
         raise usage_error("", f"there is no verb {verb!r}{hint}")
+    sys.argv = [f"thawline {verb}", *rest]
+    if verb in _COMPOSING and (replaced := overridden()):
+        names = ", ".join(f"{name} ({file})" for name, file in replaced.items())
+        print(f"note: used instead of thawline's own: {names}", file=sys.stderr)
     with listening(), collecting_in_runs_only():
         status: int = importlib.import_module(f"thawline.cli.{_VERBS[verb][0]}").run(rest)
     return status
@@ -76,22 +89,47 @@ def _print_error(error: UsageError | WriteError) -> int:
     return 2
 
 
-def _common(arguments: list[str]) -> tuple[list[str], bool]:
-    """Take out what every verb understands: ``--traceback``, and ``--allow PACKAGE`` for ``_target_`` in one's own."""
+def _common(arguments: Sequence[str], *, quiet: bool = False) -> list[str]:
+    """Take out the options of every verb, lay them on the project file's, and return the rest.
+
+    Raises:
+        UsageError: an option has no value, there is no such folder, or the project file is wrong.
+    """
+    from thawline.cli.project import read_project, use_outputs
     from thawline.specs import allow_targets
 
+    allow, folders, rest = _taken(arguments)
+    project = read_project()
+    allowed = project.allowed(allow) if project is not None else ()
+    allow_targets([*allow, *allowed])
+    settings = project.settings if project is not None else None
+    folder = Path(folders[-1]) if folders else (settings.config_dir if settings is not None else None)
+    use_own_folder(folder)
+    use_outputs(settings.output_dir if settings is not None else None)
+    if project is not None and not quiet:
+        print("\n".join(project.describe(allowed)), file=sys.stderr)
+    return rest
+
+
+def _taken(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """The values of ``--allow`` and of ``--config-dir``, and the other arguments."""
+    allow: list[str] = []
+    folders: list[str] = []
     rest: list[str] = []
-    traceback_wanted = False
+    homes = {"--allow": allow, "--config-dir": folders, "-cd": folders}
     waiting = iter(arguments)
     for argument in waiting:
-        if argument == "--traceback":
-            traceback_wanted = True
-        elif argument == "--allow" or argument.startswith("--allow="):
-            package = argument.partition("=")[2] or next(waiting, "")
-            allow_targets([package])
-        else:
+        option, equals, value = argument.partition("=")
+        if option not in homes:
             rest.append(argument)
-    return rest, traceback_wanted
+            continue
+        value = value if equals else next(waiting, "")
+        if not value:
+            raise usage_error(option, "needs a value")
+        if homes[option] is folders and not Path(value).is_dir():
+            raise usage_error(option, f"there is no folder {value!r}")
+        homes[option].append(value)
+    return allow, folders, rest
 
 
 def _help() -> str:
@@ -110,8 +148,12 @@ usage: thawline VERB ...
 
 options of every verb:
   --allow PACKAGE   let _target_ name classes of your own package
+  --config-dir DIR  options of your own, one folder a group; they come before thawline's
   --traceback       show the traceback of an error in the input
   --version         print the version
+
+What you would repeat can stand in thawline.toml (or [tool.thawline] of pyproject.toml) in the folder where you work:
+  allow = ["mine"]    config_dir = "conf"    output_dir = "outputs"
 """
 
 
@@ -121,5 +163,8 @@ def _complete(arguments: list[str]) -> int:
 
     line = os.environ.get("COMP_LINE")
     if line is not None:
+        for flag in re.findall(r"\s(?:--config-dir|-cd|--allow)[= ]\S+(?=\s)", line):
+            line = line.replace(flag, "", 1)
+            _common(re.split(r"[= ]", flag.strip(), maxsplit=1), quiet=True)
         os.environ["COMP_LINE"] = line.replace(" train ", " ", 1)
     return train.run(arguments)

@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from thawline.cli.console import console, errors
+from thawline.cli.project import outputs
 from thawline.errors import usage_error
+from thawline.invocation import Invocation
 
 if TYPE_CHECKING:
     from thawline.planning.session import Workbench
@@ -61,7 +63,6 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _planned(arguments: argparse.Namespace, bench: Workbench) -> Averages:
-    from thawline.ledger import provenance
     from thawline.planning.plan import run_folder
     from thawline.records import RECORD_FILE
     from thawline.reports.loading import find_sweep
@@ -74,7 +75,7 @@ def _planned(arguments: argparse.Namespace, bench: Workbench) -> Averages:
                 raise usage_error("--method", f"{arguments.method} averages the runs of a sweep; {folder} is one run")
             return averages.of_run(folder.absolute(), alphas, arguments.start, bench)
     folder = find_sweep(arguments.target, arguments.outputs)
-    return averages.of_sweep(folder, arguments.method, alphas, arguments.start, provenance.command(), bench)
+    return averages.of_sweep(folder, arguments.method, alphas, arguments.start, Invocation.current(), bench)
 
 
 def _numbers(text: str) -> list[float]:
@@ -129,7 +130,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--alphas", default=_ALPHAS, metavar="LIST", help=f"places between start and run ({_ALPHAS})")
     parser.add_argument("--start", metavar="RUN", help="the run to start from (default: the weights before tuning)")
-    parser.add_argument(
-        "--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where runs and sweeps lie"
-    )
+    parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where runs and sweeps lie")
     return parser

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from thawline.cli.project import outputs
 from thawline.errors import usage_error
 from thawline.store.store import DEFAULT_MAX_BYTES, EntryStatus, Store, StoreRefusedError, readable_bytes
 
@@ -29,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
         UsageError: the folder cannot be read or changed.
     """
     arguments = _parser().parse_args(argv)
-    store = Store(arguments.dir or Path(os.environ.get("THAWLINE_CACHE") or "outputs/cache"))
+    store = Store(arguments.dir or Path(os.environ.get("THAWLINE_CACHE") or outputs() / "cache"))
     if store.folder.exists() and not store.folder.is_dir():
         raise usage_error("--dir", f"{store.folder} is not a folder")
     try:

@@ -7,17 +7,28 @@ once, and the values are set as it would set them; for every choice of options i
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from thawline.errors import usage_error
-from thawline.sweeps.cells import Cell
+from thawline.errors import Problem, UsageError, usage_error
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from hydra.types import HydraContext
+
+
+@dataclass(frozen=True)
+class Point:
+    """A cell of a grid: its overrides, what to call it, and its configuration before interpolations are resolved."""
+
+    overrides: tuple[str, ...]
+    label: str
+    config: DictConfig
 
 
 class Grid:
@@ -54,12 +65,12 @@ class Grid:
             length *= len(lines)
         return length
 
-    def __iter__(self) -> Iterator[tuple[Cell, DictConfig]]:
-        """Each cell, and its configuration before interpolations are resolved (valid until the next cell)."""
+    def __iter__(self) -> Iterator[Point]:
+        """Each cell with its configuration, which is valid until the next one."""
         for lines in itertools.product(*self._lines):
             composed = self._compose(lines)
             swept = [line for line in lines if line.partition("=")[0] in self.axes]
-            yield Cell(tuple(lines), " ".join(swept or lines), plain(composed)), composed
+            yield Point(tuple(lines), " ".join(swept or lines), composed)
 
     def _compose(self, lines: Sequence[str]) -> DictConfig:
         base = tuple(line for line, later in zip(lines, self._set_later, strict=True) if not later)
@@ -96,8 +107,64 @@ class Grid:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration without Hydra's own node, as plain containers."""
-    return {str(key): _resolved(config, str(key)) for key in config if key != "hydra"}
+    """The resolved configuration without Hydra's own node, as plain containers.
+
+    Raises:
+        UsageError: interpolations lead nowhere; each is named once, not the fields that only repeat it.
+    """
+    try:
+        return {str(key): _resolved(config, str(key)) for key in config if key != "hydra"}
+    except OmegaConfBaseException:
+        problems = unresolvable(config)
+        if not problems:
+            raise
+        raise UsageError(problems) from None
+
+
+def unresolvable(config: DictConfig) -> list[Problem]:
+    """A problem for each field whose interpolation cannot be resolved by its own fault."""
+    found = {field: (written, error) for field, written, error in _failing(config, "")}
+    own = [field for field, (written, _) in found.items() if not _mentioned(written, field) & found.keys()]
+    return [Problem(field, _in_words(*found[field])) for field in own or list(found)[:1]]
+
+
+def _failing(node: Any, path: str) -> Iterator[tuple[str, str, Exception]]:
+    """The fields below `node` that cannot be resolved: path, what is written there, the error."""
+    if not OmegaConf.is_config(node) or node._is_none() or node._is_missing():
+        return
+    for key in node if isinstance(node, DictConfig) else range(len(node)):
+        field = f"{path}.{key}" if path else str(key)
+        if field == "hydra":
+            continue
+        try:
+            value = None if OmegaConf.is_missing(node, key) else node[key]
+        except OmegaConfBaseException as error:
+            written: Any = OmegaConf.to_container(node, resolve=False)
+            yield field, str(written[key]), error
+        else:
+            yield from _failing(value, field)
+
+
+def _mentioned(written: str, field: str) -> set[str]:
+    """The fields that an interpolation names."""
+    names = re.findall(r"\$\{(\.*)([\w.]+)\}", written)
+    above = field.split(".")
+    return {".".join([*(above[: -len(dots)] if dots else []), name]) for dots, name in names}
+
+
+def _in_words(written: str, error: Exception) -> str:
+    text = str(error).strip().splitlines()[0]
+    unset = re.search(r"Environment variable '([^']*)' not found", text)
+    lost = re.search(r"Interpolation key '([^']*)' not found", text)
+    if unset:
+        cause = f"the environment variable {unset[1]!r} is not set"
+    elif lost:
+        cause = f"there is no field {lost[1]!r}"
+    elif "Recursive interpolation" in text:
+        cause = "it leads back to itself"
+    else:
+        cause = text
+    return f"{written} cannot be resolved: {cause}"
 
 
 def _resolved(config: DictConfig, key: str) -> Any:
@@ -109,7 +176,8 @@ def _resolved(config: DictConfig, key: str) -> Any:
 
 def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
-        return [override.get_value_element_as_str()]
+        # As it was written: a field that takes text has 2024_01, not the number that Hydra reads.
+        return [str(override.input_line).partition("=")[2].strip()]
     if not override.is_discrete_sweep():
         message = "an interval cannot be swept as a grid; name the values or use range()"
         raise usage_error(override.get_key_element(), message)

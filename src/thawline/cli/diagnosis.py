@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thawline.config_paths import conf_folder, shipped_root
@@ -17,9 +16,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _WITH_VALUE = {
-    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
+    "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
 }  # fmt: skip
-_CONFIG_DIR = ("--config-dir", "-cd")
 _REFUSED = {"--experimental-rerun": "it would load a pickle, which can run code"}
 
 
@@ -38,9 +36,7 @@ def flags_first(argv: Sequence[str]) -> list[str]:
         if name in _REFUSED:
             problems.append(Problem(name, f"refused: {_REFUSED[name]}"))
         elif argument in _WITH_VALUE:
-            value = next(waiting, "")
-            flags += [argument, value]
-            problems += _missing_folder(argument, value)
+            flags += [argument, next(waiting, "")]
         elif argument.startswith("-"):
             flags.append(argument)
         elif is_override(argument):
@@ -50,10 +46,6 @@ def flags_first(argv: Sequence[str]) -> list[str]:
     if problems:
         raise UsageError(problems)
     return [*flags, *overrides]
-
-
-def _missing_folder(flag: str, value: str) -> list[Problem]:
-    return [Problem(flag, f"there is no folder {value!r}")] if flag in _CONFIG_DIR and not Path(value).is_dir() else []
 
 
 def is_override(argument: str) -> bool:
@@ -71,9 +63,8 @@ def diagnose(argv: Sequence[str], error: Exception) -> list[Problem]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from thawline.cli.composing import plain
-
     problems: list[Problem] = []
+    later: list[Problem] = []
     try:
         composer = _Composer(argv)
         overrides = composer.parsed([argument for argument in argv if is_override(argument)], problems)
@@ -89,13 +80,38 @@ def diagnose(argv: Sequence[str], error: Exception) -> list[Problem]:
         with_choices = composer.compose(chosen)
         fields = [override for override in fields if _fits(override, with_choices, problems)]
         config = composer.compose([*chosen, *fields])
-        problems += wrong_fields(plain(config), config)
+        checked(config, [str(override.input_line) for override in fields])
+    except UsageError as found:
+        later = list(found.problems)
     except (HydraException, OmegaConfBaseException) as next_error:
         # A combination that fits nowhere, or a mistake in the user's own YAML: Hydra's words are the best there are.
         error = next_error
     finally:
         GlobalHydra.instance().clear()
+    # A field whose override has been left out has its default again, which is not what was asked for.
+    named = {problem.field for problem in problems}
+    problems += [problem for problem in later if problem.field not in named]
     return list(dict.fromkeys(problems)) or [Problem("", one_line(str(error)))]
+
+
+def checked(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """The resolved values of a configuration, right as far as that can be known without torch.
+
+    A field that takes text has what its override says, also where Hydra reads that as a number.
+
+    Raises:
+        UsageError: with one problem for each wrong value.
+    """
+    from thawline.cli.composing import plain
+    from thawline.cli.quoting import restore_text
+
+    values = plain(config)
+    problems = wrong_fields(values, config)
+    if restore_text(values, overrides, [problem.field for problem in problems if problem.wants_text]):
+        problems = wrong_fields(values, config)
+    if problems:
+        raise UsageError(problems)
+    return values
 
 
 def wrong_fields(values: Mapping[str, Any], config: DictConfig) -> list[Problem]:
@@ -133,12 +149,8 @@ class _Composer:
         from hydra.core.global_hydra import GlobalHydra
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        os.environ["THAWLINE_SHIPPED"] = str(shipped_root())
         GlobalHydra.instance().clear()
-        search_path = create_config_search_path(str(conf_folder()))
-        for folder in _config_dirs(argv):
-            search_path.append("command-line", f"file://{Path(folder).absolute()}")
-        hydra = Hydra.create_main_hydra2("thawline", search_path)
+        hydra = Hydra.create_main_hydra2("thawline", create_config_search_path(str(conf_folder())))
         self._loader = hydra.config_loader
         self._parser = OverridesParser.create(config_loader=self._loader)
         # The options of groups are known only once a configuration was composed.
@@ -148,12 +160,17 @@ class _Composer:
         """The overrides that can be read."""
         from hydra.errors import OverrideParseException
 
+        from thawline.cli.quoting import quoted
+
         found = []
         for argument in arguments:
             try:
                 found += self._parser.parse_overrides([argument])
             except OverrideParseException as error:
-                problems.append(Problem(argument.partition("=")[0], f"cannot be read: {one_line(str(error))}"))
+                key, _, value = argument.partition("=")
+                reason = one_line(str(error)).partition(" See http")[0]
+                shown = shlex.quote(f"{key}={quoted(value)}")
+                problems.append(Problem(key, f"cannot be read: {reason}; if it is meant as text: {shown}"))
         return found
 
     def compose(self, overrides: Sequence[Override]) -> DictConfig:
@@ -183,13 +200,6 @@ class _Composer:
             root = shipped_root() / group
             found += [str(path.relative_to(root).with_suffix("")) for path in sorted(root.glob("*/*.yaml"))]
         return found
-
-
-def _config_dirs(argv: Sequence[str]) -> list[str]:
-    pairs = zip(argv, [*argv[1:], ""], strict=True)
-    return [following for argument, following in pairs if argument in _CONFIG_DIR] + [
-        argument.partition("=")[2] for argument in argv if argument.startswith("--config-dir=")
-    ]
 
 
 def _choices(override: Override) -> list[str]:

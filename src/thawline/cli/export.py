@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thawline.cli.console import console
+from thawline.cli.project import outputs
 from thawline.errors import usage_error
 
 
@@ -69,5 +70,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", metavar="RUN", help="a run's folder, or its identity under outputs/runs")
     parser.add_argument("--output", type=Path, default=Path("model.safetensors"), metavar="FILE")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where runs lie")
+    parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where runs lie")
     return parser

@@ -11,7 +11,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thawline.cli.listing import conf_options, wide_console
+from thawline.cli.listing import wide_console
+from thawline.config_paths import options as conf_options
 from thawline.errors import nearest, usage_error
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
     overrides = list(arguments.overrides)
     if arguments.granularity:
         overrides.append(f"granularity={arguments.granularity}")
-    spec = _spec(arguments.backbone, overrides, arguments.config_dir)
+    spec = _spec(arguments.backbone, overrides)
     spec.check()
 
     from thawline.layer_groups import group_table
@@ -64,16 +65,15 @@ def _parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="FIELD=VALUE", help="fields of the backbone, e.g. input_size=96"
     )
     parser.add_argument("--granularity", choices=("block", "stage"), help="a group is a block (default) or a stage")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with config groups of your own")
     parser.add_argument("--json", action="store_true", help="print JSON, with the parameters' names")
     return parser
 
 
-def _spec(name: str, overrides: Sequence[str], config_dir: Path | None) -> TimmBackbone | TorchvisionBackbone:
+def _spec(name: str, overrides: Sequence[str]) -> TimmBackbone | TorchvisionBackbone:
     """The backbone that `name` and `overrides` describe."""
     from thawline.specs import resolve
 
-    options = conf_options("backbone", config_dir)
+    options = conf_options("backbone")
     if name in options:
         node = _plain(options[name], overrides)
     elif name.startswith(_TORCHVISION):

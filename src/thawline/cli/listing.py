@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from thawline.cli.console import console
-from thawline.config_paths import conf_folder
+from thawline.config_paths import conf_folders
+from thawline.config_paths import options as conf_options
 from thawline.errors import nearest, usage_error
 
 _INTERNAL = ("hydra",)
@@ -45,15 +46,15 @@ def run(argv: Sequence[str]) -> int:
         UsageError: there is no such group, or nothing in it matches the filter.
     """
     arguments = _parser().parse_args(argv)
-    groups = _groups(arguments.config_dir)
+    groups = _groups()
     if arguments.group is None:
         return _show_groups(groups, as_json=arguments.json)
     group = _group(arguments.group, groups)
     wanted = arguments.filter
-    options = [option for option in _options(group, arguments.config_dir) if _matches(option, wanted)]
+    options = [option for option in _options(group) if _matches(option, wanted)]
     families = _families(wanted) if group == "backbone" else []
     if wanted and not options and not families:
-        names = [option.name for option in _options(group, arguments.config_dir)]
+        names = [option.name for option in _options(group)]
         names += [name for family in _families(None) for name in family.names] if group == "backbone" else []
         raise usage_error("", f"no {group.replace('_', ' ')} matches {wanted!r}{nearest(wanted.strip(_WILD), names)}")
     if arguments.json:
@@ -68,15 +69,6 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=_PIPE_WIDTH, highlight=False)
 
 
-def conf_options(group: str, config_dir: Path | None = None) -> dict[str, Path]:
-    """The options of a config group, with those in `config_dir`, which come first: name -> yaml file."""
-    found: dict[str, Path] = {}
-    for root in (conf_folder(), *([config_dir] if config_dir is not None else [])):
-        folder = root / group
-        found |= {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
-    return dict(sorted(found.items()))
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="thawline list",
@@ -86,15 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("group", nargs="?", metavar="GROUP", help="backbones, datasets, freeze_policies, heads, ...")
     parser.add_argument("filter", nargs="?", metavar="FILTER", help="a part of a name, or a pattern with * and ?")
     parser.add_argument("--all", action="store_true", help="every name of the libraries, also without a filter")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with config groups of your own")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
-def _groups(config_dir: Path | None) -> list[str]:
-    roots = [conf_folder(), *([config_dir] if config_dir is not None else [])]
-    folders = {path.name for root in roots if root.is_dir() for path in root.iterdir() if path.is_dir()}
-    return sorted(name for name in folders if name not in _INTERNAL and conf_options(name, config_dir))
+def _groups() -> list[str]:
+    folders = {path.name for root in conf_folders() for path in root.iterdir() if path.is_dir()}
+    return sorted(name for name in folders if name not in _INTERNAL and conf_options(name))
 
 
 def _group(word: str, groups: Sequence[str]) -> str:
@@ -108,8 +98,8 @@ def _group(word: str, groups: Sequence[str]) -> str:
     return by_word[normal]
 
 
-def _options(group: str, config_dir: Path | None) -> list[Option]:
-    return [Option(name, _first_comment(path)) for name, path in conf_options(group, config_dir).items()]
+def _options(group: str) -> list[Option]:
+    return [Option(name, _first_comment(path)) for name, path in conf_options(group).items()]
 
 
 def _first_comment(path: Path) -> str:

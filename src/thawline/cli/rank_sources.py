@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thawline.cli.console import console, errors
-from thawline.config_paths import conf_folder, shipped_root
+from thawline.config_paths import conf_folder
 from thawline.errors import Problem, UsageError, usage_error
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def _candidates(arguments: argparse.Namespace) -> list[Candidate]:
         try:
             label, network, overrides = _read(source)
             overrides = [*shared, *overrides]
-            found.append(Candidate(label, _composed(network, overrides, arguments.config_dir)))
+            found.append(Candidate(label, _composed(network, overrides)))
         except (HydraException, OmegaConfBaseException) as error:
             problems += diagnose(overrides, error)
         except UsageError as error:
@@ -127,19 +126,16 @@ def _told(override: str) -> str:
     return f"{name.removeprefix('backbone.')}={value.rpartition('/')[2]}"
 
 
-def _composed(network: str, overrides: Sequence[str], config_dir: Path | None) -> dict[str, Any]:
+def _composed(network: str, overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     from thawline.cli.composing import plain
     from thawline.sweeps.source_ranking import of_run
 
-    os.environ["THAWLINE_SHIPPED"] = str(shipped_root())
-    paths = [f"file://{shipped_root()}", *([f"file://{config_dir.resolve()}"] if config_dir else [])]
-    searched = f"hydra.searchpath={json.dumps(paths)}"
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = plain(compose("config", [*overrides, searched], return_hydra_config=False))
+        config = plain(compose("config", list(overrides), return_hydra_config=False))
     if config.get("source") is not None:
         raise usage_error("source", "train the source first; then name it as run:IDENTITY")
     return of_run(config, network) if network else config
@@ -214,6 +210,5 @@ def _parser() -> argparse.ArgumentParser:
         help="a source with its own overrides, or run:IDENTITY, a model that thawline trained; again for each",
     )
     parser.add_argument("--by", choices=tuple(_HEADINGS), default="logme", help="the score that ranks (default: logme)")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your own options")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser

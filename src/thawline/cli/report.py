@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thawline.cli.console import console
+from thawline.cli.project import outputs
 
 if TYPE_CHECKING:
     from thawline.reports import ReportFiles
@@ -87,6 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", help="judge the runs by this metric (default: what they selected by)")
     parser.add_argument("--axis", help="draw along this axis of the sweep (default: the one that counts layer groups)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go (default: SWEEP/report)")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where sweeps lie")
+    parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where sweeps lie")
     parser.add_argument("--csv", action="store_true", help="print the table as CSV instead")
     return parser

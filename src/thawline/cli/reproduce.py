@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from thawline.cli.console import console
+from thawline.cli.project import outputs
 
 if TYPE_CHECKING:
     from thawline.ledger.comparison import Comparison, Difference
@@ -115,5 +116,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", metavar="RUN", help="a run's folder, or its identity under outputs/runs")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="by how much a number may differ (default 0.001)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the new run here (default: a temporary folder)")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where runs lie")
+    parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where runs lie")
     return parser

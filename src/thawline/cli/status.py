@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thawline.cli.console import console
+from thawline.cli.project import outputs
 from thawline.runtime.signals import Interrupted
 from thawline.sweeps.manifest import CellStatus, Manifest, counts, read_manifest, statuses, sweep_folders
 from thawline.sweeps.progress import duration, first_line
@@ -171,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         help="a sweep's folder or its name; without it, a line for each sweep",
     )
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where sweeps lie")
+    parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where sweeps lie")
     parser.add_argument("--failed", action="store_true", help="print the overrides and the error of each failure")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--all", action="store_true", help="a row for every run, also in a large sweep")

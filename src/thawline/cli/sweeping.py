@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from thawline.cli.composing import Grid
-from thawline.cli.diagnosis import wrong_fields
-from thawline.errors import UsageError
+from thawline.cli.composing import Grid, Point
+from thawline.cli.diagnosis import checked
+from thawline.invocation import Invocation
 from thawline.sweeps.cells import Cell, for_each
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     """
     from thawline.cli.console import console
     from thawline.cli.reporting import print_data, report_sweep
-    from thawline.ledger import provenance
 
     grid = Grid(context, config, arguments)
     cells = _checked(grid)
@@ -50,7 +49,7 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     workers = config.hydra.launcher.get("workers") if here else None
     if workers is not None:
         require_workers(int(workers))
-    planned = plan_sweep(cells, grid.axes, label, provenance.command(), bench, here=here)
+    planned = plan_sweep(cells, grid.axes, label, Invocation.current(), bench, here=here)
     console.print(f"sweep [bold]{planned.name}[/]: {len(planned.plans)} runs", highlight=False)
     print_data(planned.plans)
     if config.hydra.launcher._target_ == _LOCAL:
@@ -67,14 +66,10 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
 def _checked(grid: Grid) -> list[Cell]:
     """The cells, none with a wrong field: found before torch is imported."""
 
-    def check(composed: tuple[Cell, DictConfig]) -> Cell:
-        cell, config = composed
-        problems = wrong_fields(cell.config, config)
-        if problems:
-            raise UsageError(problems)
-        return cell
+    def check(point: Point) -> Cell:
+        return Cell(point.overrides, point.label, checked(point.config, point.overrides))
 
-    return for_each(((pair[0].label, pair) for pair in grid), len(grid), check)
+    return for_each(((point.label, point) for point in grid), len(grid), check)
 
 
 def _launch(context: HydraContext, task: TaskFunction, config: DictConfig, planned: Sweep) -> None:

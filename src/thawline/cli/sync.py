@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thawline.cli.console import console
+from thawline.cli.project import outputs
 
 if TYPE_CHECKING:
     from thawline.records import Record
@@ -78,5 +79,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--online", action="store_true", help="upload now (default: write offline runs)")
     parser.add_argument("--project", help="W&B project (default: that of the runs)")
     parser.add_argument("--entity", help="W&B entity (default: that of the runs)")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where sweeps lie")
+    parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where sweeps lie")
     return parser

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from thawline.config_paths import conf_folder, shipped_root
+from thawline.config_paths import conf_folder
 from thawline.errors import UsageError, WriteError, usage_error
 from thawline.runtime.signals import listening
 
@@ -28,22 +29,23 @@ def run(argv: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from thawline.cli.diagnosis import diagnose, flags_first, one_line
+    from thawline.cli.diagnosis import diagnose, flags_first, is_override, one_line
+    from thawline.cli.project import with_output_dir
+    from thawline.cli.quoting import as_text
     from thawline.cli.sweeping import SweepIncomplete
 
     # Hydra would turn an error into a text and exit status 1; with this it passes the exception on.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    os.environ["THAWLINE_SHIPPED"] = str(shipped_root())
     main = hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)
-    argv = [opened(argument) for argument in argv]
-    arguments = flags_first(argv)
+    argv = [opened(as_text(argument)) if is_override(argument) else argument for argument in argv]
+    arguments = flags_first(with_output_dir(argv))
     sys.argv = ["thawline train", *arguments]
     _kept.clear()
     try:
         main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         # Hydra has no error of its own for a group whose option is a number.
-        if isinstance(error, ValueError) and "Config group override" not in str(error):
+        if not isinstance(error, (HydraException, OmegaConfBaseException)) and "Config group" not in str(error):
             raise
         raise UsageError(diagnose(arguments, error)) from error
     except yaml.YAMLError as error:
@@ -75,7 +77,8 @@ def job(config: DictConfig) -> str:
     from thawline.ledger.runs import RunFailed
 
     try:
-        with listening():
+        # Relative paths are those of the command, also where hydra.job.chdir asks for a folder of its own.
+        with listening(), contextlib.chdir(HydraConfig.get().runtime.cwd):
             return _job(config)
     except (UsageError, WriteError, RunFailed) as error:
         if HydraConfig.get().mode != RunMode.RUN:
@@ -87,14 +90,11 @@ def job(config: DictConfig) -> str:
 def _job(config: DictConfig) -> str:
     from hydra.core.hydra_config import HydraConfig
 
-    from thawline.cli.composing import plain
-    from thawline.cli.diagnosis import wrong_fields
+    from thawline.cli.diagnosis import checked
 
-    values: dict[str, Any] = plain(config)
+    overrides = tuple(str(item) for item in HydraConfig.get().overrides.task)
     # A wrong field is found before torch is imported.
-    problems = wrong_fields(values, config)
-    if problems:
-        raise UsageError(problems)
+    values = checked(config, overrides)
     from thawline.cli.console import console
     from thawline.cli.reporting import print_data, print_run
     from thawline.planning.devices import require_devices
@@ -105,7 +105,6 @@ def _job(config: DictConfig) -> str:
     from thawline.trackers import Mirrored, replay_for_agent
 
     bench = workbench()
-    overrides = tuple(str(item) for item in HydraConfig.get().overrides.task)
     plan = plan_run(values, overrides, bench)
     group = plan.settings.sweep.name
     record = read_record(plan.folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from thawline.cli.console import console, errors
+from thawline.cli.project import outputs
 from thawline.errors import UsageError
 
 
@@ -64,7 +65,5 @@ def _parser() -> argparse.ArgumentParser:
         "if not.",
     )
     parser.add_argument("name", metavar="SWEEP|RUN", help="a sweep (folder or name) or a run (folder or identity)")
-    parser.add_argument(
-        "--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where sweeps and runs lie"
-    )
+    parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where sweeps and runs lie")
     return parser

@@ -15,16 +15,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from thawline.files import write_json
+from thawline.invocation import Invocation
 from thawline.planning.plan import Plan
 from thawline.records import Record, load_record
 from thawline.runtime import signals
 from thawline.runtime.cores import available_cores
-from thawline.specs import allowed_extra_targets
 from thawline.training.batches import Shard
 
 JOB_FILE = "job.json"
@@ -80,7 +80,7 @@ def execute_on_all(plan: Plan, group: str | None, on_epoch: Callable[[Mapping[st
         RankFailed: one of them failed; the others have been ended.
     """
     job = {"config": dict(plan.config), "overrides": list(plan.overrides), "label": plan.label, "group": group}
-    write_json(plan.folder / JOB_FILE, {**job, "allow": list(allowed_extra_targets()), "argv": sys.argv})
+    write_json(plan.folder / JOB_FILE, {**job, "invocation": asdict(Invocation.current())})
     world_size = plan.settings.trainer.devices
     port = _free_port()
     epochs = _Epochs(plan.folder / EPOCHS_FILE, on_epoch)

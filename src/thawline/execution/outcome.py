@@ -16,6 +16,7 @@ from safetensors.torch import save
 from thawline.execution import distributed
 from thawline.execution.shifted_tests import shifted_splits
 from thawline.files import atomic_write, sha256_of_file
+from thawline.invocation import Invocation
 from thawline.ledger import provenance
 from thawline.network.model import TransferModel
 from thawline.optimization.optimizers import States
@@ -230,7 +231,8 @@ def _provenance(plan: Plan, backbone: Backbone, outcome: Outcome) -> Provenance:
         **provenance.software().model_dump(),
         hardware=provenance.hardware(),
         threads=torch.get_num_threads(),
-        command=provenance.command(),
+        command=Invocation.current().command,
+        options=Invocation.current().choosing,
         started_at=outcome.started_at,
         finished_at=now(),
         resumed=outcome.resumed,

@@ -15,14 +15,13 @@ def main(job_file: Path, parent: int) -> int:
     from thawline.execution.distributed import EPOCHS_FILE, tell_epoch
     from thawline.execution.run import execute
     from thawline.files import read_json
+    from thawline.invocation import Invocation
     from thawline.planning.plan import plan_run
     from thawline.planning.session import Workbench
     from thawline.runtime.signals import Interrupted, listening
-    from thawline.specs import allow_targets
 
     job = read_json(job_file)
-    allow_targets(job["allow"])
-    sys.argv = job["argv"]
+    Invocation(**job["invocation"]).adopt()
     try:
         with listening():
             bench = Workbench()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from thawline.records import Record, ThawLineRecord
 
 Verdict = Literal["identical", "equal within tolerance", "different"]
-_OF_THE_MOMENT = {"command", "started_at", "finished_at", "resumed"}
+_OF_THE_MOMENT = {"command", "options", "started_at", "finished_at", "resumed"}
 _UNTIMED = frozenset({"seconds"})
 
 

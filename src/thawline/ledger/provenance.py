@@ -1,4 +1,4 @@
-"""Where a number comes from: software, commit, hardware, command."""
+"""Where a number comes from: software, commit, hardware."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import platform
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 from thawline.records import Commit, Hardware, Software
@@ -44,13 +42,6 @@ def hardware() -> Hardware:
         cores=available_cores(),
         gpus=gpus,
     )
-
-
-def command() -> str:
-    """The command line of this process, quoted for a shell."""
-    # The verb that hands its arguments to Hydra is no longer among them.
-    program = ["thawline", "train"] if sys.argv[0] == "thawline train" else ["thawline"]
-    return shlex.join([*program, *sys.argv[1:]])
 
 
 def _processor() -> str:

@@ -201,6 +201,7 @@ class Provenance(Software):
         hardware: of the machine.
         threads: CPU threads of an operation.
         command: the command line of the process.
+        options: what the run's own command needs before its overrides: ``--allow``, ``--config-dir``, ``--config-name``.
         started_at: UTC, ISO 8601.
         finished_at: UTC, ISO 8601.
         resumed: each time that the run went on after an interruption.
@@ -213,6 +214,7 @@ class Provenance(Software):
     hardware: Hardware
     threads: int | None = None
     command: str = ""
+    options: list[str] = Field(default_factory=list)
     started_at: str = ""
     finished_at: str = ""
     resumed: list[Resumption] = Field(default_factory=list)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ class _SweepFile(BaseModel):
     schema_version: Literal[1]
     name: str
     command: str = ""
+    options: list[str] = []
     axes: dict[str, list[str]]
     cells: list[_CellFile]
     runs_folder: str = "../../runs"
@@ -83,12 +85,13 @@ class Run:
     read, and `tie_break` is the one that decides between runs that are equal by another. `policy` is the class of the
     freeze policy, `depth` is the number of
     layer groups that trained, `reached` the deepest of them (None for a run that trains the head alone). `changes` has
-    one entry for each layer group, or none where the record has no diagnostics.
+    one entry for each layer group, or none where the record has no diagnostics. `command` makes the run again.
     """
 
     identity: str
     folder: Path
     overrides: tuple[str, ...]
+    command: tuple[str, ...]
     metrics: Mapping[str, Mapping[str, float]]
     definitions: Mapping[str, MetricDefinition]
     tie_break: str | None
@@ -126,10 +129,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid: its place on each axis, and its run, or why there is none."""
+    """One point of the grid: its place on each axis, the command that makes it, and its run, or why there is none."""
 
     identity: str
-    overrides: tuple[str, ...]
+    command: tuple[str, ...]
     values: Mapping[str, str]
     run: Run | None
     problem: str = ""
@@ -205,7 +208,8 @@ def _from_file(folder: Path) -> Sweep:
         values = override_values(cell.overrides)
         run, problem = read[cell.identity]
         place = {axis: values.get(axis, "") for axis in axes}
-        cells.append(Cell(cell.identity, tuple(cell.overrides), place, run, problem))
+        command = run.command if run is not None else ("thawline", "train", *described.options, *cell.overrides)
+        cells.append(Cell(cell.identity, command, place, run, problem))
     runs = tuple(run for run, _ in read.values() if run is not None)
     return Sweep(described.name, described.command, folder, axes, tuple(cells), runs)
 
@@ -229,7 +233,7 @@ def _from_runs(folder: Path) -> Sweep:
     cells = tuple(
         Cell(
             name,
-            run.overrides if run is not None else (),
+            run.command if run is not None else (),
             {axis: overrides.get(name, {}).get(axis, "") for axis in axes},
             run,
             problem,
@@ -270,6 +274,7 @@ def _run(record: Record, folder: Path) -> Run:
         identity=record.identity,
         folder=folder,
         overrides=tuple(record.overrides),
+        command=_command(record),
         metrics={
             split: {name: math.nan if value is None else value for name, value in values.items()}
             for split, values in record.metrics.items()
@@ -298,6 +303,14 @@ def _run(record: Record, folder: Path) -> Run:
         notes=tuple(record.notes),
         warnings=tuple(record.warnings),
     )
+
+
+def _command(record: Record) -> tuple[str, ...]:
+    """What makes the run again: an average by its own verb, from the runs that are there."""
+    if record.config.get("average") is not None:
+        return tuple(shlex.split(str(record.provenance.get("command", ""))))
+    options = record.provenance.get("options")
+    return ("thawline", "train", *(map(str, options) if isinstance(options, list) else ()), *record.overrides)
 
 
 def _changes(record: Record) -> tuple[Change, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from thawline.reports import statistics
@@ -18,7 +19,7 @@ from thawline.reports.document import (
     number,
     seconds,
 )
-from thawline.reports.escaping import EN_DASH, plain
+from thawline.reports.escaping import EN_DASH, command_line, plain
 from thawline.reports.evidence import by_sample, choice, compared, over_data_sets
 from thawline.reports.findings import class_recalls
 from thawline.reports.study import TEST, VALIDATION, Study
@@ -26,7 +27,6 @@ from thawline.reports.tables import (
     LONGEST_NAME,
     mean_sd,
     place_told,
-    rebuild_command,
     result_table,
     runs_told,
     short,
@@ -225,19 +225,18 @@ def _missing(study: Study) -> Iterable[Section]:
     if len(missing) > _MOST_MISSING:
         told.append(f"The first {_MOST_MISSING} of {len(missing)}; all of them are in runs.csv.")
     table = Table(columns("identity", "cell", "problem", left=(0, 1, 2)), tuple(lines))
-    yield Section("Not done", tuple(told), (table,), code=_cut(plain(study.sweep.command)))
+    yield Section("Not done", tuple(told), (table,), code=_cut(_sweep_command(study)))
 
 
 def _rebuild(study: Study) -> Section:
     told = ["Each run is named by its identity, a hash of all that decides its numbers. This makes one again:"]
     commands = []
     for cell in [cell for cell in study.sweep.cells if cell.run is not None][:_MOST_COMMANDS]:
-        overrides = cell.run.overrides if cell.run else ()
-        commands.append(f"{_cut(rebuild_command(overrides))}  # {plain(cell.identity, LONGEST_NAME)}")
+        commands.append(f"{_cut(command_line(cell.command))}  # {plain(cell.identity, LONGEST_NAME)}")
     done = len(study.sweep.cells) - study.missing
     if done > _MOST_COMMANDS:
         told.append(f"The first {_MOST_COMMANDS} of {done}; all of them are in runs.csv.")
-    sweep = ["# the whole sweep", _cut(plain(study.sweep.command)), ""] if study.sweep.command else []
+    sweep = ["# the whole sweep", _cut(_sweep_command(study)), ""] if study.sweep.command else []
     return Section("How to make each number again", tuple(told), code="\n".join([*sweep, *commands]), folded=True)
 
 
@@ -303,6 +302,14 @@ def _span(values: Iterable[int]) -> str:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _sweep_command(study: Study) -> str:
+    """The command of the sweep, with every word as it was given."""
+    try:
+        return command_line(shlex.split(study.sweep.command))
+    except ValueError:
+        return plain(study.sweep.command)
 
 
 def _cut(command: str) -> str:

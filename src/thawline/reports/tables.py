@@ -195,7 +195,7 @@ def run_rows(study: Study) -> list[dict[str, object]]:
 
 def _run_row(cell: Cell, metrics: Sequence[tuple[str, str]]) -> dict[str, object]:
     run = cell.run
-    end = {"identity": cell.identity, "command": rebuild_command(run.overrides if run else cell.overrides)}
+    end = {"identity": cell.identity, "command": command_line(cell.command)}
     if run is None:
         return {**cell.values, "status": cell.problem, **end}
     return {
@@ -216,11 +216,6 @@ def _run_row(cell: Cell, metrics: Sequence[tuple[str, str]]) -> dict[str, object
         "peak_memory_bytes": run.peak_memory_bytes,
         **end,
     }
-
-
-def rebuild_command(overrides: tuple[str, ...]) -> str:
-    """The command that makes a run again."""
-    return command_line(["thawline", "train", *overrides])
 
 
 def _in_order(splits: set[str]) -> list[str]:

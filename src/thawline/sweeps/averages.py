@@ -10,6 +10,7 @@ from typing import Literal
 
 from thawline.errors import usage_error
 from thawline.execution.averaging import alike, soup_plan, wise_ft_plan
+from thawline.invocation import Invocation
 from thawline.planning.plan import Plan, plan_run
 from thawline.planning.session import Workbench
 from thawline.records import load_record, require_record
@@ -53,7 +54,7 @@ def of_run(folder: Path, alphas: Sequence[float], start: str | None, bench: Work
 
 
 def of_sweep(
-    folder: Path, method: Method, alphas: Sequence[float], start: str | None, command: str, bench: Workbench
+    folder: Path, method: Method, alphas: Sequence[float], start: str | None, invocation: Invocation, bench: Workbench
 ) -> Averages:
     """The averages of a sweep: one of each run (WiSE-FT), or one soup of all runs that are alike.
 
@@ -65,7 +66,7 @@ def of_sweep(
         method: how to average.
         alphas: of WiSE-FT.
         start: of WiSE-FT, the run at the other end of the line, or None for the source.
-        command: what makes the averages again.
+        invocation: the command that makes the averages again.
         bench: what the plans share.
 
     Raises:
@@ -82,7 +83,8 @@ def of_sweep(
         raise usage_error("sweep", f"{folder}: nothing to average: {'; '.join(left_out) or 'it has no finished run'}")
     compared = Manifest(
         name=f"{manifest.name}-{method}",
-        command=command,
+        command=invocation.command,
+        options=manifest.options,
         axes={**manifest.axes, AXIS: ["none", method]},
         cells=[
             *(

@@ -27,12 +27,16 @@ class CellEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """A sweep: the command that makes it again, its axes with their values, and its cells in the grid's order."""
+    """A sweep: the command that makes it again, its axes with their values, and its cells in the grid's order.
+
+    `options` is what the command of one cell needs before its overrides (``--allow``, ``--config-dir``).
+    """
 
     model_config = ConfigDict(extra="ignore")
     schema_version: Literal[1] = 1
     name: str
     command: str = ""
+    options: list[str] = []
     axes: dict[str, list[str]]
     cells: list[CellEntry]
     runs_folder: str = "../../runs"

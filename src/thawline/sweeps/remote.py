@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thawline.config_paths import shipped_root
-from thawline.specs import allow_targets, allowed_extra_targets
+from thawline.invocation import Invocation
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -69,16 +67,13 @@ class RemoteJob:
     config: DictConfig
     task_function: TaskFunction
     directory: str
-    allowed: tuple[str, ...]
     runs: int
-    command: tuple[str, ...]
+    invocation: Invocation
 
     @classmethod
     def of(cls, context: HydraContext, config: DictConfig, task_function: TaskFunction, runs: int) -> RemoteJob:
         """The job of this process's multirun of so many runs."""
-        # Told by the command line, never by a config file: so it travels beside the configuration.
-        allowed = allowed_extra_targets()
-        return cls(context.config_loader, config, task_function, str(Path.cwd()), allowed, runs, tuple(sys.argv))
+        return cls(context.config_loader, config, task_function, str(Path.cwd()), runs, Invocation.current())
 
     def __call__(self, overrides: Sequence[str], number: int) -> Outcome:
         """Compose the configuration of `overrides` and run it, here."""
@@ -116,11 +111,9 @@ class RemoteJob:
         if not _Kept.runs:
             _Kept.collecting.enter_context(collecting_in_runs_only())
         os.chdir(self.directory)
-        os.environ["THAWLINE_SHIPPED"] = str(shipped_root())
-        allow_targets(self.allowed)
         _Kept.runs = self.runs
-        # The command that a record names is the sweep's.
-        sys.argv = list(self.command)
+        # The command that a record names is the sweep's, and its own options and classes are found here, too.
+        self.invocation.adopt()
         setup_globals()
         Plugins.instance()
         config = self.config_loader.load_sweep_config(self.config, list(overrides))

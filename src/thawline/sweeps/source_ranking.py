@@ -13,6 +13,7 @@ from thawline.errors import Problem, UsageError, usage_error
 from thawline.execution.source_scores import Scores, source_scores
 from thawline.execution.weights import source_backbone
 from thawline.files import write_json
+from thawline.invocation import Invocation
 from thawline.ledger import provenance
 from thawline.planning.plan import Plan, plan_run, run_folder
 from thawline.planning.session import Workbench
@@ -118,7 +119,7 @@ def write_ranking(ranking: Ranking) -> Path:
     """Write the ranking with what made it, as JSON; gives the file."""
     path = ranking.folder / RANKING_FILE
     values = dataclasses.asdict(ranking) | {"schema_version": 1, "folder": str(ranking.folder)}
-    made = {"command": provenance.command(), "made_at": now(), **provenance.software().model_dump()}
+    made = {"command": Invocation.current().command, "made_at": now(), **provenance.software().model_dump()}
     write_json(path, {**values, "provenance": made})
     return path
 

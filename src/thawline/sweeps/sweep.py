@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from thawline.invocation import Invocation
 from thawline.planning.devices import require_devices
 from thawline.planning.plan import Plan, plan_run, run_folder
 from thawline.planning.session import Workbench
@@ -32,7 +33,7 @@ def plan_sweep(
     cells: Sequence[Cell],
     axes: Mapping[str, Sequence[str]],
     label: str,
-    command: str,
+    invocation: Invocation,
     bench: Workbench,
     *,
     here: bool = True,
@@ -43,7 +44,7 @@ def plan_sweep(
         cells: the grid.
         axes: the swept keys and their values.
         label: a readable start for the sweep's name where the configuration gives none.
-        command: the command that makes the sweep again.
+        invocation: the command that makes the sweep again.
         bench: what the plans share.
         here: whether the runs will use this machine's devices, which must then be there.
 
@@ -67,7 +68,8 @@ def plan_sweep(
     sweep = Sweep(name, folder, first.settings.output_dir, tuple(plans.values()))
     manifest = Manifest(
         name=name,
-        command=command,
+        command=invocation.command,
+        options=invocation.choosing,
         axes={key: list(values) for key, values in axes.items()},
         cells=[CellEntry(identity=plan.identity, overrides=list(plan.overrides)) for plan in sweep.plans],
     )
