@@ -42,68 +42,67 @@ def test_fault_16_a_mistake_is_named_before_torch_is_imported(tmp_path, override
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("overrides", "messages"),
-    [
-        (["freeze_polcy=x"], ["freeze_polcy: unknown field; nearest: freeze_policy"]),
-        (["optimizer=sgdd"], ["optimizer: there is no option 'sgdd'; nearest: sgd"]),
-        (["optimizer=3"], ["optimizer: there is no option '3'; options: adamw, sgd"]),
-        (["optimiser.lr=3"], ["optimiser.lr: unknown field; nearest: optimizer.lr, "]),
-        (["+seed=1"], ["seed: is there already; leave out the +"]),
-        (["~nothing"], ["nothing: unknown field"]),
-        (["freeze_policy=lp_ft", "freeze_policy.k=1"], ["freeze_policy.k: unknown field"]),
-        (["seed=0,1"], ["seed: several values are a sweep: add -m (or write [a,b] for a list)"]),
-        (["seed=[1"], ["seed: cannot be read: no viable alternative at input '[1' See "]),
-        (["-m", "seed=interval(0,1)"], ["seed: an interval cannot be swept as a grid; name the values or use range()"]),
-        (["word"], ["'word' is neither FIELD=VALUE nor an option"]),
-        (["=3"], ["'=3' is neither FIELD=VALUE nor an option"]),
-        (["--config-dir", "nowhere"], ["--config-dir: there is no folder 'nowhere'"]),
-        (["--experimental-rerun=x"], ["--experimental-rerun: refused: it would load a pickle, which can run code"]),
-        (["experiments=digits_dept/sweep"], ["experiments: there is no option 'digits_dept/sweep'; nearest: digits_"]),
-        (["freeze_policy.k=99"], ["freeze_policy.k: k = 99 is more than the backbone's 5 layer groups"]),
-        (["freeze_policy.k=abc"], ["freeze_policy.k: there is no layer group 'abc'; groups: stem, layer1, layer2, l"]),
-        (
-            ["freeze_policy=last_kk", "optimizer=sgdd", "trainer.max_epoch=3", "seed=-1"],
-            [
-                "freeze_policy: there is no option 'last_kk'; nearest: last_k, first_k",
-                "optimizer: there is no option 'sgdd'; nearest: sgd",
-                "trainer.max_epoch: unknown field; nearest: trainer.max_epochs",
-                "seed: Input should be greater than or equal to 0 (got -1)",
-            ],
-        ),
-        (
-            ["optimizer.lr=-1", "trainer.batch_size=0", "metrics.monitor=acc"],
-            [
-                "optimizer.lr: Input should be greater than 0 (got -1)",
-                "trainer.batch_size: Input should be greater than or equal to 1 (got 0)",
-                "metrics.monitor: Input should be 'top1', 'macro_accuracy', 'macro_f1' or 'loss' (got 'acc')",
-            ],
-        ),
-        (
-            ["-m", "freeze_policy=last_k,last_kk,first_kk", "seed=0,1"],
-            [
-                "freeze_policy: there is no option 'last_kk'; nearest: last_k, first_k",
-                "freeze_policy: there is no option 'first_kk'; nearest: first_k",
-            ],
-        ),
-        (
-            ["-m", "seed=0,-1,-2", "optimizer.lr=0.1,-3"],
-            [
-                "optimizer.lr: Input should be greater than 0 (got -3) [seed=0 optimizer.lr=-3 and 2 more cells]",
-                "seed: Input should be greater than or equal to 0 (got -1) [seed=-1 optimizer.lr=0.1 and 1 more cells]",
-                "seed: Input should be greater than or equal to 0 (got -2) [seed=-2 optimizer.lr=0.1 and 1 more cells]",
-            ],
-        ),
-        (
-            ["-m", "freeze_policy.k=0,99,1,98"],
-            [
-                "freeze_policy.k: k = 99 is more than the backbone's 5 layer groups [freeze_policy.k=99]",
-                "freeze_policy.k: k = 98 is more than the backbone's 5 layer groups [freeze_policy.k=98]",
-            ],
-        ),
-    ],
-    ids=lambda value: " ".join(value)[:60],
-)  # fmt: skip
+MISTAKES = [
+    (["freeze_polcy=x"], ["freeze_polcy: unknown field; nearest: freeze_policy"]),
+    (["optimizer=sgdd"], ["optimizer: there is no option 'sgdd'; nearest: sgd"]),
+    (["optimizer=3"], ["optimizer: there is no option '3'; options: adamw, sgd"]),
+    (["optimiser.lr=3"], ["optimiser.lr: unknown field; nearest: optimizer.lr, "]),
+    (["+seed=1"], ["seed: is there already; leave out the +"]),
+    (["~nothing"], ["nothing: unknown field"]),
+    (["freeze_policy=lp_ft", "freeze_policy.k=1"], ["freeze_policy.k: unknown field"]),
+    (["seed=0,1"], ["seed: several values are a sweep: add -m (or write [a,b] for a list)"]),
+    (["seed=[1"], ["seed: cannot be read: no viable alternative at input '[1'; if it is meant as text: \"seed='[1'\""]),
+    (["-m", "seed=interval(0,1)"], ["seed: an interval cannot be swept as a grid; name the values or use range()"]),
+    (["word"], ["'word' is neither FIELD=VALUE nor an option"]),
+    (["=3"], ["'=3' is neither FIELD=VALUE nor an option"]),
+    (["--config-dir", "nowhere"], ["--config-dir: there is no folder 'nowhere'"]),
+    (["--experimental-rerun=x"], ["--experimental-rerun: refused: it would load a pickle, which can run code"]),
+    (["experiments=digits_dept/sweep"], ["experiments: there is no option 'digits_dept/sweep'; nearest: digits_"]),
+    (["freeze_policy.k=99"], ["freeze_policy.k: k = 99 is more than the backbone's 5 layer groups"]),
+    (["freeze_policy.k=abc"], ["freeze_policy.k: there is no layer group 'abc'; groups: stem, layer1, layer2, l"]),
+    (
+        ["freeze_policy=last_kk", "optimizer=sgdd", "trainer.max_epoch=3", "seed=-1"],
+        [
+            "freeze_policy: there is no option 'last_kk'; nearest: last_k, first_k",
+            "optimizer: there is no option 'sgdd'; nearest: sgd",
+            "trainer.max_epoch: unknown field; nearest: trainer.max_epochs",
+            "seed: Input should be greater than or equal to 0 (got -1)",
+        ],
+    ),
+    (
+        ["optimizer.lr=-1", "trainer.batch_size=0", "metrics.monitor=acc"],
+        [
+            "optimizer.lr: Input should be greater than 0 (got -1)",
+            "trainer.batch_size: Input should be greater than or equal to 1 (got 0)",
+            "metrics.monitor: Input should be 'top1', 'macro_accuracy', 'macro_f1' or 'loss' (got 'acc')",
+        ],
+    ),
+    (
+        ["-m", "freeze_policy=last_k,last_kk,first_kk", "seed=0,1"],
+        [
+            "freeze_policy: there is no option 'last_kk'; nearest: last_k, first_k",
+            "freeze_policy: there is no option 'first_kk'; nearest: first_k",
+        ],
+    ),
+    (
+        ["-m", "seed=0,-1,-2", "optimizer.lr=0.1,-3"],
+        [
+            "optimizer.lr: Input should be greater than 0 (got -3) [seed=0 optimizer.lr=-3 and 2 more cells]",
+            "seed: Input should be greater than or equal to 0 (got -1) [seed=-1 optimizer.lr=0.1 and 1 more cells]",
+            "seed: Input should be greater than or equal to 0 (got -2) [seed=-2 optimizer.lr=0.1 and 1 more cells]",
+        ],
+    ),
+    (
+        ["-m", "freeze_policy.k=0,99,1,98"],
+        [
+            "freeze_policy.k: k = 99 is more than the backbone's 5 layer groups [freeze_policy.k=99]",
+            "freeze_policy.k: k = 98 is more than the backbone's 5 layer groups [freeze_policy.k=98]",
+        ],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "messages"), MISTAKES, ids=lambda value: " ".join(value)[:60])
 def test_every_wrong_field_has_one_line(thawline, overrides, messages):
     result = thawline("train", *TINY, *overrides)
     lines = result.err.splitlines()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +60,7 @@ def diagnose(argv: Sequence[str], error: Exception) -> list[Problem]:
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
+    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
     problems: list[Problem] = []
@@ -68,16 +68,16 @@ def diagnose(argv: Sequence[str], error: Exception) -> list[Problem]:
     try:
         composer = _Composer(argv)
         overrides = composer.parsed([argument for argument in argv if is_override(argument)], problems)
-        if not {"-m", "--multirun"} & set(argv):
+        chosen = [override for override in overrides if composer.is_choice(override)]
+        chosen = [override for override in chosen if composer.can_choose(override, problems)]
+        fields = [override for override in overrides if not composer.is_choice(override)]
+        with_choices = composer.compose(chosen)
+        if not {"-m", "--multirun"} & set(argv) and with_choices.hydra.mode != RunMode.MULTIRUN:
             problems += [
                 Problem(override.key_or_group, "several values are a sweep: add -m (or write [a,b] for a list)")
                 for override in overrides
                 if override.is_sweep_override()
             ]
-        chosen = [override for override in overrides if composer.is_choice(override)]
-        chosen = [override for override in chosen if composer.can_choose(override, problems)]
-        fields = [override for override in overrides if not composer.is_choice(override)]
-        with_choices = composer.compose(chosen)
         fields = [override for override in fields if _fits(override, with_choices, problems)]
         config = composer.compose([*chosen, *fields])
         checked(config, [str(override.input_line) for override in fields])
@@ -160,7 +160,7 @@ class _Composer:
         """The overrides that can be read."""
         from hydra.errors import OverrideParseException
 
-        from thawline.cli.quoting import quoted
+        from thawline.cli.quoting import in_shell, quoted
 
         found = []
         for argument in arguments:
@@ -169,7 +169,7 @@ class _Composer:
             except OverrideParseException as error:
                 key, _, value = argument.partition("=")
                 reason = one_line(str(error)).partition(" See http")[0]
-                shown = shlex.quote(f"{key}={quoted(value)}")
+                shown = in_shell(f"{key}={quoted(value)}")
                 problems.append(Problem(key, f"cannot be read: {reason}; if it is meant as text: {shown}"))
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,11 @@ def quoted(text: str) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return QuotedString(text, Quote.single).with_quotes()
+
+
+def in_shell(argument: str) -> str:
+    """An argument as one types it: in double quotes, which a reader sees through, where those will do."""
+    return shlex.quote(argument) if set('"$`!\\') & set(argument) else f'"{argument}"'
 
 
 def as_text(argument: str) -> str:

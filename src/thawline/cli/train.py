@@ -89,10 +89,13 @@ def job(config: DictConfig) -> str:
 
 def _job(config: DictConfig) -> str:
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     from thawline.cli.diagnosis import checked
 
-    overrides = tuple(str(item) for item in HydraConfig.get().overrides.task)
+    # As they were written: an interpolation stays one.
+    task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    overrides = tuple(map(str, task if isinstance(task, list) else ()))
     # A wrong field is found before torch is imported.
     values = checked(config, overrides)
     from thawline.cli.console import console
