@@ -133,7 +133,7 @@ def _failing(node: Any, path: str) -> Iterator[tuple[str, str, Exception]]:
     if not OmegaConf.is_config(node) or node._is_none() or node._is_missing():
         return
     for key in node if isinstance(node, DictConfig) else range(len(node)):
-        field = f"{path}.{key}" if path else str(key)
+        field = f"{path}.{key!s}" if path else str(key)
         if field == "hydra":
             continue
         try:
