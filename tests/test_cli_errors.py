@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY
+from thawline.cli import main
+from thawline.errors import Problem, UsageError
 
 # Reports in the end whether torch was imported: that alone takes longer than an answer to a typo may.
 PROGRAM = """
@@ -140,3 +143,62 @@ def test_the_traceback_is_there_when_it_is_asked_for(thawline):
 
     with pytest.raises(UsageError):
         thawline("train", *TINY, "seed=-1", "--traceback")
+
+
+def test_fault_28_a_terminal_that_knows_few_signs_ends_no_sweep(thawline, monkeypatch):
+    train = ("train", "-m", *TINY, "freeze_policy.k=0,1", "trainer.max_epochs=1", "sweep.name=narrow")
+    for command, encoding in ((train, "ascii"), (("report", "narrow"), "cp1252")):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert main(list(command)) == 0
+        stream.flush()
+        shown = stream.buffer.getvalue().decode(encoding)
+        assert "report: outputs/sweeps/narrow/report/report.html" in shown
+        assert "* best validation mean" in shown
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("sweep.name=2024", "2024"),
+        ("sweep.name=2024_01", "2024_01"),
+        ("sweep.name=1e3", "1e3"),
+        ("sweep.name=nan", "nan"),
+        ("sweep.name=true", "true"),
+        ("backbone.weights=epoch=3-step=10.ckpt", "epoch=3-step=10.ckpt"),
+        ("backbone.weights=Größe.pth", "Größe.pth"),
+        ("backbone.weights=a&b;c.pth", "a&b;c.pth"),
+        ("backbone.weights=007", "007"),
+        ("backbone.weights=2024", "2024"),
+        ("output_dir=2024_01", "2024_01"),
+        ("output_dir=o'clock", ""),
+    ],
+)
+@pytest.mark.parametrize("grid", [[], ["-m", "seed=0,1"]], ids=["run", "grid"])
+def test_text_is_text_also_where_yaml_reads_a_number_or_nothing(thawline, monkeypatch, override, text, grid):
+    """What the run would take for its settings."""
+    seen = []
+    monkeypatch.setattr("thawline.planning.plan.parse", lambda config: seen.append(config) or stop())
+    result = thawline("train", *TINY, *grid, override)
+    if not text:
+        assert result.err.endswith("if it is meant as text: 'output_dir='\"'\"'o\\'\"'\"'clock'\"'\"''\n")
+        return
+    keys = override.partition("=")[0].split(".")
+    for config in seen:
+        value = config
+        for key in keys:
+            value = value[key]
+        assert value == text
+    assert len(seen) == (2 if grid else 1)
+
+
+def stop():
+    raise UsageError(Problem("", "far enough"))
+
+
+def test_relative_paths_are_those_of_the_command_also_in_a_folder_of_the_job(thawline):
+    command = ("train", *TINY, "trainer.max_epochs=1", "hydra.job.chdir=true", "hydra.run.dir=elsewhere")
+    assert thawline(*command).status == 0
+    assert len(list(Path("outputs/runs").iterdir())) == 1
+    assert [path for path in Path("elsewhere").rglob("*") if path.is_file()] == []

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 
 from tests.conftest import REPOSITORY, TINY, records
@@ -188,3 +189,41 @@ def test_the_shipped_wandb_sweep_names_real_options(thawline):
     assert composed["logger"]["mode"] == "online"
     assert composed["freeze_policy"]["k"] == 0
     assert sweep["metric"]["name"] == "val/top1"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("logger.project=my/project", "logger.project: a name of W&B holds no / (got 'my/project')"),
+        (f"logger.project={'p' * 129}", "logger.project: String should have at most 128 characters"),
+        ("logger.entity=a/b", "logger.entity: a name of W&B holds no / (got 'a/b')"),
+        (f"logger.tags=[short,{'t' * 65}]", "logger.tags.1: String should have at most 64 characters"),
+        ("logger.tags=['']", "logger.tags.0: String should have at least 1 character"),
+        ("logger.mode=disabled", "logger.mode: Input should be 'offline' or 'online' (got 'disabled')"),
+    ],
+)
+def test_what_wandb_would_refuse_is_refused_before_a_run_starts(thawline, override, message):
+    result = thawline("train", *WANDB, override)
+    assert result.status == 2
+    assert result.err.startswith(f"error: {message}")
+    assert not Path("outputs").exists()
+
+
+def test_the_environment_of_wandb_counts(thawline, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert thawline("train", *WANDB, "trainer.max_epochs=1", "seed=1").status == 0
+    assert not list(Path().rglob("wandb"))
+    assert "WANDB_MODE: W&B is disabled" in thawline("sync", "runs", "--outputs", "outputs").err
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    settings = []
+    true_settings = wandb.Settings
+    monkeypatch.setattr(wandb, "Settings", lambda **given: settings.append(given) or true_settings(**given))
+    online = ["logger=wandb_online", "logger.project=a", "trainer.max_epochs=1"]
+    assert thawline("train", *WANDB, *online, "logger.tags=one").status == 0
+    assert len(folders("elsewhere")) == 1 and not folders()
+    assert settings[-1]["silent"] is True
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    assert thawline("sync", "outputs/runs").status == 0
+    assert "silent" not in settings[-1]
+    assert len(folders("elsewhere")) == 3

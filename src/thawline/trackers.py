@@ -11,9 +11,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, final, runtime_checkable
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from thawline.specs import Spec
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("thawline")
 _LONGEST_NAME = 128
+_NOT_IN_NAMES = frozenset("/\\#?%:")
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,45 @@ class WandB(Spec):
     A row of the history is a step of the W&B run, numbered by its epoch, so a resumed or repeated job goes on with its
     W&B run and no epoch occurs twice. Online, an unreachable server is given up after `init_timeout_seconds`, once in a
     process, and the runs go on offline. Under a W&B sweep agent the id is the agent's.
+
+    W&B's own environment counts: ``WANDB_MODE=disabled`` mirrors nothing and ``WANDB_MODE=offline`` nothing online,
+    ``WANDB_DIR`` is where the files go instead of the run's folder, and ``WANDB_SILENT=false`` lets W&B talk.
+
+    Attributes:
+        project: the W&B project; at most 128 characters, without slashes and ``# ? % :``.
+        entity: the W&B user or team; None: the default of the account.
+        mode: ``offline`` writes files to upload later, ``online`` uploads at once.
+        tags: of each run; 1 to 64 characters each.
+        init_timeout_seconds: how long an online start may take before the runs go on offline.
+        finish_timeout_seconds: how long the last upload may take.
     """
 
-    project: str = Field(default="thawline", min_length=1)
-    entity: str | None = None
+    project: str = Field(default="thawline", min_length=1, max_length=_LONGEST_NAME)
+    entity: str | None = Field(default=None, min_length=1, max_length=_LONGEST_NAME)
     mode: Literal["offline", "online"] = "offline"
-    tags: tuple[str, ...] = ()
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
     init_timeout_seconds: int = Field(default=20, ge=1)
     finish_timeout_seconds: int = Field(default=120, ge=1)
+
+    @field_validator("tags", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, tags: object) -> object:
+        return [tags] if isinstance(tags, str) else tags
+
+    @field_validator("project", "entity")
+    @classmethod
+    def _a_name_of_wandb(cls, name: str | None) -> str | None:
+        wrong = sorted(set(name or "") & _NOT_IN_NAMES)
+        if wrong:
+            raise ValueError(f"a name of W&B holds no {' '.join(wrong)}")
+        return name
 
     _unreachable: ClassVar[set[str]] = set()
 
     def open(self, run: Mirrored) -> Mirror:
-        """A fresh or continued W&B run."""
+        """A fresh or continued W&B run; nothing where the environment has W&B disabled."""
+        if is_disabled():
+            return _NoMirror()
         handle = self.start(
             run.identity, run.name, run.folder, group=run.group, job_type="run", config=run.config, agent=under_agent()
         )
@@ -103,20 +130,22 @@ class WandB(Spec):
 
         if wandb.run is not None:
             wandb.finish()
+        folder = files_folder(folder).absolute()
         folder.mkdir(parents=True, exist_ok=True)
+        said = {} if "WANDB_SILENT" in os.environ else {"silent": True}
         keywords: dict[str, Any] = {
             "project": self.project,
             "entity": self.entity,
-            "group": group,
+            "group": group[:_LONGEST_NAME] if group is not None else None,
             "job_type": job_type,
             "name": name[:_LONGEST_NAME],
             # W&B's service may have been started in another folder.
-            "dir": str(folder.absolute()),
+            "dir": str(folder),
             "config": dict(config),
             "tags": list(self.tags),
             "reinit": "finish_previous",
             "settings": wandb.Settings(
-                silent=True,
+                **said,
                 console="off",
                 init_timeout=self.init_timeout_seconds,
                 finish_timeout=self.finish_timeout_seconds,
@@ -125,7 +154,7 @@ class WandB(Spec):
         if not agent:
             keywords |= {"id": identity, "resume": "allow"}
         server = os.environ.get("WANDB_BASE_URL", "")
-        if self.mode == "online" and server not in self._unreachable:
+        if self.mode == "online" and not _kept_offline() and server not in self._unreachable:
             try:
                 return wandb.init(mode="online", **keywords)
             except (wandb.Error, OSError) as error:
@@ -147,6 +176,8 @@ class WandB(Spec):
 
     def summarise(self, sweep: str, folder: Path, report: Path) -> None:
         """One W&B run for a whole sweep: the tables and the figure of its `report`, grouped with the sweep's runs."""
+        if is_disabled():
+            return
         import pandas
         import wandb
 
@@ -161,6 +192,21 @@ class WandB(Spec):
             handle.finish()
 
 
+def is_disabled() -> bool:
+    """Whether the environment says that there is no W&B: ``WANDB_MODE=disabled`` or ``WANDB_DISABLED=true``."""
+    disabled = os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes")
+    return disabled or os.environ.get("WANDB_MODE", "").lower() == "disabled"
+
+
+def _kept_offline() -> bool:
+    return os.environ.get("WANDB_MODE", "").lower() in ("offline", "dryrun")
+
+
+def files_folder(folder: Path) -> Path:
+    """Where W&B's files of a run in `folder` go: there, or where ``WANDB_DIR`` says."""
+    return Path(os.environ.get("WANDB_DIR") or folder)
+
+
 def under_agent() -> bool:
     """Whether a W&B sweep agent started this process: it knows the run by an id of its own."""
     return "WANDB_SWEEP_ID" in os.environ
@@ -173,7 +219,7 @@ def summary_identity(sweep: str) -> str:
 
 def remove_offline(folder: Path, identity: str) -> None:
     """Remove earlier offline files of a W&B run that is about to be made again from records."""
-    for old in folder.glob(f"wandb/offline-run-*-{identity}"):
+    for old in files_folder(folder).glob(f"wandb/offline-run-*-{identity}"):
         shutil.rmtree(old)
 
 
@@ -204,6 +250,16 @@ class _WandBMirror:
                 self.handle.summary[key] = value
         finally:
             self.handle.finish(exit_code=1 if failed else 0)
+
+
+class _NoMirror:
+    """What is shown nowhere."""
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self, summary: Mapping[str, Any], *, failed: bool) -> None:
+        """Nothing."""
 
 
 @final

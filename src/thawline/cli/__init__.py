@@ -15,6 +15,7 @@ from thawline.errors import UsageError, WriteError, nearest, usage_error
 from thawline.runtime.cores import sleep_between_operations
 from thawline.runtime.memory import collecting_in_runs_only
 from thawline.runtime.signals import Interrupted, listening
+from thawline.runtime.streams import show_everything
 
 _VERBS = {
     "train": ("train", "train one configuration, or with -m a whole grid (Hydra: --help lists the groups)"),
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sleep_between_operations()
     arguments = list(sys.argv[1:] if argv is None else argv)
     traceback_wanted = "--traceback" in arguments
+    show_everything()
     try:
         return _main([argument for argument in arguments if argument != "--traceback"])
     except (UsageError, WriteError) as error:

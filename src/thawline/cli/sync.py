@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
 
 from thawline.cli.console import console
 from thawline.cli.project import outputs
@@ -26,8 +29,11 @@ def run(argv: Sequence[str]) -> int:
     from thawline.records import load_record
     from thawline.reports import find_sweep, make_report
     from thawline.reports.loading import load_sweep
+    from thawline.trackers import files_folder, is_disabled
 
     arguments = _parser().parse_args(argv)
+    if is_disabled():
+        raise usage_error("WANDB_MODE", "W&B is disabled by the environment; unset it to make its runs")
     folder = find_sweep(arguments.sweep, arguments.outputs)
     sweep = load_sweep(folder)
     if not sweep.runs:
@@ -40,9 +46,10 @@ def run(argv: Sequence[str]) -> int:
     missing = sum(cell.run is None for cell in sweep.cells)
     left = f"; {missing} cells have no record" if missing else ""
     console.print(f"{len(records)} runs and the sweep's summary{left}", highlight=False)
-    offline = list(folder.glob("wandb/offline-run-*"))
-    if offline:
-        console.print(f"offline, to upload: wandb sync {folder}/wandb/offline-run-*", highlight=False, soft_wrap=True)
+    files = files_folder(folder) / "wandb"
+    if list(files.glob("offline-run-*")):
+        command = f"wandb sync {shlex.quote(str(files))}/offline-run-*"
+        console.print(Text(f"offline, to upload: {command}"), soft_wrap=True)
     return 0
 
 

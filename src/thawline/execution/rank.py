@@ -19,8 +19,10 @@ def main(job_file: Path, parent: int) -> int:
     from thawline.planning.plan import plan_run
     from thawline.planning.session import Workbench
     from thawline.runtime.signals import Interrupted, listening
+    from thawline.runtime.streams import show_everything
 
     job = read_json(job_file)
+    show_everything()
     Invocation(**job["invocation"]).adopt()
     try:
         with listening():

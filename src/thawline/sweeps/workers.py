@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thawline.runtime.processes import end_with_parent
+from thawline.runtime.streams import show_everything
 from thawline.sweeps.remote import Outcome, RemoteJob
 
 if TYPE_CHECKING:
@@ -186,6 +187,7 @@ def _work(connection: Connection, job: RemoteJob, log: Path, parent: int) -> Non
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the interpreter's own
+    show_everything()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             overrides, number = connection.recv()
