@@ -201,7 +201,7 @@ class Provenance(Software):
         hardware: of the machine.
         threads: CPU threads of an operation.
         command: the command line of the process.
-        options: what the run's own command needs before its overrides: ``--allow``, ``--config-dir``, ``--config-name``.
+        options: what a command of this run needs before its overrides: ``--allow``, ``--config-dir``, ...
         started_at: UTC, ISO 8601.
         finished_at: UTC, ISO 8601.
         resumed: each time that the run went on after an interruption.

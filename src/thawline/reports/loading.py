@@ -307,10 +307,13 @@ def _run(record: Record, folder: Path) -> Run:
 
 def _command(record: Record) -> tuple[str, ...]:
     """What makes the run again: an average by its own verb, from the runs that are there."""
-    if record.config.get("average") is not None:
-        return tuple(shlex.split(str(record.provenance.get("command", ""))))
-    options = record.provenance.get("options")
-    return ("thawline", "train", *(map(str, options) if isinstance(options, list) else ()), *record.overrides)
+    if record.config.get("average") is None:
+        return ("thawline", "train", *record.provenance.options, *record.overrides)
+    try:
+        words = shlex.split(record.provenance.command)
+    except ValueError:
+        words = []
+    return tuple(words) if words[:1] == ["thawline"] else ("thawline", "average")
 
 
 def _changes(record: Record) -> tuple[Change, ...]:
