@@ -35,6 +35,26 @@ PROVENANCE: dict[str, Any] = {
     "data_fingerprint": "0" * 64,
     "weights": {"description": "timm resnet18", "sha256": None},
 }
+RECIPE: dict[str, Any] = {
+    "optimizer": "SGD(momentum=0.9)",
+    "lr": 0.01,
+    "weight_decay": "0.0001 (not norms and biases)",
+    "learning_rates": "Uniform",
+    "schedule": "Cosine(warmup=0.1)",
+    "epochs": 10,
+    "early_stopping": None,
+    "batch_size": 64,
+    "gradient_clip": None,
+    "label_smoothing": 0.0,
+    "precision": "32-true",
+    "input_size": [224, 224],
+    "resize": "crop",
+    "augmentation": ["RandomHorizontalFlip(p=0.5)"],
+    "head": "Linear",
+    "adapter": None,
+    "regularizers": {},
+    "probe": None,
+}
 CLASSES = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 
 
@@ -45,22 +65,30 @@ def record(
     groups: Sequence[tuple[str, int]] = RESNET18,
     metrics: Mapping[str, Mapping[str, float | None]] | None = None,
     classes: Sequence[str] = CLASSES,
+    additions: Sequence[str] = (),
+    counted_from: str = "output",
     **changes: Any,
 ) -> Record:
-    """A valid record of a run that trained the last `k` of `groups` and a linear head; `changes` replace fields."""
-    first = len(groups) - k
+    """A valid record of a run that trained `k` of `groups` and a linear head; `changes` replace fields.
+
+    The groups are counted from the output or the input; `additions` is what the strategy adds to training them.
+    """
+    chosen = range(k) if counted_from == "input" else range(len(groups) - k, len(groups))
     layer_groups = [
-        {"index": index, "name": name, "parameters": size, "trained": size if index >= first else 0}
+        {"index": index, "name": name, "parameters": size, "trained": size if index in chosen else 0}
         for index, (name, size) in enumerate(groups)
     ]
     head = 512 * len(classes) + len(classes)
     total = head + sum(size for _, size in groups)
-    trainable = head + sum(size for _, size in groups[first:])
+    trainable = head + sum(groups[index][1] for index in chosen)
+    trains = "head" if k == 0 else "all" if k == len(groups) else "part"
     splits = {"train": 500, "val": 100, "test": 200}
     values: dict[str, Any] = {
         "identity": identity_of({"overrides": list(overrides)}),
         "config": {"freeze_policy": {"_target_": "thawline.freeze_policies.LastK", "k": k}},
         "overrides": list(overrides),
+        "strategy": {"trains": trains, "additions": list(additions), "counted_from": counted_from},
+        "recipe": RECIPE,
         "classes": list(classes),
         "provenance": PROVENANCE,
         "splits": {
@@ -160,9 +188,9 @@ def strategy_sweep(outputs: Path, strategies: Mapping[str, tuple[int, float]], s
 
     def make(overrides: list[str], place: dict[str, str]) -> Record:
         k, level = strategies[place["freeze_policy"]]
-        name = "".join(word.capitalize() for word in place["freeze_policy"].split("_"))
-        config = {"freeze_policy": {"_target_": f"thawline.freeze_policies.{name}"}}
-        return record(overrides, k=k, metrics=_noisy(level, place["freeze_policy"], place["seed"]), config=config)
+        name = place["freeze_policy"]
+        additions = [] if name in ("linear_probe", "full", "full_fine_tuning", "last_k") else [name]
+        return record(overrides, k=k, metrics=_noisy(level, name, place["seed"]), additions=additions)
 
     grid = {"freeze_policy": list(strategies), "seed": [str(seed) for seed in range(seeds)]}
     return sweep(outputs, grid, make, "strategies")

@@ -37,6 +37,7 @@ from thawline.reports.escaping import MINUS, command_line, csv_field, latex, mar
 from thawline.reports.loading import load_sweep
 from thawline.reports.strategy_figure import strategy_figure
 from thawline.reports.study import make_study
+from thawline.reports.tables import table_rows
 from thawline.reports.wording import answer, warnings
 
 DEPTHS = {"freeze_policy.k": ["0", "1", "9"], "seed": ["0", "1", "2"]}
@@ -83,7 +84,7 @@ def depths(tmp_path: Path) -> Path:
 def test_table_has_a_row_per_depth_with_the_numbers_of_the_records(depths):
     rows = rows_of(make_report(depths).table_csv)
     assert [row["k"] for row in rows] == ["0", "1", "9"]
-    assert [row["deepest_trained"] for row in rows] == ["head only", "layer4.1", "stem"]
+    assert [row["groups_trained"] for row in rows] == ["head only", "from layer4.1", "all"]
     assert [row["trainable_parameters"] for row in rows] == ["2565", "4723205", "11179077"]
     assert [float(row["test_top1_mean"]) for row in rows] == pytest.approx([0.62, 0.81, 0.92])
     assert [float(row["test_top1_sd"]) for row in rows] == pytest.approx([0.02, 0.01, 0.02])
@@ -105,7 +106,7 @@ def test_runs_csv_has_every_run_with_its_identity_and_command(depths):
 def test_markdown_and_latex_tables_show_the_same(depths):
     files = make_report(depths)
     assert (
-        "| **★** | **1** | **layer4.1** | **4,723,205** | **42.3** | **0.910 ± 0.010** | **0.810 ± 0.010** | "
+        "| **★** | **1** | **from layer4.1** | **4,723,205** | **42.3** | **0.910 ± 0.010** | **0.810 ± 0.010** | "
         "**\\[0.785, 0.835\\]** | **3** | **14.5** |"
     ) in files.table_md.read_text()
     tex = files.table_tex.read_text()
@@ -180,13 +181,85 @@ def test_one_seed_says_nothing_about_chance(tmp_path):
 
 
 def test_strategies_are_compared_with_the_plain_probe_and_plain_fine_tuning(tmp_path):
-    levels = {"linear_probe": (0, 0.7), "full_fine_tuning": (9, 0.8), "lp_ft": (9, 0.9), "l2_sp": (9, 0.85)}
+    levels = {"linear_probe": (0, 0.7), "full": (9, 0.8), "lp_ft": (9, 0.9), "l2_sp": (9, 0.85), "head_l2": (0, 0.75)}
     study = study_of(strategy_sweep(tmp_path, levels, seeds=4))
-    assert [row.label for row in study.rows] == ["lp_ft", "l2_sp", "full_fine_tuning", "linear_probe"]
+    assert [row.label for row in study.rows] == ["lp_ft", "l2_sp", "full", "head_l2", "linear_probe"]
+    by_label = {row.label: row for row in study.rows}
+    for row in study.rows:
+        assert study.full_of(row) is (None if row.label == "full" else by_label["full"])
+        assert study.probe_of(row) is (None if row.label == "linear_probe" else by_label["linear_probe"])
     told = answer(study)[0]
-    assert told.startswith("lp_ft was chosen on validation among 4 strategies; ")
-    assert re.search(r"against 0\.\d{3} for linear_probe and 0\.\d{3} for full_fine_tuning\.", told)
+    assert told.startswith("lp_ft was chosen on validation among 5 strategies; ")
+    assert re.search(r"against 0\.\d{3} for the plain linear probe and 0\.\d{3} for plain full fine-tuning\.", told)
     assert "2/2^4" in told
+
+
+def test_mcnemars_reference_is_the_plain_fine_tuning(tmp_path):
+    levels = {"full": (9, 0.8), "lp_ft": (9, 0.9), "l2_sp": (9, 0.85)}
+    folder = strategy_sweep(tmp_path, levels, seeds=1)
+    for run in load_sweep(folder).runs:
+        with (run.folder / "predictions.npz").open("wb") as stream:
+            np.savez(stream, **predictions([0, 1], [True, False], 2))
+    page = make_report(folder).markdown.read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("| lp_ft |") and line.endswith("| 2 | 1 |")]
+    assert line.split(" | ")[1] == "full"
+
+
+def test_the_reference_shares_most_settings_with_the_choice(tmp_path):
+    axes = {"backbone": ["a", "b"], "regularizer": ["[]", "[l2_sp]"], "freeze_policy.k": ["1", "9"], "seed": ["0"]}
+
+    def make(overrides, place):
+        k, added = int(place["freeze_policy.k"]), place["regularizer"] != "[]"
+        level = 0.6 + 0.1 * added + 0.1 * (k == 1) + 0.05 * (place["backbone"] == "a")
+        metrics = {"val": scores(level), "test": scores(level)}
+        return record(overrides, k=k, metrics=metrics, additions=["l2_sp"] if added else [])
+
+    study = study_of(sweep(tmp_path, axes, make))
+    for row in study.rows:
+        full = study.full_of(row)
+        if row.is_full and row.is_plain:
+            assert full is None
+        else:
+            assert full.label == f"{row.choice[0]}, [], k = 9"
+    told = answer(study)[0]
+    assert "a, [l2_sp]" in told
+    assert "0.650 for plain full fine-tuning (a, [])" in told
+
+
+def test_a_count_from_the_input_is_reported_as_one(tmp_path):
+    def make(overrides, place):
+        k = int(place["freeze_policy.k"])
+        level = 0.9 - 0.05 * abs(k - 3)
+        metrics = {"val": scores(level), "test": scores(level)}
+        return record(overrides, k=k, metrics=metrics, counted_from="input")
+
+    study = study_of(sweep(tmp_path, {"freeze_policy.k": ["0", "1", "3", "9"], "seed": ["0", "1"]}, make))
+    told = answer(study)[0]
+    assert told.startswith("Unfreezing the first k = 3 of 9 layer groups (up to layer1.1) was chosen on validation")
+    assert "stem on" not in told
+    assert [row["groups_trained"] for row in table_rows(study)] == ["head only", "up to stem", "up to layer1.1", "all"]
+    figure, _ = depth_figure(study)
+    axes = figure.axes[0]
+    assert axes.get_xlabel() == "unfrozen layer groups k, counted from the input"
+    above = [text.get_text() for child in axes.child_axes for text in child.get_xticklabels()]
+    assert above == ["head only", "stem", "layer1.1", "layer4.1"]
+
+
+def test_a_k_that_counts_no_layer_groups_is_a_setting(tmp_path):
+    def make(overrides, place):
+        level = 0.7 + 0.01 * int(place["freeze_policy.k"])
+        metrics = {"val": scores(level), "test": scores(level)}
+        return record(overrides, k=2, metrics=metrics, counted_from=None)
+
+    study = study_of(sweep(tmp_path, {"freeze_policy.k": ["4", "8"], "seed": ["0", "1"]}, make))
+    assert [row.label for row in study.rows] == ["k=4", "k=8"]
+    assert answer(study)[0].startswith("k=8 was chosen on validation")
+
+
+def test_groups_that_train_in_part_are_no_whole_groups(tmp_path):
+    groups = [{"index": i, "name": name, "parameters": size, "trained": 2} for i, (name, size) in enumerate(RESNET18)]
+    folder = sweep(tmp_path, {"seed": ["0"]}, lambda overrides, place: record(overrides, layer_groups=groups))
+    assert "| **9 in part** | **all** |" in make_report(folder).table_md.read_text()
 
 
 # What is missing, diverged, damaged
@@ -737,7 +810,7 @@ def test_commands_survive_the_shell():
 def test_the_verb_prints_the_table_the_answer_and_the_files(depths, capsys):
     assert main(["report", str(depths)]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "★ 1 layer4.1 4,723,205 0.910 ± 0.010 0.810 ± 0.010 3 14.5" in out
+    assert "★ 1 from layer4.1 4,723,205 0.910 ± 0.010 0.810 ± 0.010 3 14.5" in out
     assert "Unfreezing k = 1 of 9 layer groups" in out
     assert str(depths / "report" / "report.html") in out
 

@@ -57,7 +57,7 @@ def show(files: ReportFiles) -> None:
 
     shown = result_table(files.study, _MOST_ROWS)
     narrow = console.width < _WIDE
-    dropped = (*_FOR_WIDE, "deepest trained") if shown_axes(files.study) else _FOR_WIDE
+    dropped = (*_FOR_WIDE, "groups trained") if shown_axes(files.study) else _FOR_WIDE
     kept = [place for place, column in enumerate(shown.columns) if not (narrow and column.heading in dropped)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     # Names come from outside: as Text they are shown as they are, as a string they would be read as markup.

@@ -21,6 +21,7 @@ from thawline.ledger import provenance
 from thawline.network.model import TransferModel
 from thawline.optimization.optimizers import States
 from thawline.planning.plan import IDENTITY_FORMAT, Plan
+from thawline.planning.statements import recipe_of, strategy_of
 from thawline.records import (
     ContractRecord,
     Cost,
@@ -153,6 +154,8 @@ def make_record(
         diverged=outcome.diverged,
         config=dict(plan.config),
         overrides=list(plan.overrides),
+        strategy=strategy_of(plan),
+        recipe=recipe_of(plan),
         classes=list(plan.splits.classes),
         provenance=_provenance(plan, backbone, outcome),
         splits=_split_records(plan) | shifted_splits(plan),

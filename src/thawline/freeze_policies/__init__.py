@@ -1,7 +1,7 @@
 """Freeze policies: which parameters train, and when. Adding one is a small final class and a yaml."""
 
 from thawline.freeze_policies.over_time import LPFT, FreezeThenUnfreeze, GradualUnfreezing, Phases
-from thawline.freeze_policies.policy import FreezePolicy, Phase
+from thawline.freeze_policies.policy import CountedFrom, CountsLayerGroups, FreezePolicy, Phase
 from thawline.freeze_policies.static import (
     BiasOnly,
     Blocks,
@@ -20,6 +20,8 @@ __all__ = [
     "BiasOnly",
     "Blocks",
     "ConvolutionsFrozen",
+    "CountedFrom",
+    "CountsLayerGroups",
     "FirstK",
     "FreezePolicy",
     "FreezeThenUnfreeze",

@@ -109,7 +109,7 @@ class GradualUnfreezing(Counted):
 
     def phases(self, network: Network) -> tuple[Phase, ...]:
         """One phase a step; each trains what the one before it did, and more."""
-        most = self.count(network, from_output=True)
+        most = self.count(network)
         depths = [*range(0, most, self.groups_per_step), most]
         phases = []
         for index, depth in enumerate(depths):
@@ -135,7 +135,7 @@ class FreezeThenUnfreeze(Counted):
     def phases(self, network: Network) -> tuple[Phase, ...]:
         """Two phases: the head, then the top groups and the head."""
         (head,) = LinearProbe().phases(network)
-        (top,) = LastK(k=self.count(network, from_output=True)).phases(network)
+        (top,) = LastK(k=self.count(network)).phases(network)
         return (
             self.frozen.phase("frozen", head, self.optimizer_state),
             self.thawed.phase("thawed", top, self.optimizer_state),

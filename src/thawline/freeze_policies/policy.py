@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from thawline.network import Network
+
+CountedFrom = Literal["output", "input"]
+"""The end of the network that a number of layer groups is counted from."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,13 @@ class FreezePolicy(Protocol):
     def phases(self, network: Network) -> tuple[Phase, ...]:
         """The phases of training for this network, in order."""
         ...
+
+
+@runtime_checkable
+class CountsLayerGroups(Protocol):
+    """A freeze policy whose `k` or `depth` is a number of layer groups that train, and the end it is counted from.
+
+    Reports draw the runs of such a policy along this number. The `k` of any other policy is a setting like others.
+    """
+
+    COUNTED_FROM: ClassVar[CountedFrom]

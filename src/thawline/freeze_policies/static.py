@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, final
 from pydantic import Field, field_validator, model_validator
 
 from thawline.errors import usage_error
-from thawline.freeze_policies.policy import Phase
+from thawline.freeze_policies.policy import CountedFrom, Phase
 from thawline.network import Network, names_of
 from thawline.specs import Spec
 
@@ -33,6 +33,7 @@ def _one_phase(
 class Counted(Spec):
     """How many layer groups: by count or name (`k`) or by fraction of all groups (`depth`)."""
 
+    COUNTED_FROM: ClassVar[CountedFrom] = "output"
     DEFAULT: ClassVar[int | str] = 1
     """The count where neither is given."""
 
@@ -52,8 +53,8 @@ class Counted(Spec):
             raise ValueError("give k (a count or a group's name) or depth (a fraction), not both")
         return self
 
-    def count(self, network: Network, *, from_output: bool) -> int:
-        """The number of layer groups of `network`, counted from its output or from its input."""
+    def count(self, network: Network) -> int:
+        """The number of layer groups of `network`, counted from `COUNTED_FROM`."""
         n = len(network.groups)
         if self.depth is not None:
             return math.floor(self.depth * n + 0.5)
@@ -62,7 +63,7 @@ class Counted(Spec):
             return n
         if isinstance(k, str):
             index = network.group(k, "freeze_policy.k").index
-            return n - index if from_output else index + 1
+            return n - index if self.COUNTED_FROM == "output" else index + 1
         if k > n:
             raise usage_error("freeze_policy.k", f"k = {k} is more than the backbone's {n} layer groups")
         return k
@@ -96,7 +97,7 @@ class LastK(Counted):
 
     def phases(self, network: Network) -> tuple[Phase, ...]:
         """One phase; trains the top k groups and the head."""
-        return _one_phase(network, network.top(self.count(network, from_output=True)))
+        return _one_phase(network, network.top(self.count(network)))
 
 
 @final
@@ -106,9 +107,11 @@ class FirstK(Counted):
     `k` is a count, ``all``, or the name of the last group that trains; `depth` is a fraction of all groups.
     """
 
+    COUNTED_FROM: ClassVar[CountedFrom] = "input"
+
     def phases(self, network: Network) -> tuple[Phase, ...]:
         """One phase; trains the bottom k groups and the head."""
-        return _one_phase(network, names_of(network.groups[: self.count(network, from_output=False)]))
+        return _one_phase(network, names_of(network.groups[: self.count(network)]))
 
 
 @final

@@ -224,6 +224,67 @@ class Provenance(Software):
     source_run: str | None = None
 
 
+class Strategy(_Part):
+    """What kind of transfer a run is, as its plan states it: nobody has to guess it from class names.
+
+    Attributes:
+        trains: the head alone, all of the backbone and the head, or another part; over all phases.
+        additions: what the run adds to training these parameters in one phase at one learning rate: regularizers, rates
+            by depth, further phases, an adapter, ... Without any it is the plain linear probe or full fine-tuning that
+            others are compared with.
+        counted_from: the end of the network that the freeze policy's `k` or `depth` counts layer groups from; None
+            where the policy does not count them.
+    """
+
+    trains: Literal["head", "all", "part"]
+    additions: list[str] = Field(default_factory=list)
+    counted_from: Literal["output", "input"] | None = None
+
+
+class Recipe(_Part):
+    """How a run was trained. A class is named with the settings that are not its defaults.
+
+    Attributes:
+        optimizer: class and arguments.
+        lr: the base learning rate.
+        weight_decay: with whether norms and biases are decayed too.
+        learning_rates: how the rate is spread over the layer groups and the head.
+        schedule: of the learning rate.
+        epochs: the most that the run could train, over all phases.
+        early_stopping: epochs without a better validation metric that end a phase; None: it is not stopped early.
+        batch_size: samples of a step, of all devices together.
+        gradient_clip: the largest norm of the gradient; None: not clipped.
+        label_smoothing: 0 to 1.
+        precision: of the arithmetic.
+        input_size: height and width of the network's input in pixels.
+        resize: how an image comes to that size in evaluation.
+        augmentation: what is done to a training image, in order.
+        head: what stands on the backbone.
+        adapter: what is added to the backbone; None: nothing.
+        regularizers: what is added to the loss, by name.
+        probe: how a linear probe is solved where it is not trained step by step.
+    """
+
+    optimizer: str
+    lr: float
+    weight_decay: str
+    learning_rates: str
+    schedule: str
+    epochs: int
+    early_stopping: int | None
+    batch_size: int
+    gradient_clip: float | None
+    label_smoothing: float
+    precision: str
+    input_size: list[int]
+    resize: str
+    augmentation: list[str]
+    head: str
+    adapter: str | None
+    regularizers: dict[str, str]
+    probe: str | None
+
+
 class Selection(_Part):
     """The checkpoint that was tested, chosen on validation.
 
@@ -288,7 +349,8 @@ class Record(_Part):
     `headline` is the metric that stands for the run where one number is shown, `tie_break` the one that decides between
     runs that are equal by the metric compared. Records written before these fields are classification's.
     `identity_format` says what the identity was made from (1: before records said so); a run of an earlier format is
-    not found again by its configuration. `identity_parts` are what it was made from: `identity_of` them is the
+    not found again by its configuration. `strategy` and `recipe` state in words what the configuration makes (None in
+    records of versions that did not). `identity_parts` are what it was made from: `identity_of` them is the
     identity. `history` has one entry per epoch. Non-finite numbers are None. `warnings` are what a reader has to know
     of the data before believing the numbers, such as images that are in train and in test; `notes` say what else was
     done. `left_out` counts by ending the files among the images that are not part of the data set; folders end in a
@@ -305,6 +367,8 @@ class Record(_Part):
     task: str = "classification"
     config: dict[str, Any]
     overrides: list[str]
+    strategy: Strategy | None = None
+    recipe: Recipe | None = None
     classes: list[str]
     provenance: Provenance
     splits: dict[str, SplitRecord]

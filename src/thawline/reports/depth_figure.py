@@ -140,17 +140,17 @@ def _layer_scale(study: Study, rows: Sequence[Row]) -> _Scale:
     return _Scale(
         label="share of the layer groups unfrozen (%)"
         if fraction
-        else "unfrozen layer groups k, counted from the output",
+        else ", ".join(filter(None, ("unfrozen layer groups k", study.axes.how_counted))),
         positions=positions,
         ticks=ticks,
-        group_names=() if fraction else _group_names(rows, positions),
+        group_names=() if fraction or not study.axes.how_counted else _group_names(rows, positions),
         logarithmic=False,
         spacing=_spacing(placed),
     )
 
 
 def _group_names(rows: Sequence[Row], positions: dict[int, float]) -> tuple[tuple[float, str], ...]:
-    """The deepest thawed group at each depth, where all lines agree on it and there is room."""
+    """The last group thawed at each depth, where all lines agree on it and there is room."""
     names: dict[float, set[str]] = {}
     for row in rows:
         if id(row) in positions:
@@ -294,7 +294,7 @@ def _name_groups(axes: Axes, scale: _Scale) -> None:
     for label in above.get_xticklabels():
         label.set(ha="left", rotation_mode="anchor")
     above.spines["top"].set_visible(False)
-    above.set_xlabel("deepest layer group trained", fontsize=6.5, color=GREY, labelpad=2)
+    above.set_xlabel("last layer group thawed", fontsize=6.5, color=GREY, labelpad=2)
 
 
 def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, single: bool) -> None:

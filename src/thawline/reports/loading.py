@@ -17,6 +17,7 @@ from thawline.files import read_json
 from thawline.records import RECORD_FILE, Record, load_record
 from thawline.records.metrics import MetricDefinition
 
+CountedFrom = Literal["output", "input"]
 SWEEP_FILE = "sweep.json"
 PREDICTIONS_FILE = "predictions.npz"
 
@@ -82,10 +83,11 @@ class Run:
     """What a report needs of one record.
 
     Metrics that the record holds as null are NaN here; a metric that it lacks is absent. `definitions` says how each is
-    read, and `tie_break` is the one that decides between runs that are equal by another. `policy` is the class of the
-    freeze policy, `depth` is the number of
-    layer groups that trained, `reached` the deepest of them (None for a run that trains the head alone). `changes` has
-    one entry for each layer group, or none where the record has no diagnostics. `command` makes the run again.
+    read, and `tie_break` is the one that decides between runs that are equal by another. `trained` has for each layer
+    group the share of its parameters that trained, from input to output; `counted_from` is the end of the network that
+    the freeze policy counts its groups from. `additions` is what the run adds to training them (None: the record does
+    not say). `changes` has one entry for each layer group, or none where the record has no diagnostics.
+    `command` makes the run again.
     """
 
     identity: str
@@ -98,10 +100,10 @@ class Run:
     diverged: bool
     monitor: str
     selection_tie_break: str | None
-    policy: str
-    depth: int
     groups: tuple[str, ...]
-    reached: str | None
+    trained: tuple[float, ...]
+    counted_from: CountedFrom | None
+    additions: tuple[str, ...] | None
     changes: tuple[Change, ...]
     trainable: int
     total: int
@@ -121,6 +123,24 @@ class Run:
     def share(self) -> float:
         """Trainable parameters as a share of all, 0 to 1."""
         return self.trainable / self.total if self.total else math.nan
+
+    @property
+    def depth(self) -> int:
+        """The number of layer groups that trained, in whole or in part."""
+        return sum(share > 0 for share in self.trained)
+
+    @property
+    def in_part(self) -> bool:
+        """Whether a layer group trained in part only: its norms, its biases."""
+        return any(0 < share < 1 for share in self.trained)
+
+    @property
+    def reached(self) -> str | None:
+        """The trained layer group that is farthest from where the policy counts; None if the head alone trains."""
+        names = [name for name, share in zip(self.groups, self.trained, strict=True) if share > 0]
+        if not names:
+            return None
+        return names[-1] if self.counted_from == "input" else names[0]
 
     def value(self, split: str, metric: str) -> float:
         """A metric of a split; NaN where the record has none, or where the number is not finite."""
@@ -269,7 +289,6 @@ def _read_run(runs_folder: Path, identity: str) -> tuple[Run | None, str]:
 
 def _run(record: Record, folder: Path) -> Run:
     groups = sorted(record.layer_groups, key=lambda group: group.index)
-    trained = [group for group in groups if group.trained > 0]
     return Run(
         identity=record.identity,
         folder=folder,
@@ -284,10 +303,11 @@ def _run(record: Record, folder: Path) -> Run:
         tie_break=record.tie_break,
         monitor=record.selection.monitor,
         selection_tie_break=record.selection.tie_break,
-        policy=_policy(record.config),
-        depth=len(trained),
         groups=tuple(group.name for group in groups),
-        reached=trained[0].name if trained else None,
+        trained=tuple(group.trained / group.parameters if group.parameters else 0.0 for group in groups),
+        # Records that do not say it are of versions whose reports counted from the output.
+        counted_from=record.strategy.counted_from if record.strategy else "output",
+        additions=tuple(record.strategy.additions) if record.strategy else None,
         changes=_changes(record),
         trainable=record.parameters.trainable,
         total=record.parameters.total,
@@ -335,12 +355,6 @@ def _changes(record: Record) -> tuple[Change, ...]:
 
 def _finite(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def _policy(config: Mapping[str, Any]) -> str:
-    node = config.get("freeze_policy")
-    target = node.get("_target_") if isinstance(node, Mapping) else None
-    return str(target or "").rpartition(".")[2]
 
 
 def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:

@@ -266,8 +266,9 @@ def _provenance(study: Study) -> Iterable[Section]:
 def _method(study: Study) -> Section:
     best = "largest" if study.mode == "max" else "smallest"
     rows = (
-        "Rows are the cells of the sweep that differ in their seeds alone. k is the number of layer groups that train, "
-        f"counted from the output; k = 0 trains the head alone. A row is chosen by the {best} mean "
+        "Rows are the cells of the sweep that differ in their seeds alone. k is the number of layer groups that train"
+        f"{', ' + study.axes.how_counted if study.axes.how_counted else ''}; k = 0 trains the head alone, 'in part' "
+        f"means that not all parameters of these groups train. A row is chosen by the {best} mean "
         f"{study.metric_label} on validation; {ties_in_words(study)}. A run's checkpoint is selected on validation by "
         f"{_selected(study)}; the test set is opened once per run, after that."
     )

@@ -12,7 +12,7 @@ from thawline.errors import nearest, usage_error
 from thawline.evaluation.corruptions import corruption_of
 from thawline.records.metrics import NEVER, MetricDefinition, SelectionRule, selection_rule
 from thawline.reports import statistics
-from thawline.reports.loading import Cell, Run, Sweep, natural
+from thawline.reports.loading import Cell, CountedFrom, Run, Sweep, natural
 from thawline.reports.statistics import Choice, Mode, Summary
 
 VALIDATION = "val"
@@ -31,7 +31,9 @@ class Axes:
     """The axes of a sweep by what they mean; only those with more than one value, `constant` holds the others.
 
     `replicates` (seeds) repeat a cell; `conditions` (the data set and how much of it) are what it is tried on and are
-    never chosen; `depth` is the axis of the figure; `choices` are the strategies and settings that are compared.
+    never chosen; `depth` is the axis of the figure; `choices` are the strategies and settings that are compared. Where
+    the depth axis is a number of layer groups, `counted_from` has the ends of the network that the runs' freeze
+    policies count from.
     """
 
     replicates: tuple[str, ...]
@@ -39,11 +41,17 @@ class Axes:
     depth: str | None
     choices: tuple[str, ...]
     constant: Mapping[str, str]
+    counted_from: frozenset[CountedFrom] = frozenset()
 
     @property
     def depth_is_layers(self) -> bool:
         """Whether the depth axis counts layer groups (and not what the user named with ``--axis``)."""
-        return self.depth is not None and _is_depth(self.depth)
+        return self.depth is not None and bool(self.counted_from)
+
+    @property
+    def how_counted(self) -> str:
+        """The end of the network that k is counted from, in words; empty where the policies differ in it."""
+        return f"counted from the {next(iter(self.counted_from))}" if len(self.counted_from) == 1 else ""
 
     @property
     def data_sets(self) -> bool:
@@ -91,6 +99,11 @@ class Row:
     def is_full(self) -> bool:
         """Whether everything trains."""
         return bool(self.runs) and all(run.trainable == run.total for run in self.runs.values())
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is added to training what trains, as the records state it: no regularizer, no rates, ..."""
+        return bool(self.runs) and all(run.additions == () for run in self.runs.values())
 
     def common(self, of: Callable[[Run], T]) -> T | None:
         """What `of` gives for every run, or None where the runs differ or there is none."""
@@ -233,20 +246,28 @@ class Study:
         return any(group.chosen is row for group in self.series)
 
     def probe_of(self, row: Row) -> Row | None:
-        """The linear probe to compare `row` with: of its own line of the figure, or the best of its condition."""
-        return self._reference(row, [other for other in self.rows if other.is_probe], "LinearProbe")
+        """The plain linear probe to compare `row` with; None where there is none, or where `row` is one.
+
+        Of several the one that shares most settings with `row` is taken, of these the best by validation. In a sweep
+        over depths without a plain one it is the k = 0 of the row's own line of the figure.
+        """
+        return self._reference(row, lambda other: other.is_probe)
 
     def full_of(self, row: Row) -> Row | None:
-        """The full fine-tuning to compare `row` with, found as the probe is."""
-        return self._reference(row, [other for other in self.rows if other.is_full], "FullFineTuning")
+        """The plain full fine-tuning to compare `row` with, found as the probe is."""
+        return self._reference(row, lambda other: other.is_full)
 
-    def _reference(self, row: Row, rows: Sequence[Row], policy: str) -> Row | None:
-        others = [other for other in rows if other.condition == row.condition and other is not row]
-        if self.axes.depth:
-            others = [other for other in others if other.choice == row.choice]
+    def _reference(self, row: Row, is_one: Callable[[Row], bool]) -> Row | None:
+        rows = [other for other in self.rows if other.condition == row.condition and is_one(other)]
         # Strategies that add something to full fine-tuning train everything too; the plain one is the reference.
-        plain = [other for other in others if other.common(lambda run: run.policy) == policy]
-        return _best(plain or others, self.rule)[0]
+        plain = [other for other in rows if other.is_plain]
+        if not plain and self.axes.depth:
+            plain = [other for other in rows if other.choice == row.choice]
+        if row in plain:
+            return None
+        shared = [sum(a == b for a, b in zip(row.choice, other.choice, strict=True)) for other in plain]
+        nearest = [other for other, n in zip(plain, shared, strict=True) if n == max(shared)]
+        return _best(nearest, self.rule)[0]
 
 
 def make_study(sweep: Sweep, metric: str | None = None, axis: str | None = None) -> Study:
@@ -322,11 +343,18 @@ def _axes(sweep: Sweep, wanted: str | None) -> Axes:
     depth = wanted or next((axis for axis in open_axes if _is_depth(axis)), None)
     conditions = tuple(axis for axis in open_axes if axis.partition(".")[0] == "dataset" and axis != depth)
     choices = tuple(axis for axis in open_axes if axis != depth and axis not in conditions)
-    return Axes(replicates, conditions, depth, choices, constant)
+    counted = _counted_from(sweep.runs) if depth is not None and _is_depth(depth) else frozenset()
+    return Axes(replicates, conditions, depth, choices, constant, counted)
 
 
 def _is_depth(axis: str) -> bool:
     return axis.partition(".")[0] == "freeze_policy" and axis.rpartition(".")[2] in _DEPTHS
+
+
+def _counted_from(runs: Sequence[Run]) -> frozenset[CountedFrom]:
+    """The ends of the network that the runs' policies count layer groups from; empty where one does not count them."""
+    ends = {run.counted_from for run in runs}
+    return frozenset(end for end in ends if end is not None) if None not in ends else frozenset()
 
 
 def _rows(sweep: Sweep, axes: Axes) -> list[Row]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from thawline.reports.changes import mean_change, networks
 from thawline.reports.document import DASH, Line, Table, columns, count, interval, number, seconds
 from thawline.reports.escaping import command_line, plain
-from thawline.reports.loading import Cell
+from thawline.reports.loading import Cell, Run
 from thawline.reports.statistics import Summary
 from thawline.reports.study import TEST, VALIDATION, Row, Study
 
@@ -63,11 +63,25 @@ def runs_told(row: Row) -> str:
     return f"{text}, {row.diverged} diverged" if row.diverged else text
 
 
-def deepest(row: Row) -> str:
-    """The deepest layer group that trained."""
-    if row.depth == 0:
+def trained_groups(row: Row) -> str:
+    """Which layer groups trained: ``from layer3``, ``up to layer1``, ``layer2 alone``."""
+    return short(row.common(_span)) or DASH
+
+
+def _span(run: Run) -> str:
+    places = [place for place, share in enumerate(run.trained) if share > 0]
+    if not places:
         return HEAD_ONLY
-    return short(row.common(lambda run: run.reached)) or DASH
+    first, last, count = places[0], places[-1], len(places)
+    if count == len(run.groups):
+        return "all"
+    if count == 1 and 0 < first < len(run.groups) - 1:
+        return f"{run.groups[first]} alone"
+    if count != last - first + 1:
+        return f"{count} groups, {run.groups[first]} to {run.groups[last]}"
+    if last == len(run.groups) - 1:
+        return f"from {run.groups[first]}"
+    return f"up to {run.groups[last]}" if first == 0 else f"{run.groups[first]} to {run.groups[last]}"
 
 
 def depth_told(study: Study, row: Row) -> str:
@@ -96,7 +110,7 @@ def result_table(study: Study, most: int | None = None) -> Table:
     """The table of the sweep: a line per row, what trained, and validation and test as mean and standard deviation."""
     axes = shown_axes(study)
     extra = study.side_tests if len(study.side_tests) <= MOST_EXTRA_COLUMNS else ()
-    headings = ["", *axes.values(), "k", "deepest trained", "trainable", "share %"]
+    headings = ["", *axes.values(), "k", "groups trained", "trainable", "share %"]
     headings += [f"val {study.metric}", f"test {study.metric}", "95 % interval"]
     headings += [*(f"{split} {study.metric}" for split in extra), "runs", "seconds"]
     lines = []
@@ -106,8 +120,8 @@ def result_table(study: Study, most: int | None = None) -> Table:
         entries = [
             mark(study, row),
             *(short(place[axis]) or "default" for axis in axes),
-            depth_told(study, row),
-            deepest(row),
+            depth_told(study, row) + (" in part" if any(run.in_part for run in row.runs.values()) else ""),
+            trained_groups(row),
             count(row.mean_of(lambda run: run.trainable)),
             share(row),
             mean_sd(row.summary(VALIDATION, study.metric)),
@@ -159,7 +173,7 @@ def _table_row(study: Study, row: Row, splits: tuple[str, ...]) -> dict[str, obj
         **axis_values(study, row),
         "k": row.depth,
         "layer_groups": row.common(lambda run: len(run.groups)),
-        "deepest_trained": HEAD_ONLY if row.depth == 0 else row.common(lambda run: run.reached),
+        "groups_trained": trained_groups(row) if row.runs else None,
         "trainable_parameters": _whole(row.mean_of(lambda run: run.trainable)),
         "total_parameters": _whole(row.mean_of(lambda run: run.total)),
         "trainable_share": row.mean_of(lambda run: run.share),
@@ -204,7 +218,7 @@ def _run_row(cell: Cell, metrics: Sequence[tuple[str, str]]) -> dict[str, object
         "diverged": run.diverged,
         "k": run.depth,
         "layer_groups": len(run.groups),
-        "deepest_trained": run.reached or HEAD_ONLY,
+        "groups_trained": _span(run),
         "trainable_parameters": run.trainable,
         "total_parameters": run.total,
         "trainable_share": run.share,

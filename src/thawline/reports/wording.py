@@ -84,22 +84,37 @@ def _named(study: Study, row: Row) -> str:
         return f"the linear probe (k = 0{of}){within}"
     if row.is_full:
         return f"full fine-tuning (k = {row.depth}{of}){within}"
-    reached = row.common(lambda run: run.reached)
-    start = f" (from {short(reached)} on)" if reached else ""
-    return f"unfreezing k = {depth_told(study, row)}{of}{start}{within}"
+    reached, end = row.common(lambda run: run.reached), row.common(lambda run: run.counted_from)
+    k = depth_told(study, row)
+    if end == "input":
+        return f"unfreezing the first k = {k}{of}{f' (up to {short(reached)})' if reached else ''}{within}"
+    return f"unfreezing k = {k}{of}{f' (from {short(reached)} on)' if reached else ''}{within}"
 
 
 def _references(study: Study, group: Group, chosen: Row) -> list[tuple[Row, str]]:
     probe, full = study.probe_of(chosen), study.full_of(chosen)
-    if study.axes.depth_is_layers:
-        named = [(probe, "the linear probe"), (full, "full fine-tuning")]
-    else:
-        named = [(row, _named(study, row)) for row in (probe, full) if row is not None]
-    found = [(row, name) for row, name in named if row is not None]
+    named = [(probe, "the linear probe"), (full, "full fine-tuning")]
+    found = [(row, _reference_named(study, row, name)) for row, name in named if row is not None]
     if found:
         return found
     next_best = _runner_up(study, group, chosen)
     return [] if next_best is None else [(next_best, f"the next by validation, {_named(study, next_best)}")]
+
+
+def _reference_named(study: Study, row: Row, name: str) -> str:
+    """A reference by what it is, by what it adds to that, and by its settings where the sweep has several."""
+    alike = (other for other in study.rows if (other.is_probe if row.is_probe else other.is_full))
+    if row.is_plain and not all(other.is_plain for other in alike):
+        name = name.replace("the ", "the plain ") if name.startswith("the ") else f"plain {name}"
+    added = row.common(lambda run: run.additions) or ()
+    settings = setting_labels(study.axes.choices, row.choice)
+    # A setting such as ``linear_probe`` says nothing that the name does not.
+    details = [short(part) for part in dict.fromkeys([*added, *settings]) if not _words(part) <= _words(name)]
+    return f"{name} ({', '.join(details)})" if details else name
+
+
+def _words(text: str) -> set[str]:
+    return set(text.replace("_", " ").replace("-", " ").split())
 
 
 def _runner_up(study: Study, group: Group, chosen: Row) -> Row | None:
