@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.test_train import folder_of
-from thawline.metrics import classification_metrics
+from thawline.tasks.classification.metrics import classification_metrics
 
 
 def by_hand(probabilities, label, k):
