@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.zygote import Zygote
+from thawline import specs
 from thawline.cli import main
 from thawline.records import Record, load_record
 
@@ -84,6 +86,22 @@ def records(output_dir: str = "outputs") -> list[Path]:
 
 def _is_source(folder: Path) -> bool:
     return (folder / "model.safetensors").exists()
+
+
+@pytest.fixture
+def own_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str, str], None]:
+    """Write a module into ``mine/`` and an option of a group that names its class into ``conf/``."""
+    monkeypatch.setattr(specs, "_extra_prefixes", [])
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+
+    def write(module: str, source: str, option: str, config: str) -> None:
+        for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+            del sys.modules[name]
+        for place, text in ((f"mine/{module}.py", source), (f"conf/{option}.yaml", config)):
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place).write_text(text)
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,6 @@ def _one_phase(
     train_head: bool = True,
 ) -> tuple[Phase, ...]:
     trainable = backbone | frozenset(network.adapter) | frozenset(network.head if train_head else ())
-    if not trainable:
-        raise usage_error("freeze_policy", "nothing would train: the policy and the head have no parameters")
     return (Phase("train", trainable, running_statistics=statistics),)
 
 

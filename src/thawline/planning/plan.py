@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from thawline.freeze_policies import Phase
 from thawline.network import Network, SourceClassifier
 from thawline.optimization.learning_rates import MeasuredRates
 from thawline.own_code import SourceFile, own_code
+from thawline.planning.phases import phases_of
 from thawline.planning.session import Workbench
 from thawline.planning.settings import RunSettings, parse, source_config
 from thawline.planning.shift import ShiftedSet, shifted_sets
@@ -97,7 +97,7 @@ def _plan(
     skeleton = bench.skeleton(settings)
     transform = settings.transform.fitted(skeleton.input_size, skeleton.interpolation, skeleton.crop_pct)
     network = bench.network(settings, splits.classes, _classifier_to_come(settings, source, bench))
-    phases = _with_lengths(settings.freeze_policy.phases(network), settings.trainer.max_epochs)
+    phases = phases_of(settings.freeze_policy, network, settings.trainer.max_epochs)
     if settings.trainer.shares_weights:
         _check_shared(settings, splits)
     if settings.probe is not None and settings.regularizer:
@@ -233,29 +233,3 @@ def _check_path(network: Network, phases: Sequence[Phase], transform: Transform)
         raise usage_error("probe", "lbfgs_path solves one linear layer: it needs head=linear without dropout")
     if transform.is_random:
         raise usage_error("probe", "lbfgs_path needs the same features in every step: no augmentation")
-
-
-def _with_lengths(phases: tuple[Phase, ...], max_epochs: int) -> tuple[Phase, ...]:
-    """Phases without a length share what the others leave of `max_epochs`."""
-    given = [_given_length(phase, max_epochs) for phase in phases]
-    open_ended = [index for index, epochs in enumerate(given) if epochs is None]
-    taken = sum(epochs for epochs in given if epochs is not None)
-    if taken + len(open_ended) > max_epochs:
-        needed = f"at least {taken + len(open_ended)}" if open_ended else str(taken)
-        raise usage_error(
-            "trainer.max_epochs",
-            f"{max_epochs} epochs are too few for the policy's {len(phases)} phases: they take {needed}",
-        )
-    shares = {
-        index: (max_epochs - taken) // len(open_ended) + (place < (max_epochs - taken) % len(open_ended))
-        for place, index in enumerate(open_ended)
-    }
-    return tuple(
-        dataclasses.replace(phase, epochs=shares[index] if epochs is None else epochs, fraction=None)
-        for index, (phase, epochs) in enumerate(zip(phases, given, strict=True))
-    )
-
-
-def _given_length(phase: Phase, max_epochs: int) -> int | None:
-    """The epochs that the phase asks for; a fraction takes one at least."""
-    return phase.epochs if phase.fraction is None else max(1, round(phase.fraction * max_epochs))
