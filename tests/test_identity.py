@@ -9,8 +9,12 @@ import pkgutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import thawline as library
 from thawline import specs
@@ -183,3 +187,28 @@ def test_stored_values_of_low_precision_tell_apart_what_is_stored_and_what_is_no
     rounded = [with_cache(mode=mode, dtype="bfloat16") for mode in ("off", "on", "auto")]
     assert rounded[0] == with_cache(mode="on")
     assert len(set(rounded)) == 3
+
+
+def test_the_bytes_of_a_weights_file_and_of_an_image(train):
+    made = np.random.default_rng(0).integers(0, 255, size=(12, 8, 8, 3), dtype=np.uint8)
+    for number, image in enumerate(made):
+        place = Path("photos") / str(number % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{number}.png")
+
+    def weights(seed: int) -> None:
+        torch.manual_seed(seed)
+        save_file(timm.create_model("test_resnet").state_dict(), "weights.safetensors")
+
+    weights(0)
+    folder = ("dataset=image_folder", "dataset.root=photos", "dataset.n_per_class=null", "trainer.max_epochs=1")
+    first = train(*folder, "backbone.weights=weights.safetensors", "freeze_policy.k=0")
+    assert identity(first.config) == first.identity
+    weights(1)
+    assert identity(first.config) != first.identity
+    weights(0)
+    assert identity(first.config) == first.identity
+    for part in ("train", "val", "test"):
+        assert first.splits[part].samples > 0
+    Image.fromarray(255 - made[5]).save("photos/1/5.png")
+    assert identity(first.config) != first.identity

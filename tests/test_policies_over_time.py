@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.conftest import TINY
@@ -339,6 +339,24 @@ def test_the_probe_phase_runs_on_stored_features_with_the_same_numbers(train):
     for one, other in zip(stored.history, computed.history, strict=True):
         assert one["train/loss"] == pytest.approx(other["train/loss"], rel=1e-5)
         assert one["val/loss"] == pytest.approx(other["val/loss"], rel=1e-5)
+
+
+def test_another_source_is_never_given_the_stored_values_of_the_first(train):
+    overrides = ("freeze_policy.k=1", "data_seed=0", "trainer.max_epochs=1", "backbone.weights=weights.safetensors")
+
+    def weights(seed: int) -> None:
+        torch.manual_seed(seed)
+        save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), "weights.safetensors")
+
+    weights(0)
+    first = train(*overrides, "cache.mode=on")
+    weights(1)
+    second = train(*overrides, "cache.mode=on")
+    Path("outputs").rename("stored")
+    computed = train(*overrides, "cache.mode=off")
+    assert [record.phases[0].thaw_line["stored"] for record in (first, second, computed)] == [True, True, False]
+    assert second.history[0]["train/loss"] == pytest.approx(computed.history[0]["train/loss"], rel=1e-5)
+    assert first.history[0]["train/loss"] != pytest.approx(second.history[0]["train/loss"], rel=1e-3)
 
 
 # What a policy leaves alone -------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import resource
@@ -105,6 +106,34 @@ def test_what_is_frozen_is_bit_equal_afterwards(train):
     (contract,) = record.freeze_contract.phases
     assert contract.checks == 2
     assert contract.frozen_parameters + contract.trainable_parameters == record.parameters.total
+
+
+def test_every_file_of_a_run_is_on_the_disk_before_it_has_its_name(train, monkeypatch):
+    synced, named = set(), []
+    fsync, replace = os.fsync, os.replace
+
+    def noting_sync(descriptor: int) -> None:
+        fsync(descriptor)
+        found = os.fstat(descriptor)
+        synced.add((found.st_ino, found.st_size))
+
+    def noting_name(source, target) -> None:
+        found = Path(source).stat()
+        named.append((Path(target).name, (found.st_ino, found.st_size) in synced))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noting_sync)
+    monkeypatch.setattr(os, "replace", noting_name)
+    train("trainer.checkpoint_seconds=0", "cache.mode=on")
+    assert {name for name, _ in named} >= {"record.json", "best.safetensors", "predictions.npz", "last.ckpt"}
+    assert [name for name, on_the_disk in named if not on_the_disk] == []
+
+
+def test_a_run_whose_training_loss_is_not_finite_stops_and_is_recorded_as_diverged(train):
+    record = train("optimizer.lr=1e30", "freeze_policy=full", "trainer.max_epochs=5")
+    assert record.diverged
+    assert len(record.history) < 5
+    assert not train("freeze_policy=full").diverged
 
 
 def test_the_linear_probe_moves_the_head_alone(train):
