@@ -96,7 +96,7 @@ def run(model, train, val, setting):
         for _ in range(phase.epochs):
             set_modes(model, phase.statistics_frozen)
             philox = np.random.Philox(counter_seed("order", setting.data_seed, len(history)))
-            order, total = np.random.Generator(philox).permutation(len(train[0])), 0.0
+            order, total, right = np.random.Generator(philox).permutation(len(train[0])), 0.0, 0
             for start in range(0, len(order), setting.batch):
                 rows = order[start : start + setting.batch]
                 factor = setting.schedule(step, batches * phase.epochs)
@@ -115,9 +115,11 @@ def run(model, train, val, setting):
                     g.mul_(min(1.0, setting.clip / (norm + 1e-6)))
                 optimizer.step()
                 step, total = step + 1, total + loss.item() * len(rows)
+                right += int((logits.argmax(1) == train[1][rows]).sum())
             loss, top1, _ = evaluate(model, val)
             lr = groups[-1]["full"] * setting.schedule(step, batches * phase.epochs)
-            history.append({"lr": lr, "train/loss": total / len(order), "val/loss": loss, "val/top1": top1})
+            trained = {"train/loss": total / len(order), "train/top1": right / len(order)}
+            history.append({"lr": lr, **trained, "val/loss": loss, "val/top1": top1})
             metric = -loss if setting.lowest_loss else top1
             waited = 0 if best is None or metric > best[0][0] else waited + 1
             if best is None or (metric, -loss) > best[0]:

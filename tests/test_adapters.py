@@ -313,3 +313,10 @@ def test_the_transferred_copy_is_judged_without_prompts(train):
     assert source_record.parameters.adapter == 0
     loss = source_record.metrics["val"]["loss"]
     assert record.metrics["before/source"]["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_bottleneck_behind_what_the_backbone_does_not_call_is_refused():
+    module = backbone(VIT)
+    module.spare = nn.Linear(4, 4)
+    with pytest.raises(UsageError, match=r"adapter.target_modules: the backbone does not call spare"):
+        attach(Bottleneck(target_modules="^spare$"), module, layer_groups(backbone(VIT)), SIZE, seed=0)

@@ -22,7 +22,7 @@ def refused(result, message):
     assert not Path("outputs/runs").exists()
 
 
-FEATURES = "regularizer=feature_matching"
+FEATURES, MATCHING = "regularizer=feature_matching", "regularizer.feature_matching"
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,36 @@ FEATURES = "regularizer=feature_matching"
             ["scheduler=step", "scheduler.milestones=[0.8,0.6]"],
             "scheduler: milestones are increasing fractions of the phase, between 0 and 1",
         ),
-        ([FEATURES, "regularizer.feature_matching.kernel_size=2"], "kernel_size: must be odd, so that the map keeps"),
-        ([FEATURES, "regularizer.feature_matching.layers={}"], "regularizer.feature_matching: layers names no pair"),
+        ([FEATURES, f"{MATCHING}.kernel_size=2"], "kernel_size: must be odd, so that the map keeps"),
+        ([FEATURES, f"{MATCHING}.layers={{}}"], "regularizer.feature_matching: layers names no pair"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
 def test_a_field_is_refused_before_training(thawline, overrides, message):
     refused(thawline("train", *TINY, *overrides), message)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            [f"{MATCHING}.layers={{global_pool:global_pool}}"],
+            "regularizer.feature_matching.layers: 'global_pool' gives no map (B, C, H, W) and no tokens (B, N, D)",
+        ),
+        (
+            [
+                "regularizer.feature_matching.layers=name",
+                "+backbone@regularizer.feature_matching.teacher=test_convnext",
+            ],
+            "regularizer.feature_matching.layers: student and teacher have no name in common; name the pairs",
+        ),
+    ],
+)
+def test_layers_that_cannot_be_matched(thawline, overrides, message):
+    result = thawline("train", *TINY, FEATURES, *overrides)
+    assert result.status == 2
+    assert message in " ".join(result.err.split())
+    assert not list(Path("outputs/runs").glob("*/record.json"))
 
 
 @pytest.mark.parametrize(

@@ -86,3 +86,8 @@ def test_feature_distance_is_zero_before_training_and_known_after():
     assert distance[[0, 1, 3]].tolist() == [0.0, 0.0, 0.0]
     twice = feature_distance(source.repeat(2, 1), moved.repeat(2, 1))
     assert torch.allclose(twice, distance)
+
+
+def test_features_of_other_widths_have_no_distance():
+    with pytest.raises(ValueError, match=r"features of shape \(4, 3\) and \(4, 2\) have no distance"):
+        feature_distance(torch.zeros(4, 3), torch.zeros(4, 2))

@@ -115,6 +115,23 @@ def test_what_is_read_is_the_callers_own(store, way):
     assert torch.equal(entry.read([3])[0], torch.full((1, 100), 3, dtype=torch.uint8))
 
 
+def test_a_closed_entry_is_not_read(store):
+    entry = store.build(*small("a"), 4)
+    entry.close()
+    with pytest.raises(ValueError, match="the entry is closed"):
+        entry.read(np.arange(2))
+
+
+def test_an_entry_under_the_name_of_another_is_not_opened(store, caplog):
+    first, second = store.build(*small("a"), 4), store.build(*small("b"), 4)
+    first.close()
+    second.close()
+    shutil.rmtree(second.path)
+    shutil.copytree(first.path, second.path)
+    assert store.open(small("b")[0]) is None
+    assert f"describes another entry, {first.path.name}" in caplog.text
+
+
 def test_rows_outside_the_entry_are_an_error(store):
     spec, produce = small("a")
     entry = store.build(spec, produce, 4)
