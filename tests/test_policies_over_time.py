@@ -354,7 +354,7 @@ def test_another_source_is_never_given_the_stored_values_of_the_first(train):
     second = train(*overrides, "cache.mode=on")
     Path("outputs").rename("stored")
     computed = train(*overrides, "cache.mode=off")
-    assert [record.phases[0].thaw_line["stored"] for record in (first, second, computed)] == [True, True, False]
+    assert [record.phases[0].thaw_line.stored for record in (first, second, computed)] == [True, True, False]
     assert second.history[0]["train/loss"] == pytest.approx(computed.history[0]["train/loss"], rel=1e-5)
     assert first.history[0]["train/loss"] != pytest.approx(second.history[0]["train/loss"], rel=1e-3)
 

@@ -125,7 +125,7 @@ def folder_of_images(images, splits="train"):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.ones((4, 4), np.float32), "pictures of floating-point numbers have no agreed range"),
+        (np.ones((4, 4), np.float32), "images of floating-point numbers have no agreed range"),
         (np.full((4, 4), 70_000, np.int32), "more than 16 bits per pixel"),
     ],
 )
@@ -133,14 +133,14 @@ def test_values_that_no_eight_bits_stand_for(thawline, values, message):
     plain = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in range(9)]
     result = thawline("train", *TINY, *folder_of_images([*plain, Image.fromarray(values)]))
     why, remedy = result.err.splitlines()
-    assert (result.status, why) == (2, f"error: dataset: unreadable picture photos/9.tiff: {message}")
+    assert (result.status, why) == (2, f"error: dataset: unreadable image photos/9.tiff: {message}")
     assert "on_unreadable" in remedy
 
 
 def test_a_table_without_training_images(thawline):
     images = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in range(4)]
     result = thawline("train", *TINY, *folder_of_images(images, splits="test"))
-    refused(result, "dataset: there are no training pictures")
+    refused(result, "dataset: there are no training images")
 
 
 @pytest.mark.parametrize(
