@@ -176,10 +176,10 @@ TABLE = {
         (*PLAIN, "trainer.early_stopping=2", "trainer.max_epochs=9", "optimizer.lr=0.3"),
         Setting((Phase(9, patience=2),), lr=0.3),
     ),
-    "patience of a phase": (
+    "patience of a phase, and a tie that the loss decides": (
         (*PLAIN, "freeze_policy=lp_ft", "freeze_policy.probe.patience=1", "freeze_policy.probe.epochs=6",
-         "trainer.max_epochs=8", "optimizer.lr=2", "metrics.monitor=loss"),
-        Setting((Phase(6, head_only, patience=1), Phase(2)), lr=2, lowest_loss=True),
+         "trainer.max_epochs=8", "optimizer.lr=0.3"),
+        Setting((Phase(6, head_only, patience=1), Phase(2)), lr=0.3),
     ),
 }  # fmt: skip
 
