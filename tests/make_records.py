@@ -101,7 +101,10 @@ def record(
             {"name": "main", "epochs": 10, "trainable_parameters": trainable, "trainable_tensors": 2 + 3 * k}
             | {"optimizer_groups": [{"lr": 1e-3, "parameters": trainable}]}
         ],
-        "history": [{"epoch": epoch, "train/loss": 2.0 / (epoch + 1)} for epoch in range(10)],
+        "history": [
+            {"phase": "main", "epoch": epoch, "train/loss": 2.0 / (epoch + 1), "val/top1": 0.8 - 0.02 * abs(7 - epoch)}
+            for epoch in range(10)
+        ],
         "selection": {"monitor": "val/top1", "mode": "max", "value": 0.8, "phase": 0, "epoch": 7},
         "metrics": metrics or {"val": scores(0.8), "test": scores(0.78)},
         "freeze_contract": {

@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.make_records import (
     PROVENANCE,
+    RECIPE,
     RESNET18,
     depth_sweep,
     predictions,
@@ -31,6 +32,7 @@ from thawline.cli import main
 from thawline.errors import UsageError
 from thawline.records import Record, Selection, write_record
 from thawline.reports import find_sweep, make_report
+from thawline.reports.curve_figure import curve_figure
 from thawline.reports.depth_figure import depth_figure
 from thawline.reports.document import DASH
 from thawline.reports.escaping import MINUS, command_line, csv_field, latex, markdown, plain
@@ -133,7 +135,10 @@ def test_the_same_records_give_the_same_bytes(depths, tmp_path):
     second = make_report(depths, tmp_path / "two")
     names = sorted(path.name for path in first.folder.iterdir())
     assert names == sorted(
-        ["runs.csv", "table.csv", "table.md", "table.tex", "figure.png", "figure.pdf", "report.md", "report.html"]
+        [
+            *("runs.csv", "table.csv", "table.md", "table.tex", "report.md", "report.html"),
+            *("figure.png", "figure.pdf", "curves.png", "curves.pdf"),
+        ]
     )
     for name in names:
         assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes(), name
@@ -254,6 +259,83 @@ def test_a_k_that_counts_no_layer_groups_is_a_setting(tmp_path):
     study = study_of(sweep(tmp_path, {"freeze_policy.k": ["4", "8"], "seed": ["0", "1"]}, make))
     assert [row.label for row in study.rows] == ["k=4", "k=8"]
     assert answer(study)[0].startswith("k=8 was chosen on validation")
+
+
+# How the runs were trained, and by what
+
+
+def curve(*losses, best):
+    """A history whose validation accuracy is best in the epoch `best`, and the selection of that epoch."""
+    rows = [
+        {"phase": "main", "epoch": epoch, "train/loss": loss, "val/top1": 0.8 - 0.01 * abs(best - epoch)}
+        for epoch, loss in enumerate(losses)
+    ]
+    return {
+        "history": rows,
+        "selection": {"monitor": "val/top1", "mode": "max", "value": 0.8, "phase": 0, "epoch": best},
+    }
+
+
+def test_runs_that_were_not_trained_to_the_end_are_no_finding(tmp_path):
+    def make(overrides, place):
+        k = int(place["freeze_policy.k"])
+        return record(overrides, k=k, **curve(2.0, 1.0, 0.5, best=2 if k == 9 else 1))
+
+    files = make_report(sweep(tmp_path, {"freeze_policy.k": ["0", "9"], "seed": ["0", "1"]}, make))
+    expected = (
+        "The last epoch was the best one by validation (k = 9: 2 of 2): these runs may not have been trained to the "
+        "end. Full fine-tuning is among them, and every run was trained at the same learning rate (0.01): how it "
+        "compares with the others here is no finding about the strategies. Train longer, and tune each one's rate."
+    )
+    assert warnings(files.study) == (expected,)
+    assert f"> **Note.** {expected}" in files.markdown.read_text()
+
+
+def test_a_training_loss_that_rose_is_told(tmp_path):
+    def make(overrides, place):
+        losses = (0.5, 0.4, 0.9) if place["seed"] == "1" else (2.0, 3.0, 0.5)
+        return record(overrides, k=1, **curve(*losses, best=1))
+
+    study = study_of(sweep(tmp_path, {"seed": ["0", "1"]}, make))
+    assert warnings(study) == (
+        "The training loss rose from the first epoch to the last (all runs: 1 of 2): the learning rate is too high.",
+    )
+
+
+def test_the_report_has_the_recipe_and_the_curves_of_every_run(tmp_path):
+    def make(overrides, place):
+        recipe = {**RECIPE, "lr": float(place["optimizer.lr"])}
+        return record(overrides, k=1, recipe=recipe, **curve(2.0, 1.0, 0.5, best=1))
+
+    files = make_report(sweep(tmp_path, {"optimizer.lr": ["0.1", "0.01"], "seed": ["0", "1"]}, make))
+    page = files.markdown.read_text()
+    assert "| lr | 0.1 (2), 0.01 (2) |" in page
+    for line in ("batch size | 64", "schedule | Cosine(warmup=0.1)", "input size | 224 x 224", "head | Linear",
+                 "augmentation | RandomHorizontalFlip(p=0.5)", "regularizers | none"):  # fmt: skip
+        assert f"| {line} |" in page
+    assert "](curves.png)" in page
+    figure, _ = curve_figure(files.study)
+    loss, validation = figure.axes
+    lines = [line for line in loss.lines if len(line.get_ydata()) == 3]
+    assert [list(line.get_ydata()) for line in lines] == [[2.0, 1.0, 0.5]] * 4
+    kept = [line.get_xdata()[0] for line in validation.lines if len(line.get_xdata()) == 1]
+    assert kept == [1] * 4
+
+
+def test_versions_that_share_a_sweep_are_told_in_the_terminal_and_at_the_head(tmp_path, capsys):
+    def make(overrides, place):
+        packages = {**PROVENANCE["packages"], "thawline": "0.2.0" if place["seed"] == "1" else "0.1.0"}
+        return record(overrides, provenance={**PROVENANCE, "packages": packages})
+
+    folder = sweep(tmp_path, {"seed": ["0", "1", "2"]}, make)
+    expected = (
+        "The runs were made by 2 versions of thawline, which may give other numbers: 0.1.0 at commit 0000000000 "
+        "(2 runs), 0.2.0 at commit 0000000000 (1 run)."
+    )
+    assert main(["report", str(folder)]) == 0
+    assert f"note: {expected}" in " ".join(capsys.readouterr().out.split())
+    head, _, _ = (folder / "report" / "report.md").read_text().partition("## ")
+    assert expected in head
 
 
 def test_groups_that_train_in_part_are_no_whole_groups(tmp_path):
@@ -717,7 +799,9 @@ def test_hostile_names_are_inert_in_markdown(hostile):
         seen = Tags(rendered)
         assert not seen.tags & {"script", "a", "iframe", "svg"}
         assert not {name for name in seen.attributes if name.startswith("on")}
-        assert re.findall(r"<img src=\"(.*?)\"", rendered) == (["figure.png"] if path == hostile.markdown else [])
+        assert re.findall(r"<img src=\"(.*?)\"", rendered) == (
+            ["figure.png", "curves.png"] if path == hostile.markdown else []
+        )
     # A pipe or a line end in a name opens no further cell: every line of the table has the same number of cells.
     lines = [line for line in hostile.table_md.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
@@ -751,7 +835,7 @@ def test_hostile_names_are_no_formulas_in_csv(hostile):
 def test_hostile_names_stay_inside_the_report_folder(hostile, tmp_path):
     outside = {path.name for path in tmp_path.iterdir()}
     assert outside == {"runs", "sweeps"}
-    assert len(list(hostile.folder.iterdir())) == 8
+    assert len(list(hostile.folder.iterdir())) == 10
 
 
 def test_hostile_names_are_inert_on_the_terminal(tmp_path, capsys):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from thawline.reports.change_figure import change_figure
 from thawline.reports.changes import networks
+from thawline.reports.curve_figure import curve_figure
 from thawline.reports.depth_figure import depth_figure
 from thawline.reports.document import Drawing
 from thawline.reports.figure_style import STYLE
@@ -41,6 +42,15 @@ def draw_changes(study: Study) -> tuple[Drawing, ...]:
             if drawn is not None:
                 drawings.append(_drawing("layers" if len(found) == 1 else f"layers-{place + 1}", *drawn))
     return tuple(drawings)
+
+
+def draw_curves(study: Study) -> tuple[Drawing, ...]:
+    """The learning curves of every run; none where nothing was trained epoch by epoch."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        drawn = curve_figure(study)
+        return (_drawing("curves", *drawn),) if drawn is not None else ()
 
 
 def _drawing(name: str, figure: Figure, caption: str) -> Drawing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +87,9 @@ class Run:
     group the share of its parameters that trained, from input to output; `counted_from` is the end of the network that
     the freeze policy counts its groups from. `additions` is what the run adds to training them (None: the record does
     not say). `changes` has one entry for each layer group, or none where the record has no diagnostics.
-    `command` makes the run again.
+    `command` makes the run again. `recipe` has the settings of the training and their values, in words. `train_loss`
+    and `validation` (by metric) have a number per epoch, and `phase_of_epoch` the name of its phase; they are empty
+    where nothing was trained epoch by epoch. `chosen_epoch` is the one whose weights were kept.
     """
 
     identity: str
@@ -104,6 +106,12 @@ class Run:
     trained: tuple[float, ...]
     counted_from: CountedFrom | None
     additions: tuple[str, ...] | None
+    recipe: tuple[tuple[str, str], ...]
+    train_loss: tuple[float, ...]
+    validation: Mapping[str, tuple[float, ...]]
+    phase_of_epoch: tuple[str, ...]
+    chosen_epoch: int
+    version: str
     changes: tuple[Change, ...]
     trainable: int
     total: int
@@ -123,6 +131,11 @@ class Run:
     def share(self) -> float:
         """Trainable parameters as a share of all, 0 to 1."""
         return self.trainable / self.total if self.total else math.nan
+
+    @property
+    def last_phase(self) -> str:
+        """The name of the phase that was trained last."""
+        return self.phase_of_epoch[-1] if self.phase_of_epoch else ""
 
     @property
     def depth(self) -> int:
@@ -308,6 +321,10 @@ def _run(record: Record, folder: Path) -> Run:
         # Records that do not say it are of versions whose reports counted from the output.
         counted_from=record.strategy.counted_from if record.strategy else "output",
         additions=tuple(record.strategy.additions) if record.strategy else None,
+        recipe=tuple(_recipe(record)),
+        **_course(record),
+        chosen_epoch=record.selection.epoch,
+        version=_version(record),
         changes=_changes(record),
         trainable=record.parameters.trainable,
         total=record.parameters.total,
@@ -323,6 +340,43 @@ def _run(record: Record, folder: Path) -> Run:
         notes=tuple(record.notes),
         warnings=tuple(record.warnings),
     )
+
+
+def _recipe(record: Record) -> Iterator[tuple[str, str]]:
+    if record.recipe is not None:
+        for name, value in record.recipe.model_dump().items():
+            yield name.replace("_", " "), _in_words(value)
+
+
+def _in_words(value: object) -> str:
+    if value is None or value == [] or value == {}:
+        return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {item}" for name, item in value.items())
+    if isinstance(value, list):
+        return (" x " if all(isinstance(item, int) for item in value) else ", ").join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _course(record: Record) -> dict[str, Any]:
+    """The numbers of each epoch; none for what is not trained epoch by epoch (an average, a solved probe)."""
+    rows = [row for row in record.history if "train/loss" in row]
+    if not rows or len(rows) != len(record.history):
+        return {"train_loss": (), "validation": {}, "phase_of_epoch": ()}
+    metrics = [key for key in rows[0] if key.startswith("val/")]
+    return {
+        "train_loss": tuple(_finite(row["train/loss"]) for row in rows),
+        "validation": {key.removeprefix("val/"): tuple(_finite(row.get(key)) for row in rows) for key in metrics},
+        "phase_of_epoch": tuple(str(row.get("phase", "")) for row in rows),
+    }
+
+
+def _version(record: Record) -> str:
+    """What made the record: thawline's version, its commit, and whether the code was changed since."""
+    said = record.provenance
+    commit = f" at commit {said.commit.sha[:10]}" if said.commit.sha else ""
+    changed = f" with changes {said.commit.dirty_sha256[:8]}" if said.commit.dirty_sha256 else ""
+    return f"{said.packages.get('thawline', 'unknown')}{commit}{changed}"
 
 
 def _command(record: Record) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from thawline.files import atomic_write
 from thawline.reports.escaping import plain
-from thawline.reports.figures import draw, draw_changes
+from thawline.reports.figures import draw, draw_changes, draw_curves
 from thawline.reports.loading import load_sweep
 from thawline.reports.rendering import csv_text, html_report, latex_table, markdown_report, markdown_table
 from thawline.reports.sections import make_document
@@ -80,7 +80,8 @@ def make_report(
 def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
     drawing = draw(study)
     changes = draw_changes(study)
-    document = make_document(study, drawing.caption, changes)
+    curves = draw_curves(study)
+    document = make_document(study, drawing.caption, changes, curves)
     table = result_table(study)
     return {
         files.runs_csv: csv_text(run_rows(study)),
@@ -91,7 +92,7 @@ def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
         files.figure_pdf: drawing.pdf,
         files.markdown: markdown_report(document),
         files.html: html_report(document, drawing.svg, drawing.width_inches),
-        **{files.folder / f"{changed.name}.png": changed.png for changed in changes},
-        **{files.folder / f"{changed.name}.pdf": changed.pdf for changed in changes},
+        **{files.folder / f"{further.name}.png": further.png for further in (*changes, *curves)},
+        **{files.folder / f"{further.name}.pdf": further.pdf for further in (*changes, *curves)},
         **({files.folder / "layers.csv": csv_text(layer_rows(study))} if changes else {}),
     }

@@ -32,6 +32,7 @@ from thawline.reports.tables import (
     short,
     ties_in_words,
 )
+from thawline.reports.training import recipe_rows
 from thawline.reports.wording import answer, warnings
 
 # A page is for reading; the CSV files hold everything, and where a list is cut the page says so.
@@ -44,8 +45,10 @@ _MOST_CONDITIONS = 12
 _LONGEST_COMMAND = 2_000
 
 
-def make_document(study: Study, figure_caption: str, changes: tuple[Drawing, ...] = ()) -> Document:
-    """The whole report of a study; `changes` are the figures of what training changed."""
+def make_document(
+    study: Study, figure_caption: str, changes: tuple[Drawing, ...] = (), curves: tuple[Drawing, ...] = ()
+) -> Document:
+    """The whole report of a study; `changes` are the figures of what training changed, `curves` of its course."""
     sections = (
         _results(study),
         *choice(study),
@@ -53,6 +56,7 @@ def make_document(study: Study, figure_caption: str, changes: tuple[Drawing, ...
         *by_sample(study),
         *over_data_sets(study),
         *_further_tests(study),
+        *_training(study, curves),
         *_changes(changes),
         _cost(study),
         *_before(study),
@@ -104,6 +108,16 @@ def _tests_table(study: Study, sets: Mapping[str, Sequence[str]], caption: str =
         for row in study.rows[:_MOST_ROWS]
     ]
     return Table(columns("setting", TEST, *sets), tuple(lines), caption=caption)
+
+
+def _training(study: Study, curves: tuple[Drawing, ...]) -> Iterable[Section]:
+    """The recipe of the runs, and their learning curves."""
+    recipe = list(recipe_rows(study))
+    if not recipe and not curves:
+        return
+    told = "The recipe that the numbers were made with. Where the runs differ each value has the number of its runs."
+    tables = (_key_values("", recipe),) if recipe else ()
+    yield Section("How the runs were trained", (told,) if recipe else (), tables, drawings=curves)
 
 
 def _changes(drawings: tuple[Drawing, ...]) -> Iterable[Section]:

@@ -11,6 +11,7 @@ from thawline.reports.escaping import plain
 from thawline.reports.findings import compare
 from thawline.reports.study import TEST, Group, Row, Study, setting_labels
 from thawline.reports.tables import depth_told, short
+from thawline.reports.training import training_warnings
 
 _MOST_CONDITIONS = 6
 _MOST_NAMED = 8
@@ -150,7 +151,15 @@ def _common_keys(study: Study, chosen: Row, other: Row) -> tuple[object, ...]:
 
 def warnings(study: Study) -> tuple[str, ...]:
     """What a reader must know before believing the numbers."""
-    return (*study.notes, *_incomplete(study), *_diverged(study), *_unequal(study), *_repeated(study), *_of_data(study))
+    return (
+        *study.notes,
+        *_incomplete(study),
+        *_diverged(study),
+        *training_warnings(study),
+        *_unequal(study),
+        *_repeated(study),
+        *_of_data(study),
+    )
 
 
 def _of_data(study: Study) -> list[str]:

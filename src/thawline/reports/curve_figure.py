@@ -1,0 +1,91 @@
+"""Learning curves: the training loss and the validation metric of every run, epoch by epoch, in the row's colour."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from thawline.reports.figure_style import COLOURS, GREY, PAGE_INCHES, capital, drawable
+from thawline.reports.study import Row, Study
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_ROWS = 24
+_MOST_RUNS = 400
+_MOST_IN_LEGEND = 12
+
+
+def curve_figure(study: Study) -> tuple[Figure, str] | None:
+    """The figure of a study's learning curves, and its caption; None where there are none."""
+    from matplotlib.figure import Figure
+
+    every = [row for row in study.rows if any(len(run.train_loss) > 1 for run in row.runs.values())]
+    rows = every[:_MOST_ROWS]
+    if not rows:
+        return None
+    figure = Figure(figsize=(PAGE_INCHES, 2.5), layout="constrained")
+    loss, metric = figure.subplots(1, 2).tolist()
+    colours = _colours(len(rows))
+    drawn = 0
+    for row, colour in zip(rows, colours, strict=True):
+        drawn += _draw_row(loss, metric, study, row, colour, _MOST_RUNS - drawn)
+    for axes, label in ((loss, "training loss"), (metric, f"validation {study.metric_label}")):
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(drawable(label, 40))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y")
+    low, high = study.definition.lower, study.definition.upper
+    bottom, top = metric.get_ylim()
+    margin = 0.02 * (top - bottom)
+    metric.set_ylim(
+        bottom if low is None else max(bottom, low - margin), top if high is None else min(top, high + margin)
+    )
+    _legend(figure, rows, colours)
+    return figure, _caption(study, len(rows), len(every))
+
+
+def _draw_row(loss: Axes, metric: Axes, study: Study, row: Row, colour: object, most: int) -> int:
+    runs = [run for run in row.runs.values() if len(run.train_loss) > 1][: max(0, most)]
+    for run in runs:
+        epochs = list(range(len(run.train_loss)))
+        loss.plot(epochs, run.train_loss, color=colour, linewidth=0.8, alpha=0.7)
+        scores = run.validation.get(study.metric)
+        if scores is None:
+            continue
+        metric.plot(epochs, scores, color=colour, linewidth=0.8, alpha=0.7)
+        chosen = run.chosen_epoch
+        if chosen < len(scores) and math.isfinite(scores[chosen]):
+            metric.plot([chosen], [scores[chosen]], "o", color=colour, markersize=3, markeredgewidth=0, clip_on=False)
+    return len(runs)
+
+
+def _colours(count: int) -> list[object]:
+    if count <= len(COLOURS):
+        return list(COLOURS[:count])
+    import matplotlib as mpl
+
+    shades = mpl.colormaps["viridis"]
+    return [shades(0.95 * place / (count - 1)) for place in range(count)]
+
+
+def _legend(figure: Figure, rows: Sequence[Row], colours: Sequence[object]) -> None:
+    from matplotlib.lines import Line2D
+
+    step = math.ceil(len(rows) / _MOST_IN_LEGEND)
+    entries = [
+        Line2D([], [], color=colours[place], label=drawable(rows[place].label)) for place in range(0, len(rows), step)
+    ]
+    entries.append(Line2D([], [], color=GREY, linestyle="none", marker="o", markersize=3, label="epoch kept"))
+    figure.legend(handles=entries, loc="outside right center")
+
+
+def _caption(study: Study, drawn: int, every: int) -> str:
+    text = (
+        f"Learning curves of the runs: training loss and validation {study.metric_label} after each epoch. The dot is "
+        "the epoch whose weights were kept."
+    )
+    return capital(text) + (f" The first {drawn} of {every} rows are drawn." if drawn < every else "")
