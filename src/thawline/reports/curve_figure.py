@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from thawline.reports.figure_style import COLOURS, GREY, PAGE_INCHES, capital, drawable
 from thawline.reports.study import Row, Study
@@ -48,7 +48,7 @@ def curve_figure(study: Study) -> tuple[Figure, str] | None:
     return figure, _caption(study, len(rows), len(every))
 
 
-def _draw_row(loss: Axes, metric: Axes, study: Study, row: Row, colour: object, most: int) -> int:
+def _draw_row(loss: Axes, metric: Axes, study: Study, row: Row, colour: Any, most: int) -> int:
     runs = [run for run in row.runs.values() if len(run.train_loss) > 1][: max(0, most)]
     for run in runs:
         epochs = list(range(len(run.train_loss)))
@@ -63,7 +63,7 @@ def _draw_row(loss: Axes, metric: Axes, study: Study, row: Row, colour: object, 
     return len(runs)
 
 
-def _colours(count: int) -> list[object]:
+def _colours(count: int) -> list[Any]:
     if count <= len(COLOURS):
         return list(COLOURS[:count])
     import matplotlib as mpl
@@ -72,7 +72,7 @@ def _colours(count: int) -> list[object]:
     return [shades(0.95 * place / (count - 1)) for place in range(count)]
 
 
-def _legend(figure: Figure, rows: Sequence[Row], colours: Sequence[object]) -> None:
+def _legend(figure: Figure, rows: Sequence[Row], colours: Sequence[Any]) -> None:
     from matplotlib.lines import Line2D
 
     step = math.ceil(len(rows) / _MOST_IN_LEGEND)
