@@ -250,6 +250,8 @@ def test_an_average_is_a_source_of_weights_like_any_run(thawline, rates):
     start = build_model(plan_run(tuned.config, (), Workbench()), Workbench()).state_dict()
     moved = {name: tensor for name, tensor in tensors_of(soup).items() if name.startswith("backbone.")}
     assert same({name: start[name] for name in moved}, moved)
+    again = thawline("average", soup.identity, "--method", "wise_ft")
+    assert (again.status, again.err.strip().endswith(f"{soup.identity} is an average itself")) == (2, True)
 
 
 def test_from_one_run_to_another(thawline, rates):
