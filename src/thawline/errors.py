@@ -47,9 +47,18 @@ def usage_error(field: str, message: str) -> UsageError:
 
 def nearest(name: str, names: Iterable[str], most: int = 3) -> str:
     """A hint ``; nearest: a, b`` for a misspelt `name`, or an empty string where nothing is near."""
-    candidates = list(names)
+    # A name that was refused is not what was meant.
+    candidates = [candidate for candidate in names if candidate != name]
     by_lower = {candidate.lower(): candidate for candidate in candidates}
     found = difflib.get_close_matches(name.lower(), by_lower, n=most, cutoff=0.5)
     contained = [low for low in by_lower if name and name.lower() in low][:most]
     hits = list(dict.fromkeys(by_lower[low] for low in [*found, *contained]))[:most]
     return f"; nearest: {', '.join(hits)}" if hits else ""
+
+
+def nearest_path(path: str, known: Iterable[str]) -> str:
+    """A hint at fields that a misspelt `path` may mean: those of the same last name, or near ones."""
+    known = list(known)
+    name = path.rpartition(".")[2]
+    same = [other for other in known if other != path and other.rpartition(".")[2] == name]
+    return f"; nearest: {', '.join(dict.fromkeys(same))}" if same else nearest(path, known)

@@ -154,7 +154,8 @@ def import_class(target: str) -> type:
         raise ValueError(f"cannot import {module_name!r} ({error})") from error
     found = getattr(module, name, None)
     if not isinstance(found, type):
-        raise ValueError(f"{module_name} has no class {name!r}{nearest(name, vars(module))}")
+        classes = [other for other, value in vars(module).items() if isinstance(value, type)]
+        raise ValueError(f"{module_name} has no class {name!r}{nearest(name, classes)}")
     return found
 
 

@@ -26,6 +26,7 @@ _VERBS = {
     "reproduce": ("reproduce", "run a record again and compare: identical, within tolerance, or different"),
     "verify": ("verify", "check every record, hash and file of a run or a sweep"),
     "export": ("export", "write the whole model of a run as one file"),
+    "explain": ("explain", "show what a field takes: type, bounds, default, meaning"),
     "layers": ("layers", "show the layer groups of a backbone: what k means for it"),
     "list": ("listing", "list backbones, datasets, freeze_policies, ..., with a filter"),
     "cache": ("cache", "list, verify or prune the store"),

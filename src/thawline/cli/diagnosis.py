@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from thawline.config_paths import conf_folder, shipped_root
-from thawline.errors import Problem, UsageError, nearest
+from thawline.errors import Problem, UsageError, nearest, nearest_path
 from thawline.specs import without_libraries
 
 if TYPE_CHECKING:
@@ -232,11 +232,11 @@ def _fits(override: Override, config: DictConfig, problems: list[Problem]) -> bo
         message = ""
     elif isinstance(parent, DictConfig):
         # Compared without what they share, or every sibling would look near.
-        hint = nearest(name, map(str, parent))
-        whole = re.sub("(: |, )", rf"\1{above}.", hint) if above else hint
-        message = f"unknown field{whole}"
+        hint = nearest(name, map(str, parent)) if above else ""
+        whole = re.sub("(: |, )", rf"\1{above}.", hint)
+        message = f"unknown field{whole or nearest_path(key, _flat(config))}"
     else:
-        message = f"unknown field{nearest(key, _flat(config))}"
+        message = f"unknown field{nearest_path(key, _flat(config))}"
     if message:
         problems.append(Problem(key, message))
     return not message

@@ -99,10 +99,10 @@ def _group(word: str, groups: Sequence[str]) -> str:
 
 
 def _options(group: str) -> list[Option]:
-    return [Option(name, _first_comment(path)) for name, path in conf_options(group).items()]
+    return [Option(name, first_comment(path)) for name, path in conf_options(group).items()]
 
 
-def _first_comment(path: Path) -> str:
+def first_comment(path: Path) -> str:
     """The first comment of a yaml, without the directives that Hydra reads."""
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("#") and not line.startswith("# @"):

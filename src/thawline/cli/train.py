@@ -37,6 +37,11 @@ def run(argv: list[str]) -> int:
     # Hydra would turn an error into a text and exit status 1; with this it passes the exception on.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     main = hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)
+    asked = [argument for argument in argv if not argument.startswith("-") and not is_override(argument)]
+    if asked and {"--help", "-h"} & set(argv):
+        from thawline.cli import explain
+
+        return explain.run(asked)
     argv = [opened(as_text(argument)) if is_override(argument) else argument for argument in argv]
     arguments = flags_first(with_output_dir(argv))
     sys.argv = ["thawline train", *arguments]

@@ -23,8 +23,12 @@ class Optimizer(Component):
     """A class of ``torch.optim`` (``_target_`` and its arguments) with the rates of its parameter groups.
 
     Layer groups and head train with the factors that they are given (`thawline.optimization.learning_rates`). A factor
-    is multiplied into each group's ``lr``, so every scheduler keeps it. Norms and biases are not decayed unless
-    `weight_decay_on_norm_and_bias`.
+    is multiplied into each group's ``lr``, so every scheduler keeps it.
+
+    Attributes:
+        lr: learning rate; the scheduler and the factors of layer groups and head multiply it.
+        weight_decay: L2 penalty of SGD, decoupled decay of AdamW.
+        weight_decay_on_norm_and_bias: decay norms and biases, too, which are usually left alone.
     """
 
     lr: float = Field(gt=0.0)

@@ -40,6 +40,22 @@ class TrainerSettings(Spec):
 
     `channels_last` is a layout in memory: the same mathematics in other last bits, and about half the time for mobile
     networks on a CPU. "auto" takes it where it pays (`thawline.execution.weights`).
+
+    Attributes:
+        max_epochs: passes over the training images, of all phases together.
+        batch_size: images of a step, of all devices together.
+        eval_batch_size: images of an evaluation step on one device; decides no number.
+        accelerator: where to compute; auto takes a GPU where there is one.
+        devices: how many of them; at most what the machine has.
+        strategy: how devices share a run: ddp copies the weights to each, fsdp gives each a share.
+        precision: of the arithmetic.
+        channels_last: keep channels last in memory: other last bits; auto where it is faster.
+        gradient_clip: largest norm of the gradient; null clips nothing.
+        early_stopping: epochs without a better validation metric before stopping; null never stops.
+        workers: processes that read ahead; 0 is fastest where images are stored decoded.
+        threads: at most so many threads of the CPU; null: the cores that are free.
+        progress: show progress.
+        checkpoint_seconds: write the state for a resume at most this often, at the end of an epoch.
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
