@@ -23,6 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)  ## source model, sweep over every depth x 3 seeds on real digits, report
 	$(BIN)/thawline train experiments=digits_depth/sweep
+	@printf '\nthawline is installed in $(VENV). In this shell, once:\n  . $(BIN)/activate\nThen: thawline --help; thawline status digits_depth; thawline train -m dataset=image_folder dataset.root=photos\n'
 
 demo-pages:  ## put the demo's table and figure into the pages that show them
 	$(BIN)/python -m tools.demo_pages

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY
+from thawline.backbones.names import families, names_of
 from thawline.cli import main
 from thawline.errors import Problem, UsageError
 
@@ -205,3 +206,44 @@ def test_relative_paths_are_those_of_the_command_also_in_a_folder_of_the_job(tha
     assert thawline(*command).status == 0
     assert len(list(Path("outputs/runs").iterdir())) == 1
     assert [path for path in Path("elsewhere").rglob("*") if path.is_file()] == []
+
+
+WITHOUT_TORCH = [
+    ["explain", "freeze_policy"],
+    ["list", "backbones"],
+    ["list", "backbones", "resnet18"],
+    ["list", "backbones", "no such network"],
+    ["layers", "no such network"],
+    *([verb, "nowhere"] for verb in ("report", "verify", "status", "export", "reproduce", "sync")),
+    ["average", "nowhere", "--method", "greedy"],
+    ["train", "dataset=image_folder", "dataset.root=nowhere"],
+    ["train", "-m", "seed=0,1", "backbone.weights=nowhere.pth"],
+    ["train", "source=digits_low", "source.weights=nowhere.pth"],
+]
+
+
+def test_what_needs_no_torch_does_not_wait_for_it(tmp_path):
+    script = f"""
+import sys
+from thawline.cli import main
+for command in {WITHOUT_TORCH}:
+    main(command)
+    if "torch" in sys.modules:
+        sys.exit(f"torch was imported for {{command}}")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "dataset.root: nowhere: no such folder" in done.stderr
+    assert "error: backbone.weights: nowhere.pth: no such file" in done.stderr
+    assert "error: source.backbone.weights: nowhere.pth: no such file" in done.stderr
+
+
+def test_the_names_read_from_the_sources_are_those_of_the_libraries():
+    import timm
+    from torchvision import models
+
+    assert list(names_of("timm")) == sorted(timm.list_models())
+    assert list(names_of("torchvision")) == sorted(models.list_models(module=models))
+    by_family = {family.family: family.names for family in families() if family.library == "timm"}
+    for module in timm.list_modules():
+        assert sorted(timm.list_models(module=module)) == list(by_family[module])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from tests.conftest import REPOSITORY
@@ -70,13 +67,6 @@ def test_every_written_field_is_explained(thawline):
             assert {f"{group}.{name}" for name in node if name != "_target_"} <= known
         elif node is not None and not isinstance(node, dict):
             assert group in known
-
-
-def test_an_explanation_needs_no_torch(tmp_path):
-    script = "import sys; from thawline.cli import main; main(['explain', 'head']); print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True).stdout.endswith(
-        "False\n"
-    )
 
 
 def test_what_was_refused_is_not_suggested():

@@ -11,6 +11,7 @@ from pydantic import field_validator
 
 from thawline.backbones.backbone import Backbone, LibraryBackbone, Size, Triple
 from thawline.backbones.fetching import downloaded_file, hub_file, within_reach
+from thawline.backbones.names import names_of
 from thawline.backbones.weights import (
     FIELD,
     WeightsOrigin,
@@ -60,12 +61,9 @@ class TimmBackbone(LibraryBackbone):
 
     def check(self) -> None:
         """Whether timm has the model, and the weights are there as far as can be told."""
-        import timm
-
-        if not timm.is_model(self._architecture):
-            raise usage_error(
-                "backbone.name", f"timm has no model {self.name!r}{nearest(self.name, timm.list_models())}"
-            )
+        known = names_of("timm")
+        if self._architecture not in known:
+            raise usage_error("backbone.name", f"timm has no model {self.name!r}{nearest(self.name, known)}")
         path = self.local_weights()
         if path is not None:
             check_file(path)

@@ -33,12 +33,13 @@ def run(argv: Sequence[str]) -> int:
     if arguments.method != "wise_ft" and (arguments.start or arguments.alphas != _ALPHAS):
         raise usage_error("--method", f"--start and --alphas are of wise_ft, not of {arguments.method}")
 
+    target = _target(arguments)
     from thawline.execution.run import execute
     from thawline.ledger.runs import RunFailed, run_once
     from thawline.planning.session import Workbench
 
     bench = Workbench()
-    averages = _planned(arguments, bench)
+    averages = _planned(arguments, *target, bench)
     for reason in averages.left_out:
         errors.print(Text(f"left out: {reason}", style="yellow"), soft_wrap=True)
     group = averages.folder.name if averages.folder is not None else None
@@ -62,19 +63,25 @@ def run(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _planned(arguments: argparse.Namespace, bench: Workbench) -> Averages:
-    from thawline.planning.plan import run_folder
+def _target(arguments: argparse.Namespace) -> tuple[Path, bool]:
+    """The folder that is meant, and whether it is one run; found before torch is imported."""
     from thawline.records import RECORD_FILE
     from thawline.reports.loading import find_sweep
-    from thawline.sweeps import averages
 
-    alphas = _numbers(arguments.alphas) if arguments.method == "wise_ft" else []
-    for folder in (Path(arguments.target), run_folder(arguments.outputs, arguments.target)):
+    for folder in (Path(arguments.target), arguments.outputs / "runs" / arguments.target):
         if (folder / RECORD_FILE).is_file():
             if arguments.method != "wise_ft":
                 raise usage_error("--method", f"{arguments.method} averages the runs of a sweep; {folder} is one run")
-            return averages.of_run(folder.absolute(), alphas, arguments.start, bench)
-    folder = find_sweep(arguments.target, arguments.outputs)
+            return folder, True
+    return find_sweep(arguments.target, arguments.outputs), False
+
+
+def _planned(arguments: argparse.Namespace, folder: Path, is_run: bool, bench: Workbench) -> Averages:
+    from thawline.sweeps import averages
+
+    alphas = _numbers(arguments.alphas) if arguments.method == "wise_ft" else []
+    if is_run:
+        return averages.of_run(folder.absolute(), alphas, arguments.start, bench)
     return averages.of_sweep(folder, arguments.method, alphas, arguments.start, Invocation.current(), bench)
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
+    from thawline.planning.settings import RunSettings
+
 _WITH_VALUE = {
     "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
 }  # fmt: skip
@@ -128,11 +130,32 @@ def wrong_fields(values: Mapping[str, Any], config: DictConfig) -> list[Problem]
 
     try:
         with without_libraries():
-            parse(values)
+            settings = parse(values)
+            return _absent(settings) + [
+                Problem(f"source.{problem.field}", problem.message)
+                for problem in (_absent(settings.source) if settings.source is not None else ())
+            ]
     except UsageError as error:
         wrong = {problem.field for problem in error.problems}
         return [problem for problem in error.problems if _repeated(config, problem.field) not in wrong]
-    return []
+
+
+def _absent(settings: RunSettings) -> list[Problem]:
+    """The files and folders that the settings name and that are not there."""
+    from thawline.backbones.weights import check_file
+    from thawline.datasets.image_folder import ImageFolder
+
+    problems: list[Problem] = []
+    weights = settings.backbone.local_weights()
+    for check in (
+        *([settings.dataset.check] if isinstance(settings.dataset, ImageFolder) else []),
+        *([lambda: check_file(weights)] if weights is not None else []),
+    ):
+        try:
+            check()
+        except UsageError as error:
+            problems += error.problems
+    return problems
 
 
 def one_line(text: str) -> str:

@@ -89,12 +89,11 @@ def _spec(name: str, overrides: Sequence[str]) -> TimmBackbone | TorchvisionBack
 
 
 def _require_timm(name: str, options: dict[str, Path]) -> None:
-    import timm
-    from torchvision import models
+    from thawline.backbones.names import names_of
 
-    if not timm.is_model(name.partition(".")[0]):
-        theirs = (f"{_TORCHVISION}{model}" for model in models.list_models(module=models))
-        hint = nearest(name, [*options, *timm.list_models(), *theirs])
+    if name.partition(".")[0] not in names_of("timm"):
+        theirs = (f"{_TORCHVISION}{model}" for model in names_of("torchvision"))
+        hint = nearest(name, [*options, *names_of("timm"), *theirs])
         raise usage_error("", f"there is no backbone {name!r}{hint}; thawline list backbones shows them all")
 
 

@@ -6,8 +6,9 @@ import argparse
 import fnmatch
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -15,6 +16,9 @@ from thawline.cli.console import console
 from thawline.config_paths import conf_folders
 from thawline.config_paths import options as conf_options
 from thawline.errors import nearest, usage_error
+
+if TYPE_CHECKING:
+    from thawline.backbones.names import Family
 
 _INTERNAL = ("hydra",)
 _PIPE_WIDTH = 120
@@ -27,16 +31,6 @@ class Option:
 
     name: str
     about: str
-
-
-@dataclass(frozen=True)
-class Family:
-    """The names of a library's networks that are of one kind, and those of them for which it has weights."""
-
-    library: str
-    family: str
-    names: tuple[str, ...]
-    pretrained: tuple[str, ...]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -53,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
     wanted = arguments.filter
     options = [option for option in _options(group) if _matches(option, wanted)]
     families = _families(wanted) if group == "backbone" else []
+    families = _with_weights(families) if arguments.pretrained else families
     if wanted and not options and not families:
         names = [option.name for option in _options(group)]
         names += [name for family in _families(None) for name in family.names] if group == "backbone" else []
@@ -78,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("group", nargs="?", metavar="GROUP", help="backbones, datasets, freeze_policies, heads, ...")
     parser.add_argument("filter", nargs="?", metavar="FILTER", help="a part of a name, or a pattern with * and ?")
     parser.add_argument("--all", action="store_true", help="every name of the libraries, also without a filter")
+    parser.add_argument("--pretrained", action="store_true", help="backbones: only names that have weights to download")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -128,22 +124,27 @@ def _is_pattern(wanted: str) -> bool:
 
 def _families(wanted: str | None) -> list[Family]:
     """The networks of timm and torchvision that match, by the library's module."""
-    import timm
-    from torchvision import models
+    from thawline.backbones.names import families
 
-    known = set(timm.list_models())
-    with_weights = {name.partition(".")[0] for name in timm.list_pretrained()}
     found = []
-    for module in timm.list_modules():
-        names = tuple(n for n in timm.list_models(module=module) if n in known and (not wanted or _fits(n, wanted)))
-        found.append(Family("timm", module, names, tuple(name for name in names if name in with_weights)))
-    theirs = tuple(
-        name
-        for name in models.list_models(module=models)
-        if not wanted or _fits(name, wanted) or _fits(f"torchvision/{name}", wanted)
-    )
-    found.append(Family("torchvision", "torchvision", theirs, theirs))
+    for family in families():
+        prefix = "torchvision/" if family.library == "torchvision" else ""
+        matching = [name for name in family.names if not wanted or _fits(name, wanted) or _fits(prefix + name, wanted)]
+        found.append(replace(family, names=tuple(matching)))
     return [family for family in found if family.names]
+
+
+def _with_weights(families: Sequence[Family]) -> list[Family]:
+    """Of these networks those for which the library has weights; importing timm takes seconds."""
+    import timm
+
+    known = {name.partition(".")[0] for name in timm.list_pretrained()}
+    kept = [
+        family if family.library == "torchvision"
+        else replace(family, names=tuple(name for name in family.names if name in known))
+        for family in families
+    ]  # fmt: skip
+    return [family for family in kept if family.names]
 
 
 def _print_json(group: str, options: Sequence[Option], families: Sequence[Family]) -> None:
@@ -202,8 +203,6 @@ def _show(group: str, options: Sequence[Option], families: Sequence[Family], *, 
             wide.print(Text(f"\n{how}: {count:,} of {library}", style="dim"))
             for family in ours:
                 _show_family(family, wide)
-    if any(set(family.names) - set(family.pretrained) for family in families):
-        wide.print(Text("\n* without pretrained weights", style="dim"))
 
 
 def _show_counts(families: Sequence[Family], wide: Console) -> None:
@@ -223,8 +222,7 @@ def _show_family(family: Family, wide: Console) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    weights = set(family.pretrained)
-    names = Text("  ").join(Text(name) if name in weights else Text(f"{name}*", style="dim") for name in family.names)
+    names = Text("  ").join(map(Text, family.names))
     if family.library == "timm":
         wide.print(Text(family.family, style="bold"))
     wide.print(Padding(names, (0, 0, 0, 2)))

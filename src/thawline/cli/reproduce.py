@@ -31,17 +31,18 @@ def run(argv: Sequence[str]) -> int:
         RunFailed: it failed this time.
     """
     from thawline.cli.finding import find_run
+    from thawline.records import load_record, require_record
+
+    arguments = _parser().parse_args(argv)
+    folder = find_run(arguments.run, arguments.outputs)
+    recorded = require_record(folder)
     from thawline.ledger.comparison import compare
     from thawline.ledger.runs import RunFailed
     from thawline.planning.devices import require_devices
     from thawline.planning.plan import plan_run
     from thawline.planning.session import Workbench
-    from thawline.records import load_record, require_record
     from thawline.sweeps.local import run_all
 
-    arguments = _parser().parse_args(argv)
-    folder = find_run(arguments.run, arguments.outputs)
-    recorded = require_record(folder)
     with _place(arguments.keep) as place:
         bench = Workbench()
         plan = plan_run(_config(recorded, folder, place), recorded.overrides, bench, f"{recorded.identity} again")

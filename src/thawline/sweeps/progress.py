@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from thawline.planning.plan import Plan
-from thawline.records import Record
+if TYPE_CHECKING:
+    from thawline.planning.plan import Plan
+    from thawline.records import Record
 
 
 class SweepProgress:
