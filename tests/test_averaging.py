@@ -195,14 +195,14 @@ def test_a_greedy_soup_is_never_worse_on_validation_than_its_best_ingredient(tha
 def test_a_greedy_soup_keeps_what_does_not_harm_it(thawline, rates, monkeypatch):
     """The second is best; the first would harm it and is left out; the third leaves it as it is and stays."""
     scripted = iter([(0.5, 1.0), (0.6, 1.0), (0.4, 1.0), (0.6, 1.1), (0.6, 1.0)])
-    judge = averaging._Average._judge
+    judge = averaging._Average._evaluated
 
     def judged(self, rows):
         values, predictions = judge(self, rows)
         top1, loss = next(scripted, (values["top1"], values["loss"]))
         return {**values, "top1": top1, "loss": loss}, predictions
 
-    monkeypatch.setattr(averaging._Average, "_judge", judged)
+    monkeypatch.setattr(averaging._Average, "_evaluated", judged)
     assert thawline("average", "rates", "--method", "greedy").status == 0
     (record,) = averaged(rates)
     first, second, third = sorted(run.identity for run in rates)
@@ -234,8 +234,10 @@ def test_a_sweep_of_averages_stands_beside_its_runs_in_a_report(thawline, rates)
 
 def test_the_test_split_is_read_for_the_chosen_average_alone(thawline, rates, monkeypatch):
     read = []
-    judge = averaging._Average._judge
-    monkeypatch.setattr(averaging._Average, "_judge", lambda self, rows: read.append(len(rows)) or judge(self, rows))
+    judge = averaging._Average._evaluated
+    monkeypatch.setattr(
+        averaging._Average, "_evaluated", lambda self, rows: read.append(len(rows)) or judge(self, rows)
+    )
     assert thawline("average", "rates", "--method", "greedy").status == 0
     splits = rates[0].splits
     assert read == [splits["val"].samples] * 5 + [splits["test"].samples]

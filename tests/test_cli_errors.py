@@ -81,7 +81,7 @@ MISTAKES = [
         [
             "optimizer.lr: Input should be greater than 0 (got -1)",
             "trainer.batch_size: Input should be greater than or equal to 1 (got 0)",
-            "metrics.monitor: Input should be 'top1', 'macro_accuracy', 'macro_f1' or 'loss' (got 'acc')",
+            "metrics.monitor: 'acc' chooses no epoch of task classification; nearest: macro_accuracy",
         ],
     ),
     (

@@ -100,7 +100,7 @@ def test_low_and_high_digits_are_parts_of_the_digits():
     everything = Digits().load(3)
     low, high = Digits(classes=[0, 1, 2, 3, 4]).load(3), Digits(classes=["5", "6", "7", "8", "9"]).load(3)
     assert high.classes == tuple("56789")
-    assert set(np.unique(high.train.labels)) == {0, 1, 2, 3, 4}
+    assert set(np.unique(high.train.targets)) == {0, 1, 2, 3, 4}
     for part in ("train", "val", "test"):
         assert set(getattr(everything, part).keys) == set(getattr(low, part).keys) | set(getattr(high, part).keys)
         assert len(getattr(low, part)) + len(getattr(high, part)) == len(getattr(everything, part))
@@ -205,7 +205,7 @@ def test_split_folders_are_taken_as_they_are(tmp_path, val):
     assert [len(splits.train), len(splits.val), len(splits.test)] == [8, 8, 8]
     assert splits.notes == ()
     for split in (splits.train, splits.val, splits.test):
-        assert all(splits.classes[label] in key for label, key in zip(split.labels, split.keys, strict=True))
+        assert all(splits.classes[label] in key for label, key in zip(split.targets, split.keys, strict=True))
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -314,7 +314,7 @@ def test_a_table_says_label_and_split(tmp_path):
     assert splits.classes == ("a", "b")
     assert splits.train.keys == ("all/é 0.png", "all/é 1.png", "all/é 2.png", "all/é 3.png")
     assert (splits.val.keys, splits.test.keys) == (("all/é 4.png", "all/é 5.png"), ("all/é 6.png", "all/é 7.png"))
-    assert splits.train.labels.tolist() == [0, 1, 0, 1]
+    assert splits.train.targets.tolist() == [0, 1, 0, 1]
     table(tmp_path, reversed(rows), header="path,label,split,comment")
     assert ImageFolder(root=tmp_path).load(0).fingerprint == splits.fingerprint
 
@@ -673,7 +673,7 @@ def test_svhn_in_its_own_format(tmp_path, monkeypatch):
     splits = TorchvisionDataset(name="SVHN", root=tmp_path).load(0)
     assert [len(splits.train), len(splits.val), len(splits.test)] == [20, 10, 30]
     assert splits.classes == tuple("0123456789")
-    assert splits.test.labels[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    assert splits.test.targets[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
     assert np.array_equal(np.asarray(splits.images.read(int(splits.test.indices[4]))), pixels[..., 4])
     assert splits.warnings[0].startswith("20 of 30 test images are also in train (20 byte for byte, 0 pixel for pixel")
     assert splits.warnings[1].startswith("10 of 30 test images are also in val (10 byte for byte, 0 pixel for pixel")
@@ -881,7 +881,7 @@ def test_real_pictures_with_a_table(tmp_path, name, sizes, per_class):
         rows = {row["path"]: row for row in csv.DictReader(stream)}
     for part in ("train", "val", "test"):
         split = getattr(splits, part)
-        for key, label in zip(split.keys, split.labels, strict=True):
+        for key, label in zip(split.keys, split.targets, strict=True):
             assert (rows[key]["split"], rows[key]["label"]) == (part, splits.classes[label])
     assert ImageFolder(root=root).load(9).train.sha256 == splits.train.sha256
 

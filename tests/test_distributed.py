@@ -16,8 +16,8 @@ from tests.conftest import TINY, records
 from tests.test_wandb import Seen, folders
 from thawline.execution import distributed
 from thawline.execution.decoding import decoded_images
-from thawline.execution.outcome import BEST_FILE
-from thawline.execution.predicting import logits_of
+from thawline.execution.evaluate import outputs_of
+from thawline.execution.finish import BEST_FILE
 from thawline.execution.weights import build_model, restore
 from thawline.ledger.runs import status_of
 from thawline.planning.plan import plan_run
@@ -216,7 +216,7 @@ def test_what_two_ranks_judge_is_the_network_that_they_keep(train, strategy):
     model = build_model(plan, bench)
     restore(model, plan.folder / BEST_FILE)
     rows = np.sort(plan.splits.test.indices)
-    logits, _ = logits_of(plan, model, bench, decoded_images(plan, bench), rows)
+    logits, _ = outputs_of(plan, model, bench, decoded_images(plan, bench), rows)
     kept = predictions(record)
     assert np.array_equal(kept["index"], rows)
     assert np.allclose(kept["probabilities"], logits.softmax(dim=1).numpy(), atol=1e-5)

@@ -22,7 +22,7 @@ from thawline.optimization.optimizers import Optimizer, states_of
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Workbench
 from thawline.specs import resolve, validate
-from thawline.training.module import Classification
+from thawline.training.module import FitModule
 
 ALL = {*STEM, *BLOCK, *TOP, *HEAD}
 PACKAGE = "thawline.freeze_policies"
@@ -282,7 +282,7 @@ def test_a_run_that_dies_in_any_phase_goes_on_to_the_same_numbers(train, thawlin
         "optimizer=adamw",
     )
     epochs = {"lp_ft": (1, 5), "gradual_unfreezing": (3, 6), "freeze_then_unfreeze": (4, 5), "phases": (2, 5)}[policy]
-    start = Classification.on_train_epoch_start
+    start = FitModule.on_train_epoch_start
 
     def dying(at: int):
         def on_train_epoch_start(self) -> None:
@@ -293,9 +293,9 @@ def test_a_run_that_dies_in_any_phase_goes_on_to_the_same_numbers(train, thawlin
         return on_train_epoch_start
 
     for at in epochs:
-        monkeypatch.setattr(Classification, "on_train_epoch_start", dying(at))
+        monkeypatch.setattr(FitModule, "on_train_epoch_start", dying(at))
         assert thawline("train", *TINY, *overrides).status == 1
-    monkeypatch.setattr(Classification, "on_train_epoch_start", start)
+    monkeypatch.setattr(FitModule, "on_train_epoch_start", start)
     broken = train(*overrides)
     (Path("outputs/runs") / broken.identity).rename("broken")
     whole = train(*overrides)

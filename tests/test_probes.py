@@ -96,7 +96,7 @@ def test_a_run_on_the_path_chooses_c_on_validation(train):
     with torch.no_grad():
         features = body.eval()(torch.stack([plan.transform.decode(images.read(row)) for row in rows]))
     reference = LogisticRegression(C=chosen["c"], tol=1e-9, max_iter=50000).fit(
-        features.double().numpy(), images.labels[rows]
+        features.double().numpy(), images.targets[rows]
     )
     head = load_file(f"outputs/runs/{record.identity}/best.safetensors")
     assert set(head) == {"head.weight", "head.bias"}

@@ -75,10 +75,10 @@ def test_the_scores_are_those_of_the_sources_features_on_the_training_split(thaw
         logits = features @ start.source_classifier.weight.T + start.source_classifier.bias
     values, probabilities = features.double().numpy(), logits.double().softmax(dim=1).numpy()
     expected = {
-        "leep": leep(probabilities, split.labels),
-        "nce": nce(probabilities, split.labels),
-        "logme": logme(values, split.labels),
-        "shrunk_h_score": shrunk_h_score(values, split.labels),
+        "leep": leep(probabilities, split.targets),
+        "nce": nce(probabilities, split.targets),
+        "logme": logme(values, split.targets),
+        "shrunk_h_score": shrunk_h_score(values, split.targets),
     }
     for name, value in expected.items():
         assert item["scores"][name] == pytest.approx(value, rel=1e-4)

@@ -43,7 +43,7 @@ from thawline.regularizers.co_tuning import calibrated_relation, direct_relation
 from thawline.regularizers.delta import Judge, attention
 from thawline.regularizers.distillation import divergence
 from thawline.regularizers.observation import Observer, as_channels, as_map, chosen_layers, group_outputs, layout_of
-from thawline.training.module import Classification
+from thawline.training.module import FitModule
 from thawline.training.penalties import Penalties, Penalty, whole_batch
 
 VIT = ("backbone=test_vit", "backbone.input_size=32")
@@ -911,7 +911,7 @@ def test_a_run_that_dies_goes_on_with_what_its_regularizers_had_trained(train, t
     overrides = ("freeze_policy=lp_ft", "trainer.max_epochs=5", "trainer.checkpoint_seconds=0",
                  "regularizer=[feature_matching,l2_sp,stoch_norm]", "optimizer=adamw",
                  "regularizer.feature_matching.layers={layer1: layer2, layer4: layer4}")  # fmt: skip
-    start = Classification.on_train_epoch_start
+    start = FitModule.on_train_epoch_start
 
     def dying(at):
         def on_train_epoch_start(self):
@@ -922,9 +922,9 @@ def test_a_run_that_dies_goes_on_with_what_its_regularizers_had_trained(train, t
         return on_train_epoch_start
 
     for at in (1, 4):
-        monkeypatch.setattr(Classification, "on_train_epoch_start", dying(at))
+        monkeypatch.setattr(FitModule, "on_train_epoch_start", dying(at))
         assert thawline("train", *TINY, *overrides).status == 1
-    monkeypatch.setattr(Classification, "on_train_epoch_start", start)
+    monkeypatch.setattr(FitModule, "on_train_epoch_start", start)
     broken = train(*overrides)
     Path("outputs").rename("broken")
     whole = train(*overrides)

@@ -70,7 +70,7 @@ def test_each_set_is_the_chosen_model_on_the_corrupted_pixels(train):
         )
         with torch.inference_mode():
             metrics = classification_metrics(10, 5)
-            metrics.update(model(images), torch.from_numpy(test.labels))
+            metrics.update(model(images), torch.from_numpy(test.targets))
         expected = {metric: float(value) for metric, value in metrics.compute().items()}
         assert record.metrics[f"test/{name}"] == pytest.approx(expected, rel=1e-4)
 
@@ -139,7 +139,7 @@ def test_a_second_data_set_is_judged_over_the_classes_that_both_have(train):
     low = Digits(classes=list(range(5))).load(0).test
     with torch.inference_mode():
         logits = model(torch.stack([plan.transform.decode(low.images.read(int(i))) for i in low.indices]))[:, :5]
-    right = (logits.argmax(dim=1).numpy() == low.labels).mean()
+    right = (logits.argmax(dim=1).numpy() == low.targets).mean()
     assert record.metrics["test/other"]["top1"] == pytest.approx(right, abs=1e-6)
     assert record.splits["test/other"].samples == len(low)
     assert record.splits["test/other"].per_class == low.per_class(5)
@@ -153,7 +153,7 @@ def folder_of(root: Path, classes: dict[str, int]) -> Path:
     for part in ("train", "test"):
         for name, digit in classes.items():
             (root / part / name).mkdir(parents=True)
-            for place, index in enumerate(np.flatnonzero(images.labels == digit)[: 7 if part == "test" else 4]):
+            for place, index in enumerate(np.flatnonzero(images.targets == digit)[: 7 if part == "test" else 4]):
                 images.read(int(index)).save(root / part / name / f"{place}.png")
     return root
 
@@ -174,7 +174,7 @@ def test_a_class_map_gives_the_second_sets_classes_their_place(train, tmp_path):
     ]
     plan, model = tuned(record)
     images = load(Digits()).images
-    rows = {digit: np.flatnonzero(images.labels == digit)[:7] for digit in (3, 7)}
+    rows = {digit: np.flatnonzero(images.targets == digit)[:7] for digit in (3, 7)}
     right = []
     for place, (digit, times) in enumerate(((3, 2), (7, 1))):
         with torch.inference_mode():
@@ -259,7 +259,7 @@ def test_other_dataset_is_a_shift_for_any_target():
     named = type(target)(target.train, target.val, target.test, ("eins", "zwei"), target.fingerprint)
     (item,) = shifted_sets({"other": spec}, named, TRANSFORM, load)
     digits = load(Digits())
-    expected = [i for i in digits.test.indices if digits.images.labels[i] in (1, 2)]
+    expected = [i for i in digits.test.indices if digits.images.targets[i] in (1, 2)]
     assert item.split.indices.tolist() == expected
-    assert (item.labels[expected] + 1).tolist() == digits.images.labels[expected].tolist()
+    assert (item.labels[expected] + 1).tolist() == digits.images.targets[expected].tolist()
     assert item.classes.tolist() == [0, 1]

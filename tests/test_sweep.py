@@ -14,7 +14,7 @@ from pytorch_lightning import Trainer
 from tests.conftest import TINY, records
 from thawline.records import load_record
 from thawline.sweeps.progress import SweepProgress
-from thawline.training.module import Classification
+from thawline.training.module import FitModule
 
 GRID = ("freeze_policy.k=0,2", "seed=range(0,2)")
 
@@ -143,7 +143,7 @@ def test_stored_views_are_the_augmented_run_itself(train, thawline, tmp_path):
 
 def test_what_a_run_leaves_is_freed_before_the_next_one_starts(thawline, monkeypatch):
     fits, alive = [], []
-    init, start = Classification.__init__, SweepProgress.start
+    init, start = FitModule.__init__, SweepProgress.start
 
     def remember(module, *arguments):
         init(module, *arguments)
@@ -153,7 +153,7 @@ def test_what_a_run_leaves_is_freed_before_the_next_one_starts(thawline, monkeyp
         alive.append([fit() is not None for fit in fits])
         start(progress, plan)
 
-    monkeypatch.setattr(Classification, "__init__", remember)
+    monkeypatch.setattr(FitModule, "__init__", remember)
     monkeypatch.setattr(SweepProgress, "start", look)
     gc.disable()
     try:

@@ -255,7 +255,7 @@ def test_a_run_takes_as_many_threads_as_its_network_keeps_busy(train):
 
 def test_metrics_do_not_depend_on_how_many_logits_wait_for_them(train, monkeypatch):
     together = train("output_dir=together")
-    monkeypatch.setattr("thawline.training.module._MOST_UNCOUNTED", 1)
+    monkeypatch.setattr("thawline.training.module._MAX_BUFFERED_OUTPUTS", 1)
     apart = train("output_dir=apart", "trainer.eval_batch_size=7")
     assert apart.confusion_matrix == together.confusion_matrix
     assert apart.metrics["test"] == pytest.approx(together.metrics["test"], rel=1e-5)

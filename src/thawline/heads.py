@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, final, runtime_checkable
 
 from pydantic import Field, field_validator
 
@@ -82,6 +82,8 @@ class SourceRows(Spec):
     that it leaves out start at random. Without `rows`, the classes are matched by name, and where the source has no
     names but as many classes, in order.
     """
+
+    TASKS: ClassVar[frozenset[str] | None] = frozenset({"classification"})
 
     rows: dict[str, int | str | list[int | str]] | None = None
 

@@ -19,6 +19,12 @@ def run(argv: Sequence[str]) -> int:
         UsageError: there is no such run, its source is not what it was, or the file exists.
     """
     from thawline.cli.finding import find_run
+    from thawline.execution.finish import BEST_FILE
+    from thawline.execution.weights import ensure_model
+    from thawline.files import atomic_write
+    from thawline.ledger.verification import problems_of_run
+    from thawline.planning.plan import IDENTITY_FORMAT, plan_run
+    from thawline.planning.session import Workbench
     from thawline.records import require_record
 
     arguments = _parser().parse_args(argv)
@@ -27,13 +33,6 @@ def run(argv: Sequence[str]) -> int:
     folder = find_run(arguments.run, arguments.outputs)
     record = require_record(folder)
     from safetensors.torch import load_file, save
-
-    from thawline.execution.outcome import BEST_FILE
-    from thawline.execution.weights import ensure_model
-    from thawline.files import atomic_write
-    from thawline.ledger.verification import problems_of_run
-    from thawline.planning.plan import IDENTITY_FORMAT, plan_run
-    from thawline.planning.session import Workbench
 
     damaged = [problem for problem in problems_of_run(folder) if problem.startswith(BEST_FILE)]
     if damaged:

@@ -111,7 +111,7 @@ class ImageDataset(Spec):
         indices = {part: np.flatnonzero(np.asarray(pool.parts) == part).astype(np.int64) for part in PARTS}
         cut_notes = self._cut_missing(pool, indices, data_seed)
         indices["train"] = self._subset(pool, indices["train"], data_seed)
-        names = [pool.classes[label] for label in pool.images.labels]
+        names = [pool.classes[label] for label in pool.images.targets]
         return Splits(
             train=Split(pool.images, indices["train"]),
             val=Split(pool.images, indices["val"]),
@@ -129,13 +129,13 @@ class ImageDataset(Spec):
         kept_classes, mistakable = _chosen(self.classes, collection.classes)
         renumbered = {label: new for new, label in enumerate(kept_classes)}
         # The order of the keys, so that the fingerprint fixes which image an index stands for.
-        candidates = sorted((i for i in range(len(images)) if int(images.labels[i]) in renumbered), key=images.key)
+        candidates = sorted((i for i in range(len(images)) if int(images.targets[i]) in renumbered), key=images.key)
         looks = dict(zip(candidates, images.inspect(candidates, cache_dir), strict=True))
         bad = [index for index, look in looks.items() if look.problem]
         if bad and self.on_unreadable == "error":
             raise _unreadable([f"{images.locate(index)}: {looks[index].problem}" for index in bad])
         good = [index for index, look in looks.items() if not look.problem]
-        labels = np.array([renumbered[int(images.labels[index])] for index in good], dtype=np.int64)
+        labels = np.array([renumbered[int(images.targets[index])] for index in good], dtype=np.int64)
         left_out = _listed([f"{images.key(index)}: {looks[index].problem}" for index in bad])
         return _Pool(
             images=Selection(images, np.array(good, dtype=np.int64), labels),
@@ -162,14 +162,14 @@ class ImageDataset(Spec):
             if len(indices[part]):
                 continue
             train = indices["train"]
-            counts = np.bincount(pool.images.labels[train], minlength=len(pool.classes))
+            counts = np.bincount(pool.images.targets[train], minlength=len(pool.classes))
             if counts.min() < 2:
                 name = pool.classes[int(counts.argmin())]
                 raise usage_error(
                     "dataset", f"class {name!r} has {counts.min()} training images: no {part} part can be cut from it"
                 )
             indices["train"], indices[part] = cut(
-                pool.keys, pool.images.labels, train, share, part, seed, pool.contents
+                pool.keys, pool.images.targets, train, share, part, seed, pool.contents
             )
             _check_cut(pool, indices[part], part)
             alike = len(train) - len({pool.contents[index] for index in train})
@@ -180,14 +180,14 @@ class ImageDataset(Spec):
     def _subset(self, pool: _Pool, train: NDArray[np.int64], data_seed: int) -> NDArray[np.int64]:
         if self.n_per_class is None and self.fraction is None:
             return train
-        counts = np.bincount(pool.images.labels[train], minlength=len(pool.classes))
+        counts = np.bincount(pool.images.targets[train], minlength=len(pool.classes))
         if self.n_per_class is not None and counts.min() < self.n_per_class:
             short = pool.classes[int(counts.argmin())]
             raise usage_error(
                 "dataset.n_per_class",
                 f"{self.n_per_class} are asked for, but class {short!r} has {counts.min()} training images",
             )
-        return first_of_each_class(pool.keys, pool.images.labels, train, self.n_per_class, self.fraction, data_seed)
+        return first_of_each_class(pool.keys, pool.images.targets, train, self.n_per_class, self.fraction, data_seed)
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def _check_classes(pool: _Pool) -> None:
     problems = [
         Problem("dataset.classes", f"classes differ between the splits: {pool.classes[label]!r} is not in {part}")
         for part in present
-        for label in np.setdiff1d(np.arange(len(pool.classes)), pool.images.labels[part_of == part])
+        for label in np.setdiff1d(np.arange(len(pool.classes)), pool.images.targets[part_of == part])
     ]
     if problems:
         raise UsageError(problems)
@@ -260,7 +260,7 @@ def _check_classes(pool: _Pool) -> None:
 
 def _check_cut(pool: _Pool, part: NDArray[np.int64], name: Part) -> None:
     """A class of which all images are copies of one another cannot be on both sides."""
-    for label in np.setdiff1d(np.arange(len(pool.classes)), pool.images.labels[part]):
+    for label in np.setdiff1d(np.arange(len(pool.classes)), pool.images.targets[part]):
         raise usage_error(
             "dataset",
             f"class {pool.classes[label]!r} has too few different images: no {name} part can be cut from it without "
@@ -297,7 +297,7 @@ def _repeated(indices: dict[Part, NDArray[np.int64]], pool: _Pool) -> list[str]:
 def _relabelled(pool: _Pool) -> list[str]:
     """A warning where the same image has several classes."""
     labels: dict[str, set[int]] = {}
-    for content, label in zip(pool.contents, pool.images.labels.tolist(), strict=True):
+    for content, label in zip(pool.contents, pool.images.targets.tolist(), strict=True):
         labels.setdefault(content, set()).add(label)
     several = [key for key, content in zip(pool.keys, pool.contents, strict=True) if len(labels[content]) > 1]
     return [f"{len(several)} images have a copy in another class: {_listed(several, 4)}"] if several else []

@@ -35,12 +35,12 @@ class ArrayImages:
 
     Attributes:
         pixels: uint8, (N, H, W) for grey or (N, H, W, 3) for RGB.
-        labels: int64, (N,).
+        targets: (N, ...), one for each image; of classification the classes (N,), int64.
         keys: N unique names.
     """
 
     pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    targets: NDArray[np.generic]
     keys: Sequence[str]
 
     def __len__(self) -> int:
@@ -73,12 +73,12 @@ class FileImages:
     Attributes:
         root: The folder that the paths are relative to.
         paths: N unique relative paths with forward slashes; they are the keys.
-        labels: int64, (N,).
+        targets: (N, ...), one for each image; of classification the classes (N,), int64.
     """
 
     root: Path
     paths: Sequence[str]
-    labels: NDArray[np.int64]
+    targets: NDArray[np.generic]
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -6,6 +6,7 @@ not depend on their order on disk, nor on the other classes, and a smaller subse
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,11 +29,11 @@ PARTS: tuple[Part, ...] = ("train", "val", "test")
 
 
 class Images(Protocol):
-    """Labelled images, addressed by index."""
+    """Images with their targets, addressed by index."""
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """The class of each image, shape (N,)."""
+    def targets(self) -> NDArray[Any]:
+        """The target of each image, (N, ...); of classification the class, (N,) int64."""
         ...
 
     def __len__(self) -> int: ...
@@ -96,11 +97,11 @@ class Collection:
 
 @dataclass(frozen=True)
 class Selection:
-    """Some images of `source`, renumbered: `positions` (N,) point into it, `labels` (N,) are the new classes."""
+    """Some images of `source`, renumbered: `positions` (N,) point into it, `targets` (N, ...) are the new ones."""
 
     source: Images
     positions: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    targets: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -125,9 +126,9 @@ class Split:
         return len(self.indices)
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """The class of each sample, shape (n,)."""
-        return self.images.labels[self.indices]
+    def targets(self) -> NDArray[Any]:
+        """The target of each sample, (n, ...)."""
+        return self.images.targets[self.indices]
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -139,10 +140,6 @@ class Split:
         """The SHA-256 of the keys in order: two splits with the same digest hold the same samples."""
         return _sha256_of_lines(json.dumps(key) for key in self.keys)
 
-    def per_class(self, n_classes: int) -> list[int]:
-        """How many samples each class has."""
-        return [int(count) for count in np.bincount(self.labels, minlength=n_classes)]
-
 
 @dataclass(frozen=True)
 class Splits:
@@ -151,24 +148,36 @@ class Splits:
     Attributes:
         train: The labelled training samples, after the choice of a subset.
         val: The samples that select epoch, depth and learning rate.
-        test: The samples that are looked at once.
-        classes: The class names.
+        test: The samples that are looked at once; None: they stay closed.
+        classes: The class names, if the targets are classes.
         fingerprint: SHA-256 of the content of all images, whichever part or subset they are in.
         notes: What a reader of the record has to know, such as which parts were cut.
         warnings: What a reader of the results has to know before believing them, such as images that are in two parts.
         left_out: How many files lie among the images and are not part of the set, by ending; folders end in a slash.
         contents: For each image of `images` a digest of its pixels: the same for images that look the same.
+        target: What kind of target each image has (`thawline.tasks.Task.TARGET`).
     """
 
     train: Split
     val: Split
-    test: Split
+    test: Split | None
     classes: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     contents: tuple[str, ...] = ()
+    target: str = "class"
+
+    @property
+    def opened(self) -> dict[str, Split]:
+        """The splits that may be read, by name."""
+        splits = {"train": self.train, "val": self.val}
+        return splits if self.test is None else {**splits, "test": self.test}
+
+    def without_test(self) -> Splits:
+        """The same set with its test split closed."""
+        return dataclasses.replace(self, test=None)
 
     @property
     def images(self) -> Images:
@@ -178,7 +187,10 @@ class Splits:
     def copies(self, split: Split, *others: tuple[Splits, Part]) -> int:
         """How many images of a split of this set are also, pixel for pixel, in parts of other sets."""
         seen = {
-            other.contents[index] for other, part in others if other.contents for index in getattr(other, part).indices
+            other.contents[index]
+            for other, part in others
+            if other.contents and part in other.opened
+            for index in other.opened[part].indices
         }
         return sum(self.contents[index] in seen for index in split.indices) if self.contents else 0
 

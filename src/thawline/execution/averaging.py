@@ -6,7 +6,6 @@ What it moves, it chooses on validation; the test split is opened once, for what
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,18 +17,16 @@ from torch import nn
 from thawline.errors import usage_error
 from thawline.execution.decoding import decoded_images
 from thawline.execution.diagnostics import Diagnosis
+from thawline.execution.evaluate import Metrics, metrics_of, outputs_of
+from thawline.execution.finish import BEST_FILE, Finished, Outcome, finish
 from thawline.execution.inputs import AugmentedInputs, ImageInputs
-from thawline.execution.outcome import BEST_FILE, Outcome, make_record, write_files
-from thawline.execution.predicting import logits_of
-from thawline.execution.shifted_tests import shifted_metrics
 from thawline.execution.weights import source_backbone, with_head
 from thawline.freeze_policies import Phase
 from thawline.planning.plan import Plan, plan_run, run_folder
 from thawline.planning.session import Workbench
 from thawline.planning.settings import AverageSettings
-from thawline.records import Record, Selection, require_record, write_record
+from thawline.records import Record, Selection, require_record
 from thawline.records.metrics import NEVER
-from thawline.tasks.classification.metrics import classification_metrics, confusion_matrix
 from thawline.training.batches import Rows
 from thawline.training.module import Predictions
 
@@ -192,25 +189,25 @@ class _Average:
                 best, soup = tried, [*soup, identity]
 
     def to_record(self, trained: frozenset[str]) -> Record:
-        """Test what was chosen, once, and write the record."""
+        """Finish with what was chosen."""
         plan, outcome = self._plan, self._outcome
         self._lay(self._best)
         outcome.moved, outcome.trained = set(self._names), set(trained)
         outcome.metrics["val"] = _of_split(self._best_row)
-        rule = plan.settings.metrics.rule
+        rule = plan.settings.rule
         value = self._best_row[f"val/{rule.metric}"]
         outcome.selection = Selection.by(rule, value=value, phase=0, epoch=self._best_row["epoch"])
-        began = time.perf_counter()
-        outcome.metrics["test"], predictions = self._judge(plan.splits.test.indices)
-        outcome.confusion = confusion_matrix(predictions.labels, predictions.predicted, len(plan.splits.classes))
-        outcome.metrics |= shifted_metrics(plan, self._model, self._bench)
-        outcome.evaluate_seconds = time.perf_counter() - began
-        outcome.diagnostics = {**self._diagnosis.of(self._model), "average": self._report()}
-        files = write_files(plan, self._model, predictions, outcome)
-        record = make_record(plan, self._model, self._backbone, outcome, files)
-        record = record.model_copy(update={"notes": [*record.notes, self._note()]})
-        write_record(plan.folder, record)
-        return record
+        run = Finished(
+            plan,
+            self._model,
+            self._backbone,
+            outcome,
+            lambda split: self._evaluated(split.indices),
+            self._diagnosis,
+            notes=(self._note(),),
+            facts={"average": self._report()},
+        )
+        return finish(run, self._bench)
 
     def _tensors(self, identity: str) -> dict[str, torch.Tensor]:
         return load_file(run_folder(self._plan.settings.output_dir, identity) / BEST_FILE)
@@ -245,27 +242,25 @@ class _Average:
 
         Returns its rank by the run's `SelectionRule`.
         """
-        values, _ = self._judge(self._plan.splits.val.indices)
+        values, _ = self._evaluated(self._plan.splits.val.indices)
         row = {"phase": "average", "epoch": len(self._outcome.history), **about}
         row |= {f"val/{name}": value for name, value in values.items()}
         self._outcome.history.append(row)
         self._on_candidate(row)
-        rule = self._plan.settings.metrics.rule
+        rule = self._plan.settings.rule
         rank, best = rule.rank(row, "val/"), rule.rank(self._best_row, "val/")
         if not self._best or rank > best or (ties and rank == best):
             state = self._model.state_dict()
             self._best, self._best_row = {name: state[name].detach().cpu().clone() for name in self._names}, row
         return rank
 
-    def _judge(self, rows: Rows) -> tuple[dict[str, float | None], Predictions]:
+    def _evaluated(self, rows: Rows) -> tuple[Metrics, Predictions]:
         """The metrics of the model as it is on these samples, and what it says of each."""
         plan, rows = self._plan, np.sort(rows)
-        logits, _ = logits_of(plan, self._model, self._bench, decoded_images(plan, self._bench), rows)
-        labels = torch.from_numpy(plan.splits.val.images.labels[rows])
-        metrics = classification_metrics(len(plan.splits.classes), plan.settings.metrics.top_k)
-        metrics.update(logits, labels)
-        values = {name: float(value) for name, value in metrics.compute().items()}
-        return dict(values), Predictions(torch.from_numpy(rows), labels, logits.softmax(dim=1))
+        outputs, _ = outputs_of(plan, self._model, self._bench, decoded_images(plan, self._bench), rows)
+        targets = torch.from_numpy(plan.splits.images.targets[rows])
+        predictions = Predictions.of(plan.settings.task, outputs, targets, torch.from_numpy(rows))
+        return metrics_of(plan, outputs, targets), predictions
 
     def _report(self) -> dict[str, Any]:
         chosen = {key: value for key, value in self._best_row.items() if key in ("alpha", "ingredients")}
@@ -323,8 +318,8 @@ def alike(plan: Plan) -> str:
     """The same for runs whose weights can be averaged: one network, head and source, one validation and test split."""
     settings, splits, transform = plan.settings, plan.splits, plan.transform
     source = plan.source.identity if plan.source else settings.seed if settings.backbone.weights is None else ""
-    network = f"{settings.backbone!r} {source} {settings.adapter!r} {settings.head!r} {splits.classes}"
-    data = f"{splits.fingerprint} {splits.val.sha256} {splits.test.sha256}"
+    network = f"{settings.backbone!r} {source} {settings.adapter!r} {settings.head!r} {plan.outputs}"
+    data = f"{splits.fingerprint} {splits.val.sha256} {splits.test.sha256 if splits.test else None}"
     return f"{network} {data} {transform.output_size} {transform.resize} {transform.crop_pct} {transform.interpolation}"
 
 

@@ -40,6 +40,6 @@ def _rows_in_use(plan: Plan) -> Rows:
     Where the run reads only a small part of a large set, that part alone.
     """
     splits = plan.splits
-    used = np.unique(np.concatenate([splits.train.indices, splits.val.indices, splits.test.indices]))
+    used = np.unique(np.concatenate([split.indices for split in splits.opened.values()]))
     total = len(splits.train.images)
     return np.arange(total) if total <= _MOST_UNUSED * len(used) else used

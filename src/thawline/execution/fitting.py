@@ -23,7 +23,7 @@ from thawline.runtime import signals
 from thawline.training.batches import Batches
 from thawline.training.contract import FreezeContract
 from thawline.training.measured_rates import RenewedRates
-from thawline.training.module import Classification, Forwards, Objective
+from thawline.training.module import FitModule, Forwards, Objective
 from thawline.training.penalties import Penalties
 from thawline.training.selection import Selection
 from thawline.training.sharding import FullySharded, put_whole, to_share_out, whole
@@ -39,7 +39,7 @@ class Fit:
     index: int
     first_epoch: int
     inputs: PhaseInputs
-    module: Classification
+    module: FitModule
     contract: FreezeContract
     selection: Selection
     trainer: pl.Trainer
@@ -85,7 +85,7 @@ def prepare_fit(
     if settings.trainer.shares_weights:
         trained = to_share_out(model)
         forwards = Forwards(trained, trained)
-    module = Classification(
+    module = FitModule(
         trained,
         forwards,
         plan.network,
@@ -99,7 +99,7 @@ def prepare_fit(
     )
     contract = FreezeContract(trained, whole=model)
     handed_on = index + 1 < len(plan.phases) and plan.phases[index + 1].optimizer_state == "keep"
-    selection = Selection(trained, settings.metrics.rule, keep_optimizer=handed_on)
+    selection = Selection(trained, settings.rule, keep_optimizer=handed_on)
     batches = Batches(
         inputs.parts,
         batch_size=settings.trainer.batch_size,
@@ -113,7 +113,7 @@ def prepare_fit(
     if settings.trainer.shares_weights:
         callbacks.append(_SameStatistics())
     if isinstance(settings.learning_rates, MeasuredRates):
-        callbacks.append(RenewedRates(settings.learning_rates, batches, settings.loss.label_smoothing))
+        callbacks.append(RenewedRates(settings.learning_rates, batches))
     trainer = _trainer(plan, phase, callbacks)
     return Fit(phase, index, first_epoch, inputs, module, contract, selection, trainer, batches, penalties)
 
@@ -123,7 +123,7 @@ class _SameStatistics(Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The statistics of the last training step differ, as the devices' shares of it did; DDP does so by itself."""
-        for buffer in cast("Classification", pl_module).model.buffers():
+        for buffer in cast("FitModule", pl_module).model.buffers():
             torch.distributed.broadcast(buffer, src=0)
 
 
@@ -143,7 +143,7 @@ class _EpochReport(Callback):
         self._tell(pl_module)
 
     def _tell(self, pl_module: pl.LightningModule) -> None:
-        history = cast("Classification", pl_module).history
+        history = cast("FitModule", pl_module).history
         for row in history[self._told :]:
             self._on_epoch(row)
         self._told = len(history)
@@ -154,17 +154,16 @@ def _objective(plan: Plan) -> Objective:
     return Objective(
         optimizer=settings.optimizer,
         scheduler=settings.scheduler,
-        classes=len(plan.splits.classes),
-        top_k=settings.metrics.top_k,
-        monitor=settings.metrics.monitor,
+        task=settings.task,
+        outputs=plan.outputs,
+        monitor=settings.rule.metric,
         seed=settings.seed,
-        label_smoothing=settings.loss.label_smoothing,
         learning_rates=settings.learning_rates,
     )
 
 
 def _trainer(plan: Plan, phase: Phase, callbacks: list[Callback]) -> pl.Trainer:
-    settings, rule = plan.settings.trainer, plan.settings.metrics.rule
+    settings, rule = plan.settings.trainer, plan.settings.rule
     patience = phase.patience or settings.early_stopping
     if patience is not None:
         stop = EarlyStopping(f"val/{rule.metric}", patience=patience, mode=rule.direction, check_finite=False)

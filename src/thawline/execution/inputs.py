@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +24,6 @@ from thawline.thaw_line.partition import ThawLine, UntraceableError
 from thawline.training.batches import Part, Rows
 from thawline.training.module import Forwards
 from thawline.transforms import Transform
-
-if TYPE_CHECKING:
-    from thawline.datasets import Split
 
 _PREFIX_BATCH = 64
 _EXAMPLE_BATCH = 2
@@ -143,12 +140,8 @@ def _image_inputs(plan: Plan, decoded: DecodedImages) -> dict[str, ImageInputs |
     return {"train": train, "val": plain, "test": plain}
 
 
-def _splits(plan: Plan) -> dict[str, Split]:
-    return {"train": plan.splits.train, "val": plan.splits.val, "test": plan.splits.test}
-
-
 def _parts(plan: Plan, inputs: dict[str, Any]) -> dict[str, Part]:
-    return {name: Part(split.indices, split.images.labels, inputs[name]) for name, split in _splits(plan).items()}
+    return {name: Part(split.indices, split.images.targets, inputs[name]) for name, split in plan.splits.opened.items()}
 
 
 def _example(plan: Plan, model: TransferModel) -> torch.Tensor:

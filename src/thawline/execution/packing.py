@@ -1,10 +1,11 @@
-"""Runs that are packed: linear probes that differ in rates and seeds alone are trained as one batched problem.
+"""Runs that are packed: linear probes of classes that differ in rates and seeds alone, trained as one batched problem.
 
 Every cell keeps its own identity, state and record; its numbers are those of running it alone up to rounding.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,18 +16,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from thawline.execution import distributed
+from thawline.datasets import Split
 from thawline.execution.diagnostics import Diagnosis
+from thawline.execution.evaluate import Metrics
+from thawline.execution.finish import Finished, Outcome, finish
 from thawline.execution.inputs import phase_inputs
-from thawline.execution.outcome import Outcome, make_record, write_files
 from thawline.execution.probing import features
 from thawline.execution.weights import new_head, source_backbone, with_head
 from thawline.optimization.learning_rates import Uniform
 from thawline.planning.plan import Plan
 from thawline.planning.session import Workbench
-from thawline.records import OptimizerGroup, PhaseRecord, Record, Selection, write_record
+from thawline.records import OptimizerGroup, PhaseRecord, Record, Selection
 from thawline.records.metrics import NEVER
-from thawline.tasks.classification.metrics import classification_metrics, confusion_matrix
+from thawline.tasks.classification import Classification
 from thawline.training.batches import Shard, ShuffledBatches
 from thawline.training.contract import FreezeContract
 from thawline.training.module import Predictions
@@ -58,6 +60,7 @@ def _can_be_packed(plan: Plan) -> bool:
     kind = _KINDS.get(settings.optimizer.target)
     return (
         kind is not None
+        and isinstance(settings.task, Classification)
         and set(settings.optimizer.arguments) <= _ARGUMENTS[kind]
         and len(plan.phases) == 1
         and plan.phases[0].trainable == {"head.weight", "head.bias"} == set(plan.network.head)
@@ -109,7 +112,7 @@ class Pack:
 
     def __init__(self, plans: Sequence[Plan], bench: Workbench) -> None:
         first = plans[0]
-        width = bench.skeleton(first.settings).feature_dim * len(first.splits.classes)
+        width = bench.skeleton(first.settings).feature_dim * len(first.outputs)
         self._most = max(1, _MOST_FLOATS // (4 * width))
         self._plans, self._bench = list(plans), bench
         self._trained: dict[str, tuple[list[dict[str, Any]], _Best]] = {}
@@ -142,9 +145,9 @@ class Pack:
         self._contract = FreezeContract(self._model)
         self._contract.remember()
         inputs = phase_inputs(plan, self._model, bench, plan.phases[0])
-        self._thaw_line = inputs.thaw_line
-        self._features = {part: features(inputs, self._model, part) for part in ("train", "val", "test")}
-        self._metrics = classification_metrics(len(plan.splits.classes), plan.settings.metrics.top_k)
+        self._thaw_line, self._inputs = inputs.thaw_line, inputs
+        self._features = {part: features(inputs, self._model, part) for part in ("train", "val")}
+        self._metrics = plan.settings.task.metrics(plan.outputs)
 
     def _train(self, plans: Sequence[Plan]) -> None:
         began = time.perf_counter()
@@ -211,8 +214,8 @@ class Pack:
         return values
 
     def _record(self, plan: Plan, history: list[dict[str, Any]], best: _Best) -> Record:
-        """Test the chosen epoch, once, and write what the run leaves."""
-        outcome, began = Outcome(), time.perf_counter()
+        """Finish the run with its chosen epoch."""
+        outcome = Outcome()
         head = self._model.head
         if not isinstance(head, nn.Linear):
             raise TypeError("a packed probe is one linear layer")
@@ -222,15 +225,9 @@ class Pack:
         with torch.no_grad():
             head.weight.copy_(best.weight)
             head.bias.copy_(best.bias)
-            inputs, labels = self._features["test"]
-            logits = inputs @ best.weight.t() + best.bias
         self._contract.check("at the end of the packed probes")
-        rows = torch.from_numpy(plan.splits.test.indices)
-        predictions = Predictions.joined([Predictions(rows, labels, logits.softmax(dim=1))])
         chosen = history[max(0, best.epoch)]
         outcome.metrics["val"] = {name[4:]: value for name, value in chosen.items() if name.startswith("val/")}
-        outcome.metrics["test"] = dict(self._scores(logits, "test"))
-        outcome.confusion = confusion_matrix(predictions.labels, predictions.predicted, len(plan.splits.classes))
         outcome.history = history
         outcome.moved = outcome.trained = set(plan.network.head)
         outcome.diverged = any(not np.isfinite(row["train/loss"]) for row in history)
@@ -238,21 +235,25 @@ class Pack:
         outcome.phases.append(self._phase(plan, history))
         outcome.train_seconds = self._seconds
         outcome.samples = len(plan.splits.train.indices) * len(history)
-        rule = plan.settings.metrics.rule
+        rule = plan.settings.rule
         value = chosen[f"val/{rule.metric}"] if best.epoch >= 0 else None
         outcome.selection = Selection.by(rule, value=value, phase=0, epoch=max(0, best.epoch))
-        outcome.diagnostics = diagnosis.of(self._model)
-        outcome.evaluate_seconds = time.perf_counter() - began
         outcome.began -= self._seconds
         outcome.cpu_began -= self._cpu_seconds
-        files = write_files(plan, self._model, predictions, outcome)
-        record = make_record(plan, self._model, self._backbone, outcome, files)
-        if distributed.is_first():
-            write_record(plan.folder, record)
-        return record
+        evaluate = functools.partial(self._evaluated, plan, best)
+        return finish(Finished(plan, self._model, self._backbone, outcome, evaluate, diagnosis), self._bench)
+
+    def _evaluated(self, plan: Plan, best: _Best, split: Split) -> tuple[Metrics, Predictions]:
+        """The metrics and predictions of a probe on the test split, whose features all probes of the pack share."""
+        if "test" not in self._features:
+            self._features["test"] = features(self._inputs, self._model, "test")
+        inputs, targets = self._features["test"]
+        logits = inputs @ best.weight.t() + best.bias
+        predictions = Predictions.of(plan.settings.task, logits, targets, torch.from_numpy(split.indices))
+        return dict(self._scores(logits, "test")), Predictions.joined([predictions])
 
     def _phase(self, plan: Plan, history: Sequence[Mapping[str, Any]]) -> PhaseRecord:
-        sizes = {"weight": self._backbone.feature_dim * len(plan.splits.classes), "bias": len(plan.splits.classes)}
+        sizes = {"weight": self._backbone.feature_dim * len(plan.outputs), "bias": len(plan.outputs)}
         rates = _rates(plan)
         groups = [
             OptimizerGroup(name=f"head.{name}", tensors=1, parameters=size, lr=rates.lr, weight_decay=decay)
@@ -268,6 +269,13 @@ class Pack:
         )
 
 
+def _classification(plan: Plan) -> Classification:
+    task = plan.settings.task
+    if not isinstance(task, Classification):
+        raise TypeError("a packed probe is one of classification")
+    return task
+
+
 def _rates(plan: Plan) -> ProbeRates:
     optimizer, factor = plan.settings.optimizer, plan.settings.learning_rates.head
     decays = optimizer.weight_decay if optimizer.weight_decay_on_norm_and_bias else 0.0
@@ -279,7 +287,7 @@ def _rates(plan: Plan) -> ProbeRates:
         lr=optimizer.lr * factor,
         weight_decay=optimizer.weight_decay,
         bias_decay=decays,
-        label_smoothing=plan.settings.loss.label_smoothing,
+        label_smoothing=_classification(plan).label_smoothing,
         **arguments,
     )
 
@@ -291,7 +299,7 @@ def _factors(plans: Sequence[Plan], step: int, steps: int) -> torch.Tensor:
 def _consider(
     best: _Best, row: Mapping[str, Any], epoch: int, plan: Plan, weight: torch.Tensor, bias: torch.Tensor
 ) -> None:
-    rank = plan.settings.metrics.rule.rank(row, "val/")
+    rank = plan.settings.rule.rank(row, "val/")
     if rank > best.rank:
         best.epoch, best.rank = epoch, rank
     elif best.epoch >= 0:

@@ -1,4 +1,4 @@
-"""Linear probes that need no gradient descent through Lightning: the exact path, and many probes as one problem."""
+"""Linear probes that need no gradient descent through Lightning. They are of classification alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from thawline.execution.evaluate import metrics_of
 from thawline.execution.fitting import Fit, OnEpoch
 from thawline.execution.inputs import PhaseInputs
 from thawline.network.model import TransferModel
 from thawline.planning.plan import Plan
-from thawline.tasks.classification.metrics import classification_metrics
 from thawline.training.probes import regularisation_path
 
 _BATCH = 512
@@ -33,7 +33,7 @@ def features(inputs: PhaseInputs, model: TransferModel, part: str) -> tuple[torc
                 inputs.forwards.evaluate(*(value.to(device) for value in values))
     finally:
         handle.remove()
-    return torch.cat(kept).clone(), torch.from_numpy(data.labels[data.rows])
+    return torch.cat(kept).clone(), torch.from_numpy(data.targets[data.rows])
 
 
 def solve_path(plan: Plan, model: TransferModel, fit: Fit, on_epoch: OnEpoch) -> None:
@@ -44,7 +44,7 @@ def solve_path(plan: Plan, model: TransferModel, fit: Fit, on_epoch: OnEpoch) ->
     fit.contract.remember()
     train, labels = features(fit.inputs, model, "train")
     val, val_labels = features(fit.inputs, model, "val")
-    classes = len(plan.splits.classes)
+    classes = len(plan.outputs)
     began = time.perf_counter()
     path = regularisation_path(
         train, labels, classes, spec.strengths, max_iterations=spec.max_iterations, tolerance=spec.tolerance
@@ -77,7 +77,5 @@ def _scores(logits: torch.Tensor, labels: torch.Tensor) -> Mapping[str, float]:
     }
 
 
-def _validated(plan: Plan, logits: torch.Tensor, labels: torch.Tensor) -> Mapping[str, float]:
-    metrics = classification_metrics(len(plan.splits.classes), plan.settings.metrics.top_k)
-    metrics.update(logits, labels)
-    return {f"val/{name}": float(value) for name, value in metrics.compute().items()}
+def _validated(plan: Plan, logits: torch.Tensor, labels: torch.Tensor) -> Mapping[str, float | None]:
+    return {f"val/{name}": value for name, value in metrics_of(plan, logits, labels).items()}

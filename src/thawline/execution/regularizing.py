@@ -129,7 +129,7 @@ class _SplitSamples:
     @property
     def labels(self) -> NDArray[Any]:
         """The labels (N,)."""
-        labels: NDArray[Any] = self.split.images.labels[self.split.indices]
+        labels: NDArray[Any] = self.split.images.targets[self.split.indices]
         return labels
 
     def images(self, positions: Sequence[int] | NDArray[Any]) -> torch.Tensor:

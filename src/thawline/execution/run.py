@@ -1,7 +1,8 @@
-"""One run: source model -> judge it -> phases -> select on validation -> test once -> record."""
+"""One run: source model -> evaluate it -> phases -> select on validation -> test once -> record."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import warnings
@@ -9,27 +10,28 @@ from typing import Any
 
 import torch
 
-from thawline.execution import distributed, judging
+from thawline.datasets import Split
+from thawline.execution import distributed
 from thawline.execution.averaging import average
+from thawline.execution.before_tuning import before_tuning
 from thawline.execution.checkpoint import AtEpochs, Checkpoint, Saved
 from thawline.execution.diagnostics import Diagnosis
+from thawline.execution.evaluate import Metrics
+from thawline.execution.finish import Finished, Outcome, finish
 from thawline.execution.fitting import Fit, OnEpoch, prepare_fit
 from thawline.execution.inputs import phase_inputs
-from thawline.execution.outcome import Outcome, make_record, write_files
 from thawline.execution.packing import Pack
 from thawline.execution.probing import solve_path
 from thawline.execution.regularizing import Regularizing, why_whole
-from thawline.execution.shifted_tests import shifted_metrics
 from thawline.execution.threads import on_threads
 from thawline.execution.weights import source_backbone, with_head
 from thawline.freeze_policies import Phase
 from thawline.ledger.runs import run_once
 from thawline.planning.plan import Plan
 from thawline.planning.session import Workbench
-from thawline.records import Record, Resumption, write_record
+from thawline.records import Record, Resumption
 from thawline.runtime.clock import now
 from thawline.runtime.memory import freeing, keep_freed_memory
-from thawline.tasks.classification.metrics import confusion_matrix
 from thawline.trackers import Mirrored, mirroring, summary_of
 from thawline.training.module import Predictions
 
@@ -87,7 +89,7 @@ def _built_alike(plan: Plan) -> str:
     seed = settings.seed if settings.backbone.weights is None and plan.source is None else ""
     source = plan.source.identity if plan.source else ""
     network = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r}"
-    return f"{network} {source} {plan.splits.classes} {plan.transform.output_size} {seed}"
+    return f"{network} {source} {plan.outputs} {plan.transform.output_size} {seed}"
 
 
 class _Run:
@@ -105,23 +107,20 @@ class _Run:
         self._regularizing = Regularizing(plan, bench, self._model, self._backbone, _built_alike(plan))
 
     def to_record(self, source_record: Record | None) -> Record:
-        """Judge, train, select, test, and write the record."""
+        """Evaluate before tuning, train, select, and finish."""
         plan, outcome = self._plan, self._outcome
         saved = self._checkpoint.read()
         if saved is not None:
             outcome = self._go_on(saved)
         elif source_record is not None:
-            outcome.metrics |= judging.before_tuning(plan, self._model, self._backbone, self._bench, source_record)
+            outcome.metrics |= before_tuning(plan, self._model, self._backbone, self._bench, source_record)
         for index, phase in enumerate(plan.phases):
             if saved is None or index >= saved.phase:
                 fit = self._fit(index, phase, saved.fit if saved is not None and index == saved.phase else None)
-        predictions = self._test(fit)
-        outcome.metrics |= shifted_metrics(plan, self._model, self._bench)
-        outcome.diagnostics = self._diagnosis.of(self._model)
-        files = write_files(plan, self._model, predictions, outcome) if distributed.is_first() else {}
-        record = make_record(plan, self._model, self._backbone, outcome, files)
+        outcome.metrics["val"] = self._validated()
+        evaluate = functools.partial(self._evaluated, fit)
+        record = finish(Finished(plan, self._model, self._backbone, outcome, evaluate, self._diagnosis), self._bench)
         if distributed.is_first():
-            write_record(plan.folder, record)
             self._checkpoint.remove()
         return record
 
@@ -172,17 +171,13 @@ class _Run:
         outcome.absorb(plan, self._model, fit)
         return fit
 
-    def _test(self, fit: Fit) -> Predictions:
-        """The selected epoch's metrics on validation, as they were when it was chosen, and on test, opened now."""
-        plan, outcome = self._plan, self._outcome
+    def _validated(self) -> Metrics:
+        """The selected epoch's metrics on validation, as they were when it was chosen."""
+        outcome = self._outcome
         chosen = outcome.history[outcome.selection.epoch] if outcome.selection else {}
-        outcome.metrics["val"] = {
-            name.removeprefix("val/"): value for name, value in chosen.items() if name.startswith("val/")
-        }
-        began = time.perf_counter()
+        return {name.removeprefix("val/"): value for name, value in chosen.items() if name.startswith("val/")}
+
+    def _evaluated(self, fit: Fit, split: Split) -> tuple[Metrics, Predictions]:
+        """The metrics and predictions of the selected epoch on the test split, by all devices."""
         fit.trainer.test(fit.module, dataloaders=fit.batches.loader("test"), verbose=False)
-        outcome.evaluate_seconds = time.perf_counter() - began
-        outcome.metrics["test"] = dict(fit.module.evaluated)
-        predictions = Predictions.joined(distributed.gathered(fit.module.predictions))
-        outcome.confusion = confusion_matrix(predictions.labels, predictions.predicted, len(plan.splits.classes))
-        return predictions
+        return dict(fit.module.evaluated), Predictions.joined(distributed.gathered(fit.module.predictions))

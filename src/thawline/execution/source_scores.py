@@ -38,7 +38,7 @@ def source_scores(plan: Plan, backbone: Backbone, bench: Workbench) -> Scores:
         model = TransferModel(backbone.module, nn.Identity(), backbone.mean, backbone.std)
         size, device = plan.settings.trainer.eval_batch_size, bench.device(plan.settings)
         features = activations(model, (), decoded_images(plan, bench), split.indices, size, device).features
-        return scores(features, torch.from_numpy(split.labels), backbone.source_classifier)
+        return scores(features, torch.from_numpy(split.targets), backbone.source_classifier)
 
     return bench.once("source scores", source_key(plan, bench) + plan.splits.train.sha256, make)
 

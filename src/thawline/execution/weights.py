@@ -12,7 +12,7 @@ from torch import nn
 
 from thawline.adapters import attach
 from thawline.errors import usage_error
-from thawline.execution.outcome import BEST_FILE, MODEL_FILE
+from thawline.execution.finish import BEST_FILE, MODEL_FILE
 from thawline.files import atomic_write
 from thawline.network.model import TransferModel
 from thawline.planning.plan import Plan, plan_run, weights_file
@@ -106,7 +106,7 @@ def with_head(plan: Plan, backbone: Backbone) -> TransferModel:
 def new_head(plan: Plan, backbone: Backbone) -> nn.Module:
     """The run's head as it is initialised."""
     settings = plan.settings
-    return settings.head.build(backbone.feature_dim, plan.splits.classes, backbone.source_classifier, settings.seed)
+    return settings.head.build(backbone.feature_dim, plan.outputs, backbone.source_classifier, settings.seed)
 
 
 def restore(model: TransferModel, best_file: Path) -> None:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 PREDICTIONS_FILE = "predictions.npz"
 _TOLERANCE = 1e-5
 """Of metrics that are computed again: probabilities are float32, and their sums are in another order."""
-_LEAST_PROBABILITY = 1e-30
-"""Below it a float32 probability says too little of its logarithm."""
 
 
 def problems_of_run(folder: Path) -> list[str]:
@@ -78,7 +76,7 @@ def _of_counts(record: Record) -> Iterator[str]:
     if record.confusion_matrix and counted != tested:
         yield f"the confusion matrix counts {counted} samples, the test split has {tested}"
     for name, split in record.splits.items():
-        if sum(split.per_class) != split.samples:
+        if split.per_class and sum(split.per_class) != split.samples:
             yield f"the classes of {name} add up to {sum(split.per_class)}, not {split.samples}"
 
 
@@ -145,56 +143,34 @@ def _number(value: Any) -> float:
 
 
 def _of_tests(folder: Path, record: Record) -> Iterator[str]:
-    """The test metrics and the confusion matrix follow from the predictions on file."""
+    """The test metrics, and what the record has of its task alone, follow from the predictions on file."""
     metrics = record.metrics.get("test")
     if PREDICTIONS_FILE not in record.files or not metrics or not (folder / PREDICTIONS_FILE).is_file():
         return
+    from thawline.planning.settings import task_of
+
+    try:
+        task = task_of(record)
+    except UsageError as error:
+        yield f"{RECORD_FILE}: config.task: {error.problems[0].message}"
+        return
+    outputs = task.outputs(record.classes)
     try:
         with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in ("index", "label", "probabilities")}
-        again, matrix = _rebuilt(arrays, len(record.classes))
+            arrays = {name: stored[name] for name in stored.files}
+        _ = arrays["index"], arrays[task.TARGET_ARRAY]
+        again, fields = task.recomputed(arrays, outputs), task.record_fields(arrays, outputs)
     except (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         yield f"{PREDICTIONS_FILE}: cannot be read: {error}"
         return
     test = record.splits.get("test")
-    if test is not None and np.bincount(arrays["label"], minlength=len(record.classes)).tolist() != test.per_class:
-        yield f"{PREDICTIONS_FILE}: its labels are not those of the test split"
-    if record.confusion_matrix and matrix != record.confusion_matrix:
-        yield f"{RECORD_FILE}: confusion_matrix: not that of {PREDICTIONS_FILE}"
+    if test is not None and task.per_output(arrays[task.TARGET_ARRAY], outputs) != test.per_class:
+        yield f"{PREDICTIONS_FILE}: its targets are not those of the test split"
+    for name, value in fields.items():
+        if getattr(record, name) != value:
+            yield f"{RECORD_FILE}: {name}: not that of {PREDICTIONS_FILE}"
     for name, said in metrics.items():
-        low, high = again.get(name) or _top_k(arrays, name) or (-math.inf, math.inf)
+        low, high = again.get(name, (-math.inf, math.inf))
         slack = _TOLERANCE * max(1.0, abs(high))
         if said is not None and math.isfinite(said) and not low - slack <= said <= high + slack:
             yield f"{RECORD_FILE}: metrics.test.{name}: {said:.6f}, and {PREDICTIONS_FILE} gives {low:.6f}"
-
-
-def _rebuilt(arrays: Arrays, classes: int) -> tuple[dict[str, tuple[float, float]], list[list[int]]]:
-    """The bounds of each metric that follows from the predictions, and the confusion matrix."""
-    import torch
-
-    from thawline.tasks.classification.metrics import classification_metrics, confusion_matrix
-
-    labels, probabilities = torch.from_numpy(arrays["label"]), torch.from_numpy(arrays["probabilities"])
-    matrix = confusion_matrix(labels, probabilities.argmax(dim=1), classes)
-    if not probabilities.isfinite().all():
-        return {}, matrix
-    metrics = classification_metrics(classes, top_k=1)
-    metrics.update(probabilities, labels)
-    values = {name: float(value) for name, value in metrics.compute().items()}
-    # Of probabilities, not logits, it is none.
-    del values["loss"]
-    of_labels = arrays["probabilities"][np.arange(len(arrays["label"])), arrays["label"]].astype(np.float64)
-    if len(of_labels) and of_labels.min() > _LEAST_PROBABILITY:
-        values["loss"] = float(-np.log(of_labels).mean())
-    return {name: (value, value) for name, value in values.items()}, matrix
-
-
-def _top_k(arrays: Arrays, name: str) -> tuple[float, float] | None:
-    """The bounds of ``top<k>``: probabilities may be equal where the logits were not."""
-    k = name.removeprefix("top")
-    if name == k or not k.isdigit():
-        return None
-    probabilities, label = arrays["probabilities"], arrays["label"]
-    of_label = probabilities[np.arange(len(label)), label][:, None]
-    before, with_equals = (probabilities > of_label).sum(axis=1), (probabilities >= of_label).sum(axis=1)
-    return float((with_equals <= int(k)).mean()), float((before < int(k)).mean())

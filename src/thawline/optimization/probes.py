@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import ClassVar, final
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,8 @@ class LBFGSPath(Spec):
     For each inverse strength C, from strong to weak and each from the one before, sum CE + ‖W‖² / (2 C) is minimised
     over the head on the features; C is chosen on validation. The solutions are scikit-learn's LogisticRegression's.
     """
+
+    TASKS: ClassVar[frozenset[str] | None] = frozenset({"classification"})
 
     c_min: float = Field(default=1e-6, gt=0.0)
     c_max: float = Field(default=1e5, gt=0.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 from thawline.backbones import BackboneSpec
 from thawline.datasets import Splits
-from thawline.errors import usage_error
+from thawline.errors import Problem, UsageError, usage_error
 from thawline.files import finite
 from thawline.freeze_policies import Phase
 from thawline.network import Network, SourceClassifier
@@ -31,7 +31,8 @@ IDENTITY_FORMAT = 2
 class Plan:
     """One run, ready to start.
 
-    `code` is the source code of its own classes, by module; `identity_parts` are what the identity was made from.
+    `outputs` are the names of the head's outputs; `code` is the source code of its own classes, by module;
+    `identity_parts` are what the identity was made from.
     """
 
     identity: str
@@ -44,6 +45,7 @@ class Plan:
     network: Network
     phases: tuple[Phase, ...]
     source: Plan | None
+    outputs: tuple[str, ...] = ()
     shifted: tuple[ShiftedSet, ...] = ()
     code: Mapping[str, SourceFile] = field(default_factory=dict)
     identity_parts: Mapping[str, Any] = field(default_factory=dict)
@@ -62,6 +64,8 @@ class Plan:
         if self.source is None:
             return []
         test, source = self.splits.test, self.source.splits
+        if test is None:
+            return []
         seen = self.splits.copies(test, (source, "train"), (source, "val"))
         return [f"{seen} of {len(test)} test images were training or validation images of the source"] if seen else []
 
@@ -90,13 +94,15 @@ def _plan(
     settings: RunSettings, config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench, label: str
 ) -> Plan:
     settings.backbone.check()
+    _check_task(settings)
     source = None
     if settings.source is not None:
         source = _plan(settings.source, source_config(config), (), bench, f"source of {label}")
-    splits = bench.splits(settings)
+    splits = _fitting(bench.splits(settings), settings)
+    outputs = settings.task.outputs(splits.classes)
     skeleton = bench.skeleton(settings)
     transform = settings.transform.fitted(skeleton.input_size, skeleton.interpolation, skeleton.crop_pct)
-    network = bench.network(settings, splits.classes, _classifier_to_come(settings, source, bench))
+    network = bench.network(settings, outputs, _classifier_to_come(settings, source, bench))
     phases = phases_of(settings.freeze_policy, network, settings.trainer.max_epochs)
     if settings.trainer.shares_weights:
         _check_shared(settings, splits)
@@ -133,10 +139,41 @@ def _plan(
         network,
         phases,
         source,
+        outputs,
         shifted,
         code,
         decides,
     )
+
+
+def _fitting(splits: Splits, settings: RunSettings) -> Splits:
+    """The data set's splits, without test where the run may not open it.
+
+    Raises:
+        UsageError: the task has no use for targets of this kind.
+    """
+    task = settings.task
+    if splits.target != task.TARGET:
+        needed = f"{task.NAME} needs a data set whose targets are of kind {task.TARGET!r}"
+        raise usage_error("task", f"{needed}; those of this one are of kind {splits.target!r}")
+    return splits if settings.open_test else splits.without_test()
+
+
+def _check_task(settings: RunSettings) -> None:
+    """Refuse, by name, what has no meaning for the run's task."""
+    task = settings.task.NAME
+    used: dict[str, Any] = {"head": settings.head, "probe": settings.probe, "adapter": settings.adapter}
+    used |= {f"regularizer.{name}": regularizer for name, regularizer in settings.regularizer.items()}
+    used |= {f"shift.{name}": shift for name, shift in settings.shift.items()}
+    problems = [
+        Problem(field, f"it is of {', '.join(sorted(component.TASKS))} alone, and the task is {task}")
+        for field, component in used.items()
+        if getattr(component, "TASKS", None) is not None and task not in component.TASKS
+    ]
+    if settings.diagnostics.transferability and task not in settings.diagnostics.TASKS_WITH_TRANSFERABILITY:
+        problems.append(Problem("diagnostics.transferability", f"its scores are of classes, and the task is {task}"))
+    if problems:
+        raise UsageError(problems)
 
 
 def _data_identity(splits: Splits) -> dict[str, Any]:
@@ -144,9 +181,7 @@ def _data_identity(splits: Splits) -> dict[str, Any]:
     return {
         "fingerprint": splits.fingerprint,
         "classes": list(splits.classes),
-        "splits": {
-            name: split.sha256 for name, split in (("train", splits.train), ("val", splits.val), ("test", splits.test))
-        },
+        "splits": {name: split.sha256 for name, split in splits.opened.items()},
     }
 
 
@@ -159,7 +194,7 @@ def _classifier_to_come(settings: RunSettings, source: Plan | None, bench: Workb
 
     weights = str(settings.backbone.weights)
     if source is not None:
-        classes, head = source.splits.classes, source.network.head
+        classes, head = source.outputs, source.network.head
     elif weights.startswith("run:"):
         record = require_record(run_folder(settings.output_dir, weights.removeprefix("run:")))
         classes = tuple(record.classes)
@@ -220,7 +255,7 @@ def _check_shared(settings: RunSettings, splits: Splits) -> None:
     if settings.trainer.precision in ("16-mixed", "64-true"):
         precision = settings.trainer.precision
         raise usage_error("trainer.precision", f"{precision} does not go with fsdp; take bf16-mixed or 32-true")
-    smallest = min(len(split.indices) for split in (splits.train, splits.val, splits.test))
+    smallest = min(len(split.indices) for split in splits.opened.values())
     if smallest < settings.trainer.devices:
         raise usage_error("trainer.devices", f"{settings.trainer.devices}: a split has {smallest} samples only")
 

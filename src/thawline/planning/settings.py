@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from thawline.adapters import Adapter
 from thawline.backbones import BackboneSpec
 from thawline.datasets import Dataset
-from thawline.errors import Problem, UsageError
+from thawline.errors import Problem, UsageError, nearest
 from thawline.freeze_policies import FreezePolicy
 from thawline.heads import Head
 from thawline.optimization.learning_rates import LearningRates
@@ -19,15 +19,12 @@ from thawline.optimization.optimizers import Optimizer
 from thawline.optimization.probes import LBFGSPath
 from thawline.optimization.schedulers import Scheduler
 from thawline.planning.shift import Shift
-from thawline.records.metrics import (
-    CLASSIFICATION_HEADLINE,
-    CLASSIFICATION_TIE_BREAK,
-    SelectionRule,
-    classification_definitions,
-    selection_rule,
-)
+from thawline.records import Record
+from thawline.records.metrics import SelectionRule, selection_rule
 from thawline.regularizers import Regularizer
 from thawline.specs import Spec, resolve, validate
+from thawline.tasks import Task
+from thawline.tasks.classification import Classification
 from thawline.trackers import LoggerSpec
 from thawline.transforms import Transform
 
@@ -93,30 +90,19 @@ class TrainerSettings(Spec):
 
 
 class LossSettings(Spec):
-    """Cross-entropy; `label_smoothing` mixes the labels with the uniform distribution."""
+    """What tasks read of their loss; `label_smoothing` mixes a class with the uniform distribution."""
 
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
 class MetricSettings(Spec):
-    """`monitor` is the validation metric that chooses the epoch; `top_k` adds a top-k accuracy.
+    """`monitor` is the validation metric that chooses the epoch; null: the task's headline metric.
 
-    Where it ties, the epoch with the smaller validation loss is chosen.
+    Where it ties, the epoch with the smaller validation loss is chosen. `top_k` adds a top-k accuracy of classes.
     """
 
-    monitor: Literal["top1", "macro_accuracy", "macro_f1", "loss"] = "top1"
+    monitor: str | None = None
     top_k: int = Field(default=5, ge=1)
-
-    @property
-    def rule(self) -> SelectionRule:
-        """How the epoch, and whatever else a run chooses on validation, is chosen."""
-        definitions = classification_definitions([self.monitor, CLASSIFICATION_TIE_BREAK])
-        return selection_rule(self.monitor, definitions, CLASSIFICATION_TIE_BREAK)
-
-    @property
-    def headline(self) -> str:
-        """The metric that stands for a run where one number is shown."""
-        return CLASSIFICATION_HEADLINE
 
 
 class CacheSettings(Spec):
@@ -158,6 +144,8 @@ class DiagnosticsSettings(Spec):
         samples: validation pictures for `cka` and `feature_distance`, at most.
     """
 
+    TASKS_WITH_TRANSFERABILITY: ClassVar[frozenset[str]] = frozenset({"classification"})
+
     drift: bool = True
     cka: bool = False
     feature_distance: bool = False
@@ -190,7 +178,10 @@ class AverageSettings(Spec):
 
 
 class RunSettings(Spec):
-    """One run. Fields hold validated specs; `source` is the whole configuration of the source run, if there is one."""
+    """One run. Fields hold validated specs; `source` is the whole configuration of the source run, if there is one.
+
+    `open_test` says whether the run may open the test split, after everything is chosen on validation.
+    """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"logger", "output_dir", "sweep", "source"})
 
@@ -206,8 +197,10 @@ class RunSettings(Spec):
     learning_rates: LearningRates
     regularizer: dict[str, Regularizer] = Field(default_factory=dict)
     trainer: TrainerSettings
+    task: Task
     loss: LossSettings
     metrics: MetricSettings
+    open_test: bool = True
     shift: dict[str, Shift] = Field(default_factory=dict)
     diagnostics: DiagnosticsSettings = DiagnosticsSettings()
     average: AverageSettings | None = None
@@ -218,6 +211,13 @@ class RunSettings(Spec):
     data_seed: int = Field(ge=0)
     output_dir: Path
     source: RunSettings | None = None
+
+    @property
+    def rule(self) -> SelectionRule:
+        """How the epoch, and whatever else a run chooses on validation, is chosen."""
+        monitor = str(self.metrics.monitor)
+        names = [monitor, *([self.task.TIE_BREAK] if self.task.TIE_BREAK else [])]
+        return selection_rule(monitor, self.task.definitions(names), self.task.TIE_BREAK)
 
     @field_validator("regularizer")
     @classmethod
@@ -251,7 +251,9 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
         except UsageError as error:
             problems.extend(Problem(f"source.{p.field}", p.message) for p in error.problems)
     try:
-        settings: RunSettings = validate(RunSettings, {**resolve(values), "source": source})
+        resolved = _with_task(resolve(values))
+        problems.extend(_monitor_problems(resolved))
+        settings: RunSettings = validate(RunSettings, {**resolved, "source": source})
     except UsageError as error:
         known = {str(problem) for problem in error.problems}
         raise UsageError(
@@ -260,6 +262,42 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
     if problems:
         raise UsageError(problems)
     return settings
+
+
+def task_of(record: Record) -> Task:
+    """The task of a finished run.
+
+    Raises:
+        UsageError: it is a class that the command line has not allowed.
+    """
+    values = _with_task({name: resolve(record.config.get(name)) for name in ("task", "loss", "metrics")})
+    if not isinstance(values["task"], Task):
+        raise UsageError(Problem("task", f"{values['task']!r} is no task"))
+    return values["task"]
+
+
+def _with_task(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with a task, and with its headline metric where none is named to choose the epoch.
+
+    Configurations of before there were tasks are of classification.
+    """
+    loss, metrics = values.get("loss"), values.get("metrics")
+    if not isinstance(loss, Mapping) or not isinstance(metrics, Mapping):
+        return dict(values)
+    task = values.get("task")
+    if task is None:
+        task = Classification(label_smoothing=loss.get("label_smoothing", 0.0), top_k=metrics.get("top_k", 5))
+    if isinstance(task, Task) and metrics.get("monitor") is None:
+        metrics = {**metrics, "monitor": task.HEADLINE}
+    return {**values, "task": task, "metrics": metrics}
+
+
+def _monitor_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    task, metrics = values.get("task"), values.get("metrics")
+    if isinstance(task, Task) and isinstance(metrics, Mapping) and metrics.get("monitor") not in task.MONITORS:
+        name = str(metrics.get("monitor"))
+        hint = nearest(name, task.MONITORS) or f"; it may be {', '.join(task.MONITORS)}"
+        yield Problem("metrics.monitor", f"{name!r} chooses no epoch of task {task.NAME}{hint}")
 
 
 def source_config(config: Mapping[str, Any]) -> dict[str, Any]:

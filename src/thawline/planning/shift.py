@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import BeforeValidator, Field, field_validator
@@ -38,8 +38,8 @@ class ShiftedSet:
     Attributes:
         name: its metrics are under ``test/<name>``.
         split: its pictures.
-        labels: the target class of every picture of ``split.images``, (N,), as a place in `classes`.
-        classes: the target classes that it is judged over, (C',); the model's other outputs are left out.
+        targets: the target of every image of ``split.images``, (N, ...); a class counts through `outputs`.
+        outputs: which of the model's outputs it is evaluated over, (C',); None: all.
         decode: picture -> uint8 (3, H, W).
         pixels: what decides the pixels beside the pictures themselves (JSON-able).
         fingerprint: the SHA-256 of the data set's content.
@@ -50,8 +50,8 @@ class ShiftedSet:
 
     name: str
     split: Split
-    labels: NDArray[np.int64]
-    classes: NDArray[np.int64]
+    targets: NDArray[Any]
+    outputs: NDArray[np.int64] | None
     decode: Callable[[Image], Tensor]
     pixels: Mapping[str, Any]
     fingerprint: str
@@ -99,12 +99,14 @@ class Corruptions(Spec):
     def sets(self, splits: Splits, transform: Transform, load: Load) -> Sequence[ShiftedSet]:
         """``name-strength`` for each; all count in the mean ``corruptions``."""
         test = splits.test
+        if test is None:
+            return ()
         return [
             ShiftedSet(
                 name=set_name(name, strength),
                 split=Split(CorruptedImages(test.images, transform.decode, name, strength), test.indices),
-                labels=test.images.labels,
-                classes=np.arange(len(splits.classes)),
+                targets=test.images.targets,
+                outputs=None,
                 decode=_as_it_is,
                 pixels={**_fixed(transform), "corruption": name, "strength": strength, "numpy": np.__version__},
                 fingerprint=splits.fingerprint,
@@ -126,6 +128,8 @@ class OtherDataset(Spec):
         part: its test pictures (``test``), or all of its pictures (``all``), where nothing ever trained on them.
     """
 
+    TASKS: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     dataset: Dataset
     name: str = Field("other", pattern=_NAME)
     class_map: dict[Annotated[str, BeforeValidator(str)], Annotated[str, BeforeValidator(str)]] | None = None
@@ -133,6 +137,8 @@ class OtherDataset(Spec):
 
     def sets(self, splits: Splits, transform: Transform, load: Load) -> Sequence[ShiftedSet]:
         """One set, under `name`."""
+        if splits.test is None:
+            return ()
         other = load(self.dataset)
         places = self._places(other.classes, splits.classes)
         judged = np.unique([place for place in places if place >= 0])
@@ -140,9 +146,9 @@ class OtherDataset(Spec):
             raise usage_error(
                 "class_map", f"two target classes or more are needed to choose among; it maps to {len(judged)}"
             )
-        labels = np.searchsorted(judged, places)[other.images.labels]
-        mapped = np.asarray(places)[other.images.labels] >= 0
-        parts = (other.train, other.val, other.test) if self.part == "all" else (other.test,)
+        labels = np.searchsorted(judged, places)[other.images.targets]
+        mapped = np.asarray(places)[other.images.targets] >= 0
+        parts = [split for name, split in other.opened.items() if self.part == "all" or name == "test"]
         indices = np.sort(np.concatenate([part.indices[mapped[part.indices]] for part in parts]))
         left_out = [name for name, place in zip(other.classes, places, strict=True) if place < 0]
         chosen = Split(other.images, indices)
@@ -151,8 +157,8 @@ class OtherDataset(Spec):
             ShiftedSet(
                 name=self.name,
                 split=chosen,
-                labels=labels.astype(np.int64),
-                classes=judged.astype(np.int64),
+                targets=labels.astype(np.int64),
+                outputs=judged.astype(np.int64),
                 decode=transform.decode,
                 pixels=_fixed(transform),
                 fingerprint=other.fingerprint,
@@ -178,7 +184,7 @@ class OtherDataset(Spec):
 
 @dataclass(frozen=True)
 class CorruptedImages:
-    """Pictures at the model's size, corrupted; labels and keys are those of `images`."""
+    """Pictures at the model's size, corrupted; targets and keys are those of `images`."""
 
     images: Images
     decode: Callable[[Image], Tensor]
@@ -186,9 +192,9 @@ class CorruptedImages:
     strength: int
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """The class of each picture, (N,)."""
-        return self.images.labels
+    def targets(self) -> NDArray[Any]:
+        """The target of each image, (N, ...)."""
+        return self.images.targets
 
     def __len__(self) -> int:
         return len(self.images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ class CoTuning(Spec):
 
     `logit_scale` calibrates the source's classifier first: 0.884 is the authors' for torchvision's ResNet-50.
     """
+
+    TASKS: ClassVar[frozenset[str] | None] = frozenset({"classification"})
 
     weight: Weight
     relation: Literal["calibrated", "direct"] = "calibrated"

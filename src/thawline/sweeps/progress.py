@@ -46,7 +46,7 @@ class SweepProgress:
 
     def start(self, plan: Plan) -> None:
         """A run starts."""
-        self._began, self._headline = time.monotonic(), plan.settings.metrics.headline
+        self._began, self._headline = time.monotonic(), plan.settings.task.HEADLINE
         epochs = sum(phase.epochs or 0 for phase in plan.phases)
         self._progress.reset(self._epochs, total=epochs, description="epochs", visible=True, note="")
 

@@ -1,1 +1,8 @@
-"""Tasks: what a target is, and everything that follows from it."""
+"""Tasks: what a target is, and everything that follows from it.
+
+A new one is a folder with a final class that extends `Task`, and a yaml in ``conf/task``.
+"""
+
+from thawline.tasks.task import LossTerm, Task
+
+__all__ = ["LossTerm", "Task"]

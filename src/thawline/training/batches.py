@@ -31,23 +31,23 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: tensors (B, ...), the model's or the suffix's inputs.
-        labels: (B,) int64.
+        targets: (B, ...), what the task wants of each image.
         rows: (B,) int64, the samples' indices in their data set.
         share: this device's share in the mean over the whole batch, times the number of devices.
     """
 
     inputs: tuple[torch.Tensor, ...]
-    labels: torch.Tensor
+    targets: torch.Tensor
     rows: torch.Tensor
     share: float
 
 
 @dataclass(frozen=True)
 class Part:
-    """One split as a fit reads it: rows of a data set, their labels (indexed by row) and their inputs."""
+    """One split as a fit reads it: rows of a data set, their targets (indexed by row) and their inputs."""
 
     rows: Rows
-    labels: Rows
+    targets: NDArray[np.generic]
     inputs: Inputs
 
 
@@ -117,8 +117,8 @@ class _Reader(Dataset[Batch]):
 
     def __getitem__(self, item: tuple[int, Rows, float]) -> Batch:
         epoch, rows, share = item
-        labels = torch.from_numpy(self._part.labels[rows])
-        return Batch(self._part.inputs.read(epoch, rows), labels, torch.from_numpy(rows), share)
+        targets = torch.from_numpy(self._part.targets[rows])
+        return Batch(self._part.inputs.read(epoch, rows), targets, torch.from_numpy(rows), share)
 
 
 class Batches(LightningDataModule):

@@ -15,7 +15,7 @@ from thawline.training.sharding import own_share
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-    from thawline.training.module import Classification
+    from thawline.training.module import FitModule
 
 
 class FreezeContractBreach(RuntimeError):
@@ -124,11 +124,19 @@ class FreezeContract(Callback):
     def _unused(self, pl_module: LightningModule) -> set[str]:
         """Parameters that get no gradient even when all of them train: the forward pass does not read them."""
         module = copy.deepcopy(self._whole).requires_grad_(True)
-        height, width = cast("Classification", pl_module).input_size
+        height, width = cast("FitModule", pl_module).input_size
         image = torch.zeros((2, 3, height, width), dtype=torch.uint8, device=module.pixel_mean.device)
         module.eval()
-        module(image).float().sum().backward()
+        _total(module(image)).backward()
         return {name for name, parameter in module.named_parameters() if parameter.grad is None}
+
+
+def _total(outputs: Any) -> torch.Tensor:
+    """The sum of everything that a head gives: a tensor, or tensors in lists, tuples and dictionaries."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs.float().sum()
+    parts = outputs.values() if isinstance(outputs, dict) else outputs
+    return torch.stack([_total(part) for part in parts]).sum()
 
 
 def _bit_equal(one: torch.Tensor, other: torch.Tensor) -> bool:

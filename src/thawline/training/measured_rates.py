@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pytorch_lightning import Callback
-from torch.nn import functional as F
 
 from thawline.optimization.learning_rates import MeasuredRates
 from thawline.training.batches import Batches
@@ -16,7 +15,7 @@ from thawline.training.penalties import COMPANIONS
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-    from thawline.training.module import Classification
+    from thawline.training.module import FitModule
 
 
 class RenewedRates(Callback):
@@ -28,15 +27,14 @@ class RenewedRates(Callback):
     Args:
         rates: what is measured.
         batches: the fit's data.
-        label_smoothing: of the loss.
     """
 
-    def __init__(self, rates: MeasuredRates, batches: Batches, label_smoothing: float) -> None:
-        self._rates, self._batches, self._label_smoothing = rates, batches, label_smoothing
+    def __init__(self, rates: MeasuredRates, batches: Batches) -> None:
+        self._rates, self._batches = rates, batches
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, set, and leave the rates for the epoch's row of the history."""
-        module = cast("Classification", pl_module)
+        module = cast("FitModule", pl_module)
         (optimizer,) = trainer.optimizers
         (config,) = trainer.lr_scheduler_configs
         names = {id(parameter): name for name, parameter in module.model.named_parameters()}
@@ -49,7 +47,7 @@ class RenewedRates(Callback):
         rates = {group["place"]: group["initial_lr"] for group in optimizer.param_groups}
         module.measured = {"learning_rates": rates}
 
-    def _measure(self, module: Classification, epoch: int, places: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    def _measure(self, module: FitModule, epoch: int, places: Mapping[str, Sequence[str]]) -> dict[str, float]:
         wanted = {name for names in places.values() for name in names}
         parameters = {name: p for name, p in module.model.named_parameters() if name in wanted}
         training = module.training
@@ -61,16 +59,14 @@ class RenewedRates(Callback):
             module.train(training)
 
     def _gradients(
-        self, module: Classification, epoch: int, parameters: Mapping[str, torch.Tensor]
+        self, module: FitModule, epoch: int, parameters: Mapping[str, torch.Tensor]
     ) -> Iterator[dict[str, torch.Tensor]]:
         """A gradient for each batch, or for each example, by parameter name; zeros where a parameter is not used."""
         for pieces in self._batches.first_of(epoch, batches=self._rates.batches, samples=self._rates.examples):
             sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
             for piece in pieces:
                 batch = module.transfer_batch_to_device(piece, module.device, 0)
-                loss = F.cross_entropy(
-                    module.outputs(batch).float(), batch.labels, label_smoothing=self._label_smoothing
-                )
+                loss = module.loss(module.outputs(batch).float(), batch)
                 found = torch.autograd.grad(loss * batch.share, list(parameters.values()), allow_unused=True)
                 for name, gradient in zip(parameters, found, strict=True):
                     if gradient is not None:

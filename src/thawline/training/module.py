@@ -1,9 +1,9 @@
-"""Image classification as a Lightning module: one instance per phase and fit."""
+"""The Lightning module of a fit, whatever the task: one instance per phase."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch.nn import functional as F
 
 from thawline.freeze_policies import Phase
 from thawline.network import Network
@@ -20,14 +19,14 @@ from thawline.optimization.learning_rates import LearningRates, Uniform
 from thawline.optimization.optimizers import Optimizer, States
 from thawline.optimization.schedulers import Scheduler
 from thawline.randomness import counter_seed, seed_generators
-from thawline.tasks.classification.metrics import classification_metrics
+from thawline.tasks import Task
 from thawline.training.batches import Batch
 from thawline.training.penalties import COMPANIONS, Penalties
 from thawline.training.sharding import FullySharded, share_like, share_out
 
 Forward = Callable[..., torch.Tensor]
-_MOST_UNCOUNTED = 2**20
-"""Logits of an evaluation that wait for the metrics: 4 MiB."""
+_MAX_BUFFERED_OUTPUTS = 2**20
+"""Numbers of an evaluation's outputs that are kept until the metrics get them in one call: 4 MiB."""
 
 
 @dataclass(frozen=True)
@@ -40,50 +39,48 @@ class Forwards:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised and how: everything of a classification fit that is not the model or the data."""
+    """What is minimised and how: everything of a fit that is not the model or the data.
+
+    `outputs` are the names of the head's outputs; `monitor` is the validation metric that can stop the fit.
+    """
 
     optimizer: Optimizer
     scheduler: Scheduler
-    classes: int
-    top_k: int
+    task: Task
+    outputs: tuple[str, ...]
     monitor: str
     seed: int
-    label_smoothing: float = 0.0
     learning_rates: LearningRates = field(default_factory=Uniform)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the model said of each sample: rows (N,), labels (N,) and probabilities (N, C), on the CPU."""
+    """What the model said of each sample: rows (N,) and what the task keeps of them by name, (N, ...); on the CPU."""
 
     rows: torch.Tensor
-    labels: torch.Tensor
-    probabilities: torch.Tensor
+    kept: Mapping[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, task: Task, outputs: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> Predictions:
+        """What the task keeps of a batch."""
+        kept = {name: value.cpu() for name, value in task.predictions(outputs, targets).items()}
+        return cls(rows.cpu(), kept)
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
         """The predictions of several batches or processes, in the order of the samples' rows."""
         rows = torch.cat([part.rows for part in parts])
         order = rows.argsort(stable=True)
-        labels = torch.cat([part.labels for part in parts])[order]
-        return cls(rows[order], labels, torch.cat([part.probabilities for part in parts])[order])
-
-    @property
-    def predicted(self) -> torch.Tensor:
-        """The most probable class of each sample, (N,)."""
-        return self.probabilities.argmax(dim=1)
+        kept = {name: torch.cat([part.kept[name] for part in parts])[order] for name in parts[0].kept}
+        return cls(rows[order], kept)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """``index`` (N,), ``label`` (N,) and ``probabilities`` (N, C) for a file."""
-        return {
-            "index": self.rows.numpy(),
-            "label": self.labels.numpy(),
-            "probabilities": self.probabilities.numpy(),
-        }
+        """``index`` (N,) and what the task keeps, for a file."""
+        return {"index": self.rows.numpy(), **{name: value.numpy() for name, value in self.kept.items()}}
 
 
-class Classification(pl.LightningModule):
-    """Cross-entropy over one phase's trainable parameters.
+class FitModule(pl.LightningModule):
+    """Minimises the task's loss over one phase's trainable parameters.
 
     Args:
         model: the whole model; its trainable set is the phase's.
@@ -91,7 +88,7 @@ class Classification(pl.LightningModule):
         network: the parameters by layer group, for the optimizer's groups.
         phase: the phase, and its index in the run.
         first_epoch: how many epochs of the run came before this phase.
-        objective: optimizer, schedule, loss and metrics.
+        objective: task, optimizer and schedule.
         input_size: (H, W) of the images.
         states: what the optimizer of the phase before remembered, for the parameters that go on with it.
         penalties: the regularizers of the phase.
@@ -121,8 +118,9 @@ class Classification(pl.LightningModule):
         self.companions = self._penalties.companions
         self._steps = 1
         self._train_sums = torch.zeros(0)
-        self._metrics = classification_metrics(objective.classes, objective.top_k)
-        self._uncounted: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._task = objective.task
+        self._metrics = self._task.metrics(objective.outputs)
+        self._buffer: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._tested: list[Predictions] = []
         self.evaluated: dict[str, float] = {}
         self.moved: set[str] = model.changing_names()
@@ -150,8 +148,8 @@ class Classification(pl.LightningModule):
         self.history = list(checkpoint["history"])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch; what is there already need not be looked through, tensor by tensor."""
-        if batch.labels.device == device:
+        """Move a batch; no-op if it is on `device` already."""
+        if batch.rows.device == device:
             return batch
         moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         return moved
@@ -159,7 +157,8 @@ class Classification(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Start the epoch's sums."""
         self._epoch_start = time.perf_counter()
-        self._train_sums = torch.zeros(3 + len(self._penalties.columns), dtype=torch.float64, device=self.device)
+        columns = 2 + len(self._task.TRAINING_SCORES) + len(self._penalties.columns)
+        self._train_sums = torch.zeros(columns, dtype=torch.float64, device=self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make the step's randomness (dropout, drop path) a function of seed, phase, step and rank."""
@@ -167,22 +166,30 @@ class Classification(pl.LightningModule):
         seed_generators(counter_seed("step", *place), self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """The mean cross-entropy of the batch and its penalties; the shares of several devices add up to the mean."""
+        """The mean loss of the batch and its penalties; the shares of several devices add up to the mean."""
         with self._penalties.watching():
-            logits = self._forwards.train(*batch.inputs)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self._objective.label_smoothing)
+            outputs = self._forwards.train(*batch.inputs)
+        loss = self.loss(outputs, batch)
         objective, penalties = self._penalties.objective(loss, batch, self.trainer.global_step, self._steps)
         with torch.no_grad():
-            correct = (logits.argmax(dim=1) == batch.labels).sum().double()
-            n = correct.new_tensor(len(batch.labels))
-            self._train_sums += torch.cat([torch.stack([loss.detach().double() * n, correct, n]), penalties * n])
+            n = torch.tensor(len(batch.rows), dtype=torch.float64, device=loss.device)
+            scores = [score.double() for score in self._task.training_scores(outputs, batch.targets)]
+            self._train_sums += torch.cat([torch.stack([loss.detach().double() * n, *scores, n]), penalties * n])
         return objective * batch.share
 
+    def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The task's loss of a batch, a scalar: the sum of its terms' means."""
+        terms = list(self._task.losses(outputs, batch.targets).values())
+        return terms[0].mean if len(terms) == 1 else torch.stack([term.mean for term in terms]).sum()
+
     def on_train_epoch_end(self) -> None:
-        """Add the epoch to the history, with its training loss and accuracy over all devices."""
+        """Add the epoch to the history, with its training loss and scores over all devices."""
         sums = self.trainer.strategy.reduce(self._train_sums, reduce_op="sum")
-        loss, correct, n, *penalties = sums.tolist()
-        trained = {"train/loss": loss / n, "train/top1": correct / n}
+        names = self._task.TRAINING_SCORES
+        loss, scores, n = float(sums[0]), sums[1 : 1 + len(names)].tolist(), float(sums[1 + len(names)])
+        penalties = sums[2 + len(names) :].tolist()
+        trained = {"train/loss": loss / n}
+        trained |= {f"train/{name}": score / n for name, score in zip(names, scores, strict=True)}
         trained |= {name: total / n for name, total in zip(self._penalties.columns, penalties, strict=True)}
         self.history.append(
             {
@@ -208,9 +215,8 @@ class Classification(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the metrics and keep its predictions."""
-        logits = self._evaluate(batch)
-        probabilities = logits.float().softmax(dim=1)
-        self._tested.append(Predictions(batch.rows.cpu(), batch.labels.cpu(), probabilities.cpu()))
+        outputs = self._evaluate(batch)
+        self._tested.append(Predictions.of(self._task, outputs, batch.targets, batch.rows))
 
     @property
     def predictions(self) -> Predictions:
@@ -247,25 +253,25 @@ class Classification(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def outputs(self, batch: Batch) -> torch.Tensor:
-        """The logits (B, classes) of a batch, as in evaluation."""
+        """The outputs (B, ...) of a batch, as in evaluation."""
         return self._forwards.evaluate(*batch.inputs)
 
     def _evaluate(self, batch: Batch) -> torch.Tensor:
-        logits = self.outputs(batch)
-        self._uncounted.append((logits.float(), batch.labels))
-        if sum(len(labels) for _, labels in self._uncounted) * self._objective.classes >= _MOST_UNCOUNTED:
-            self._count()
-        return logits
+        outputs = self.outputs(batch)
+        self._buffer.append((outputs.float(), batch.targets))
+        if sum(kept.numel() for kept, _ in self._buffer) >= _MAX_BUFFERED_OUTPUTS:
+            self._flush_metrics()
+        return outputs
 
-    def _count(self) -> None:
-        """Give the metrics what waits for them: a call costs as much as a small network's batch."""
-        if self._uncounted:
-            logits, labels = zip(*self._uncounted, strict=True)
-            self._metrics.update(torch.cat(logits), torch.cat(labels))
-            self._uncounted.clear()
+    def _flush_metrics(self) -> None:
+        """Update the metrics with the buffered batches: a call costs as much as a small network's batch."""
+        if self._buffer:
+            outputs, targets = zip(*self._buffer, strict=True)
+            self._metrics.update(torch.cat(outputs), torch.cat(targets))
+            self._buffer.clear()
 
     def _finish(self) -> dict[str, float]:
-        self._count()
+        self._flush_metrics()
         self.evaluated = {name: float(value) for name, value in self._metrics.compute().items()}
         self._metrics.reset()
         return self.evaluated

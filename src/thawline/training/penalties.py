@@ -117,8 +117,8 @@ def _size(companions: nn.Module | None) -> int:
 
 
 def _step_of(batch: Batch, *, with_images: bool) -> Step:
-    whole = round(_world_size() * len(batch.labels) / batch.share)
-    return Step(batch.inputs[0] if with_images else None, batch.labels, whole, whole_batch)
+    whole = round(_world_size() * len(batch.rows) / batch.share)
+    return Step(batch.inputs[0] if with_images else None, batch.targets, whole, whole_batch)
 
 
 def _weight(

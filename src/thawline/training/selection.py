@@ -17,7 +17,7 @@ from thawline.training.sharding import put_whole, whole
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-    from thawline.training.module import Classification
+    from thawline.training.module import FitModule
 
 
 class Selection(Checkpoint):
@@ -68,7 +68,7 @@ class Selection(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the epoch, after the module has logged it."""
-        module = cast("Classification", pl_module)
+        module = cast("FitModule", pl_module)
         row = module.history[-1]
         if not math.isfinite(row["train/loss"]):
             self.diverged = True

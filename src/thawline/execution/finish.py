@@ -1,12 +1,12 @@
-"""What a run leaves: its files and its record."""
+"""The one end of every run, trained, packed or averaged: evaluate on test, diagnose, write the files and the record."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from pydantic import BaseModel
 from safetensors.torch import save
 
 from thawline.execution import distributed
-from thawline.execution.shifted_tests import shifted_splits
+from thawline.execution.evaluate import Metrics, shifted_metrics, shifted_splits
 from thawline.files import atomic_write, sha256_of_file
 from thawline.invocation import Invocation
 from thawline.ledger import provenance
 from thawline.network.model import TransferModel
 from thawline.optimization.optimizers import States
 from thawline.planning.plan import IDENTITY_FORMAT, Plan
+from thawline.planning.session import Workbench
 from thawline.planning.statements import recipe_of, strategy_of
 from thawline.records import (
     ContractRecord,
@@ -37,14 +38,15 @@ from thawline.records import (
     SourceFileRecord,
     SplitRecord,
     WeightsRecord,
+    write_record,
 )
-from thawline.records.metrics import CLASSIFICATION_TIE_BREAK, classification_definitions
 from thawline.runtime.clock import now
 from thawline.runtime.memory import peak_memory_bytes
 from thawline.training.module import Predictions
 
 if TYPE_CHECKING:
     from thawline.backbones import Backbone
+    from thawline.datasets import Split
     from thawline.execution.fitting import Fit
 
 BEST_FILE = "best.safetensors"
@@ -61,7 +63,8 @@ _PARTS: Mapping[str, type[BaseModel]] = {"phases": PhaseRecord, "contract": Cont
 class Outcome:
     """What a run's phases leave, one after the other.
 
-    `optimizer` is what the last one's remembered, if it is kept; `companions` what its regularizers trained themselves.
+    `optimizer` is what the last one's remembered, if it is kept; `companions` what its regularizers trained themselves;
+    `task_fields` what the record has of its task alone.
     """
 
     started_at: str = field(default_factory=now)
@@ -77,7 +80,7 @@ class Outcome:
     selection: Selection | None = None
     diverged: bool = False
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    confusion: list[list[int]] = field(default_factory=list)
+    task_fields: dict[str, Any] = field(default_factory=dict)
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     samples: int = 0
@@ -121,28 +124,83 @@ class Outcome:
         self.contract.append(fit.contract.of_phase(fit.phase.name))
         self.phases.append(_phase_record(model, fit))
         self.selection = Selection.by(
-            plan.settings.metrics.rule,
+            plan.settings.rule,
             value=selection.best_value,
             phase=fit.index,
             epoch=fit.first_epoch + max(0, selection.best_epoch),
         )
 
 
-def write_files(plan: Plan, model: TransferModel, predictions: Predictions, outcome: Outcome) -> dict[str, str]:
+class Diagnoses(Protocol):
+    """What is measured of a model beside its metrics."""
+
+    def of(self, model: TransferModel) -> dict[str, Any]:
+        """The diagnostics of the chosen model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What has been trained or averaged, at the epoch or average that validation chose.
+
+    Attributes:
+        plan: the run.
+        model: the whole model, with the chosen weights.
+        backbone: the source that it started from.
+        outcome: what led there.
+        evaluate: the metrics and predictions of the model on a split, over all devices.
+        diagnosis: measures the model against its start.
+        notes: what a reader of the record has to know beside the plan's notes.
+        facts: further diagnostics.
+    """
+
+    plan: Plan
+    model: TransferModel
+    backbone: Backbone
+    outcome: Outcome
+    evaluate: Callable[[Split], tuple[Metrics, Predictions]]
+    diagnosis: Diagnoses
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def finish(run: Finished, bench: Workbench) -> Record:
+    """Evaluate on test if the plan opens it, which nothing else does; then diagnose and write the files and the record.
+
+    Every process of a run on several devices calls it; the first one writes.
+    """
+    plan, outcome, test, predictions = run.plan, run.outcome, run.plan.splits.test, None
+    if test is not None:
+        began = time.perf_counter()
+        outcome.metrics["test"], predictions = run.evaluate(test)
+        outcome.task_fields = plan.settings.task.record_fields(predictions.arrays(), plan.outputs)
+        outcome.metrics |= shifted_metrics(plan, run.model, bench)
+        outcome.evaluate_seconds += time.perf_counter() - began
+    outcome.diagnostics = {**run.diagnosis.of(run.model), **run.facts}
+    first = distributed.is_first()
+    files = _write_files(plan, run.model, predictions, outcome) if first else {}
+    record = _make_record(run, files)
+    if first:
+        write_record(plan.folder, record)
+    return record
+
+
+def _write_files(plan: Plan, model: TransferModel, predictions: Predictions | None, outcome: Outcome) -> dict[str, str]:
     """The tensors that training moved, and what was said of each test sample; returns file name -> SHA-256."""
     state = model.state_dict()
     best = {name: state[name].detach().cpu().contiguous() for name in sorted(outcome.moved)}
     with atomic_write(plan.folder / BEST_FILE) as stream:
         stream.write(save(best))
+    if predictions is None:
+        return {BEST_FILE: sha256_of_file(plan.folder / BEST_FILE)}
     with atomic_write(plan.folder / PREDICTIONS_FILE) as stream:
         np.savez_compressed(stream, allow_pickle=False, **predictions.arrays())
     return {name: sha256_of_file(plan.folder / name) for name in (BEST_FILE, PREDICTIONS_FILE)}
 
 
-def make_record(
-    plan: Plan, model: TransferModel, backbone: Backbone, outcome: Outcome, files: dict[str, str]
-) -> Record:
+def _make_record(run: Finished, files: dict[str, str]) -> Record:
     """The record of a run that is through."""
+    plan, model, outcome, task = run.plan, run.model, run.outcome, run.plan.settings.task
     if outcome.selection is None:
         raise RuntimeError("a run without a phase has nothing to record")
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -157,7 +215,8 @@ def make_record(
         strategy=strategy_of(plan),
         recipe=recipe_of(plan),
         classes=list(plan.splits.classes),
-        provenance=_provenance(plan, backbone, outcome),
+        task=task.NAME,
+        provenance=_provenance(plan, run.backbone, outcome),
         splits=_split_records(plan) | shifted_splits(plan),
         layer_groups=[
             GroupRecord(
@@ -179,10 +238,9 @@ def make_record(
         history=outcome.history,
         selection=outcome.selection,
         metrics=outcome.metrics,
-        metric_definitions=classification_definitions({name for split in outcome.metrics.values() for name in split}),
-        headline=plan.settings.metrics.headline,
-        tie_break=CLASSIFICATION_TIE_BREAK,
-        confusion_matrix=outcome.confusion,
+        metric_definitions=task.definitions({name for split in outcome.metrics.values() for name in split}),
+        headline=task.HEADLINE,
+        tie_break=task.TIE_BREAK,
         freeze_contract=FreezeContractRecord(phases=outcome.contract),
         cost=Cost(
             total_seconds=time.perf_counter() - outcome.began,
@@ -200,7 +258,9 @@ def make_record(
             *plan.splits.notes,
             *(note for item in plan.shifted for note in item.notes),
             *distributed.notes(plan, sorted(outcome.moved - sizes.keys())),
+            *run.notes,
         ],
+        **outcome.task_fields,
     )
 
 
@@ -247,12 +307,12 @@ def _provenance(plan: Plan, backbone: Backbone, outcome: Outcome) -> Provenance:
 
 
 def _split_records(plan: Plan) -> dict[str, SplitRecord]:
-    classes = len(plan.splits.classes)
+    task = plan.settings.task
     return {
         name: SplitRecord(
             samples=len(split.indices),
             sha256=split.sha256,
-            per_class=[int(count) for count in split.per_class(classes)],
+            per_class=task.per_output(split.targets, plan.outputs),
         )
-        for name, split in (("train", plan.splits.train), ("val", plan.splits.val), ("test", plan.splits.test))
+        for name, split in plan.splits.opened.items()
     }

@@ -10,11 +10,11 @@ from torch import nn
 
 from thawline.datasets import Split
 from thawline.execution.decoding import decoded_images
+from thawline.execution.evaluate import metrics_of
 from thawline.network.model import TransferModel
 from thawline.planning.plan import Plan
 from thawline.planning.session import Workbench
 from thawline.records import Record
-from thawline.tasks.classification.metrics import classification_metrics
 
 if TYPE_CHECKING:
     from thawline.backbones import Backbone
@@ -25,8 +25,8 @@ def before_tuning(
 ) -> dict[str, dict[str, float | None]]:
     """The metrics of the copy before tuning, on validation splits: the test splits stay closed.
 
-    ``before/target``: with the new head as it is initialised, and ``nearest_mean_top1``, the accuracy of the class
-    whose mean training feature is nearest (no training at all: what the source features know of the target).
+    ``before/target``: with the new head as it is initialised, and what the task measures of the source's features
+    without any training.
     ``before/source``: with the source run's own head, on the source's validation split; it must be what the source
     run recorded, up to rounding.
     """
@@ -42,9 +42,9 @@ def before_tuning(
         name: bench.once("features", f"{key} {split.sha256}", functools.partial(_features, plan, model, bench, split))
         for name, split in (("train", splits.train), ("val", splits.val))
     }
-    labels = {"train": _labels(splits.train), "val": _labels(splits.val)}
-    target = _metrics(model.head, features["val"], labels["val"], plan)
-    target["nearest_mean_top1"] = _nearest_mean(features, labels, len(splits.classes))
+    targets = {"train": _targets(splits.train), "val": _targets(splits.val)}
+    target = _metrics(model.head, features["val"], targets["val"], plan)
+    target |= plan.settings.task.without_training(features, targets, plan.outputs)
     classifier = backbone.source_classifier
     head = nn.Linear(classifier.weight.shape[1], classifier.weight.shape[0])
     with torch.no_grad():
@@ -54,7 +54,7 @@ def before_tuning(
     source_features = bench.once(
         "features", f"{source.identity} val", lambda: _features(source, model, bench, source_val)
     )
-    return {"before/target": target, "before/source": _metrics(head, source_features, _labels(source_val), source)}
+    return {"before/target": target, "before/source": _metrics(head, source_features, _targets(source_val), source)}
 
 
 def _features(plan: Plan, model: TransferModel, bench: Workbench, split: Split) -> torch.Tensor:
@@ -73,20 +73,11 @@ def _features(plan: Plan, model: TransferModel, bench: Workbench, split: Split) 
     return features.clone()
 
 
-def _labels(split: Split) -> torch.Tensor:
-    return torch.from_numpy(split.images.labels[split.indices])
+def _targets(split: Split) -> torch.Tensor:
+    return torch.from_numpy(split.images.targets[split.indices])
 
 
-def _metrics(head: nn.Module, features: torch.Tensor, labels: torch.Tensor, plan: Plan) -> dict[str, float | None]:
-    metrics = classification_metrics(len(plan.splits.classes), plan.settings.metrics.top_k)
+def _metrics(head: nn.Module, features: torch.Tensor, targets: torch.Tensor, plan: Plan) -> dict[str, float | None]:
     head.eval()
     with torch.inference_mode():
-        metrics.update(head(features), labels)
-    return {name: float(value) for name, value in metrics.compute().items()}
-
-
-def _nearest_mean(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], classes: int) -> float:
-    """Accuracy of the nearest class mean, by Euclidean distance."""
-    means = torch.stack([features["train"][labels["train"] == label].mean(dim=0) for label in range(classes)])
-    nearest = torch.cdist(features["val"], means).argmin(dim=1)
-    return float((nearest == labels["val"]).float().mean())
+        return metrics_of(plan, head(features), targets)
