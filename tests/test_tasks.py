@@ -36,7 +36,8 @@ class Brightness(Spec):
     def load(self, data_seed, cache_dir=None):
         levels = np.linspace(0, 255, self.count).round().astype(np.uint8)
         pixels = np.broadcast_to(levels[:, None, None, None], (self.count, 8, 8, 3)).copy()
-        images = ArrayImages(pixels, (levels[:, None] / 255).astype(np.float32), [f"{i:03d}" for i in range(self.count)])
+        keys = [f"{index:03d}" for index in range(self.count)]
+        images = ArrayImages(pixels, (levels[:, None] / 255).astype(np.float32), keys)
         part = np.arange(self.count) % 5
         return Splits(
             train=Split(images, np.flatnonzero(part < 3)),
