@@ -55,8 +55,8 @@ lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(INSTALLED)  ## mypy, strict
-	$(BIN)/mypy
+types: $(INSTALLED)  ## mypy, strict, for every Python that is supported
+	for version in 3.11 3.12 3.13; do $(BIN)/mypy --python-version $$version || exit 1; done
 
 bench: $(INSTALLED)  ## side by side with the plain way; writes docs/performance.md
 	$(BIN)/python -m benchmarks

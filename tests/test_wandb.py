@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import wandb
 import yaml
+from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.conftest import REPOSITORY, TINY, records
 from thawline import trackers as loggers
@@ -20,29 +22,47 @@ from thawline.records import load_record
 WANDB = [override for override in TINY if override != "logger=none"] + ["logger=wandb"]
 
 
-def inspect(folder: Path) -> list[dict]:
-    """The entries of a W&B run's transaction log, by W&B's own reader, in a process of its own."""
-    tool = Path(sys.executable).with_name("wandb")
-    done = subprocess.run([tool, "leet", "inspect", "--json", folder], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def entries(folder: Path) -> list[Record]:
+    """The entries of a W&B run's transaction log: W&B's own messages in LevelDB's log format.
+
+    After W&B's header of 7 bytes, blocks of 32 KiB with fragments: checksum (4 bytes), length (2), kind (1), data.
+    """
+    (log,) = folder.glob("*.wandb")
+    content, place, found, message = log.read_bytes(), 7, [], b""
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:  # too short for a fragment
+            place += 32768 - place % 32768
+            continue
+        length, kind = struct.unpack_from("<HB", content, place + 4)
+        message += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last fragment
+            found.append(Record.FromString(message))
+            message = b""
+    return found
+
+
+def values_of(items) -> dict:
+    return {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
 
 
 class Seen:
     """What a W&B run holds: its id, configuration, rows, summary and exit codes."""
 
     def __init__(self, folder: Path) -> None:
-        entries = inspect(folder)
-        (self.run,) = [entry["run"] for entry in entries if entry["type"] == "run"]
-        self.config = {key: value for key, value in self.run["config"]["update"].items() if key != "_wandb"}
-        rows = [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
+        of: dict[str, list] = {"history": [], "exit": [], "summary": []}
+        for entry in entries(folder):
+            kind = entry.WhichOneof("record_type")
+            of.setdefault(kind, []).append(getattr(entry, kind))
+        (self.run,) = of["run"]
+        self.config = {key: value for key, value in values_of(self.run.config.update).items() if key != "_wandb"}
+        rows = [values_of(history.item) for history in of["history"]]
         self.rows = [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
         self.steps = [row["_step"] for row in rows]
-        self.exits = [entry["exit"]["exit_code"] for entry in entries if entry["type"] == "exit"]
+        self.exits = [end.exit_code for end in of["exit"]]
         self.summary: dict = {}
-        for entry in entries:
-            if entry["type"] == "summary":
-                self.summary.update(entry["summary"]["update"])
+        for summary in of["summary"]:
+            self.summary.update(values_of(summary.update))
 
 
 def folders(pattern: str = "outputs/runs/*") -> list[Path]:
@@ -63,9 +83,9 @@ def test_every_job_of_a_multirun_is_a_wandb_run_of_its_own(thawline):
     assert len(folders()) == 2
     for folder in folders():
         seen, record = Seen(folder), load_record(folder.parent.parent)
-        assert seen.run["run_id"] == record.identity
-        assert seen.run["run_group"] == "grid"
-        assert seen.run["display_name"] == f"freeze_policy.k={record.config['freeze_policy']['k']}"
+        assert seen.run.run_id == record.identity
+        assert seen.run.run_group == "grid"
+        assert seen.run.display_name == f"freeze_policy.k={record.config['freeze_policy']['k']}"
         assert seen.config == record.config
         assert seen.exits == [0]
         assert_mirrors(seen, record)
@@ -76,8 +96,8 @@ def test_every_job_of_a_multirun_is_a_wandb_run_of_its_own(thawline):
 
 def assert_summarises(seen: Seen, folder: Path) -> None:
     """The sweep's own W&B run has its tables and its figure."""
-    assert seen.run["run_group"] == "grid"
-    assert seen.run["job_type"] == "sweep"
+    assert seen.run.run_group == "grid"
+    assert seen.run.job_type == "sweep"
     figure = Path(folder, "files", seen.summary["figure.path"])
     assert figure.read_bytes() == Path("outputs/sweeps/grid/report/figure.png").read_bytes()
     assert seen.summary["table._type"] == "table-file"
@@ -146,14 +166,14 @@ def test_sync_makes_wandb_runs_again_from_records_alone(thawline):
         assert result.status == 0, result.err
         assert "2 runs and the sweep's summary" in result.out
         assert "wandb sync outputs/sweeps/grid/wandb/offline-run-*" in result.out
-    made = {Seen(folder).run["run_id"]: Seen(folder) for folder in folders("outputs/sweeps/grid")}
+    made = {Seen(folder).run.run_id: Seen(folder) for folder in folders("outputs/sweeps/grid")}
     assert set(made) == {folder.name for folder in records()} | {loggers.summary_identity("grid")}
     assert len(folders("outputs/sweeps/grid")) == 3
     for folder in records():
         record = load_record(folder)
         seen = made[record.identity]
-        assert (seen.run["project"], seen.run["run_group"]) == ("rebuilt", "grid")
-        assert seen.run["display_name"] == f"freeze_policy.k={record.config['freeze_policy']['k']}"
+        assert (seen.run.project, seen.run.run_group) == ("rebuilt", "grid")
+        assert seen.run.display_name == f"freeze_policy.k={record.config['freeze_policy']['k']}"
         assert seen.config == record.config
         assert seen.exits == [0]
         assert_mirrors(seen, record)
@@ -171,10 +191,10 @@ def test_a_wandb_agent_finds_its_run_whether_or_not_it_had_to_be_trained():
         environment = {**os.environ, "WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": agent}
         subprocess.run([program, "train", *WANDB, "freeze_policy.k=1"], env=environment, check=True)
     (record,) = [load_record(folder) for folder in records()]
-    by_id = {Seen(folder).run["run_id"]: Seen(folder) for folder in folders()}
+    by_id = {Seen(folder).run.run_id: Seen(folder) for folder in folders()}
     assert set(by_id) == {"agent1", "agent2"}
     for seen in by_id.values():
-        assert seen.run["sweep_id"] == "sweep1"
+        assert seen.run.sweep_id == "sweep1"
         assert_mirrors(seen, record)
 
 
