@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -23,6 +24,7 @@ from thawline.ledger.leases import OWNER_FILE, read_owner, try_claim
 from thawline.ledger.runs import status_of
 from thawline.records import load_record, read_record, write_record
 from thawline.runtime import signals
+from thawline.sweeps import local
 
 
 class Stub:
@@ -32,7 +34,7 @@ class Stub:
         self.ran: list[int] = []
         self.behave: Callable[[int], None] = lambda seed: None
 
-    def __call__(self, plan, bench, *, group, on_epoch):
+    def __call__(self, plan, bench, *, group, on_epoch, packs=None):
         self.ran.append(plan.settings.seed)
         self.behave(plan.settings.seed)
         record = make_records.record(
@@ -290,6 +292,105 @@ def test_what_a_replaced_owner_would_write_is_not_written(thawline, stub):
     assert thawline("train", *TINY).status == 1
     (folder,) = Path("outputs/runs").iterdir()
     assert json.loads((folder / "state.json").read_text())["state"] == "running"
+
+
+def test_a_folder_that_is_deleted_under_its_run_has_its_own_message_and_leaves_nothing(thawline, stub, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
+
+    def delete(seed: int) -> None:
+        shutil.rmtree("outputs")
+        # What a run writes would make its folder anew.
+        write_record(Path("outputs/runs/half"), make_records.record(identity="half"))
+        shutil.move("outputs/runs/half", folder)
+        (folder / "record.json").rename(folder / "best.safetensors")
+        wait_for(lambda: False, "the signal to itself")
+
+    def begin(seed: int) -> None:
+        nonlocal folder
+        (folder,) = Path("outputs/runs").iterdir()
+        delete(seed)
+
+    folder = Path()
+    stub.behave = begin
+    result = thawline("train", *TINY)
+    assert result.status == 1
+    assert result.err == (
+        f"error: cannot write {folder}: the folder was deleted while its run was going on; "
+        "what is finished is safe, and the same command goes on from here\n"
+    )
+    assert not Path("outputs").exists()
+    stub.behave = failing()
+    assert thawline("train", *TINY).status == 0
+
+
+def test_a_run_that_another_host_has_taken_over_is_said(thawline, stub):
+    def lose(seed: int) -> None:
+        (folder,) = Path("outputs/runs").iterdir()
+        silent_owner(folder, 0)
+        raise ValueError("too late")
+
+    stub.behave = lose
+    assert "far:1 has taken the run over" in thawline("train", *TINY).err
+
+
+def test_an_owner_from_the_future_is_named_and_replaced_once_it_has_been_silent(thawline, stub, monkeypatch):
+    stub.behave = failing(0)
+    assert thawline("train", *TINY).status == 1
+    (folder,) = Path("outputs/runs").iterdir()
+    silent_owner(folder, -1e8)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        # While its time changes, it lives.
+        silent_owner(folder, -1e8 - len(waits)) if len(waits) < 3 else None
+        clock[0] += claims.STALE_SECONDS + 1
+
+    clock = [0.0]
+    monkeypatch.setattr(claims.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(local.time, "sleep", wait)
+    stub.behave = failing()
+    result = thawline("train", *TINY)
+    assert result.status == 0, result.err
+    assert "waiting for 1 run of far:1, until done or silent for 90 s" in result.out
+    assert len(waits) == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: (file.unlink(), file.mkdir()),
+        lambda file: file.write_text("[" * 100_000 + "]" * 100_000),
+        lambda file: file.write_text('{"a":' * 500 + "1" + "}" * 500),
+        lambda file: file.write_text(json.dumps({**json.loads(file.read_text()), "splits": None})),
+    ],
+    ids=["folder", "nested", "nested less", "lacks a node"],
+)
+def test_a_record_that_is_none_is_one_message_and_made_again(thawline, stub, damage):
+    assert thawline("train", *SWEEP).status == 0
+    folder = Path(states(thawline)[2]["folder"])
+    damage(folder / "record.json")
+    cell = states(thawline)[2]
+    assert (cell["state"], cell["error"]) == (
+        "failed", f"{folder / 'record.json'} is damaged; the same command makes it again",
+    )  # fmt: skip
+    for verb in (["verify", "grid"], ["report", "grid"]):
+        result = thawline(*verb)
+        assert "Traceback" not in result.err
+    stub.ran.clear()
+    assert thawline("train", *SWEEP).status == 0
+    assert stub.ran == [2]
+    assert {cell["state"] for cell in states(thawline).values()} == {"done"}
+
+
+def test_under_nohup_a_closed_terminal_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.listening():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -76,6 +80,61 @@ def test_verify_names_a_changed_file(thawline):
     assert result.status == 1
     assert damaged.name in result.out + result.err
     assert records()[0].name in result.out + result.err
+
+
+def edit(identity: str, change: Callable[[dict[str, Any]], object]) -> None:
+    file = Path("outputs/runs") / identity / "record.json"
+    content = json.loads(file.read_text())
+    change(content["config"])
+    file.write_text(json.dumps(content))
+
+
+def test_nothing_is_made_where_a_record_says(train, thawline, tmp_path):
+    record = train("source=digits_low", "trainer.max_epochs=1")
+    elsewhere = tmp_path / "elsewhere"
+
+    def point(config: dict[str, Any]) -> None:
+        config["cache"]["dir"] = config["output_dir"] = str(elsewhere)
+        config["source"]["cache"] = {"dir": str(elsewhere)}
+        config["source"]["output_dir"] = str(elsewhere)
+
+    edit(record.identity, point)
+    exported = thawline("export", record.identity, "--output", str(tmp_path / "model.safetensors"))
+    assert exported.status == 0, exported.err
+    assert thawline("reproduce", record.identity).status in (0, 1)
+    assert not elsewhere.exists()
+
+
+@pytest.mark.parametrize("node", ["cache", "trainer", "backbone", "freeze_policy", "dataset"])
+@pytest.mark.parametrize("verb", ["export", "reproduce"])
+def test_a_record_that_lacks_a_node_is_one_message(thawline, finished, verb, node):
+    edit(finished, lambda config: config.pop(node))
+    result = thawline(verb, finished)
+    assert result.status == 2, result.err
+    assert any(line.startswith(f"error: {node}: ") for line in result.err.splitlines()), result.err
+
+
+def test_a_source_that_is_no_group_is_one_message(thawline, finished):
+    edit(finished, lambda config: config.update(source=["digits"]))
+    result = thawline("reproduce", finished)
+    assert result.status == 2
+    assert "error: source: a group of fields belongs here (got ['digits'])" in result.err
+
+
+@pytest.fixture(scope="module")
+def trained(zygote, tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("trained")
+    done = zygote.run("train", *TINY, "trainer.max_epochs=1", folder=place)
+    assert done.wait() == 0, done.err
+    (folder,) = records(str(place / "outputs"))
+    return folder
+
+
+@pytest.fixture
+def finished(trained) -> str:
+    """The identity of a finished run, copied to where the test stands."""
+    shutil.copytree(trained, Path("outputs/runs") / trained.name)
+    return trained.name
 
 
 def test_the_exported_model_is_the_source_with_what_moved(train, thawline, tmp_path):

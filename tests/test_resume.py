@@ -95,6 +95,7 @@ def resumed_at(record: Record) -> list[tuple[str, int]]:
     [
         # A signal lets the epoch of steps 7, 8 and 9 end; a kill loses it; a second signal does not wait.
         ("TERM:8", 143, 3),
+        ("HUP:8", 129, 3),
         ("USR1:8", 138, 3),
         pytest.param("INT:8", 130, 3, marks=pytest.mark.slow),
         ("TERM:7,TERM:8", 143, 2),
@@ -236,12 +237,32 @@ def other_run(path: Path) -> None:
     torch.save(values, path)
 
 
+def without(*way: str) -> Callable[[Path], None]:
+    """Takes a key out of a whole checkpoint; of the text of the run's outcome, too."""
+
+    def damage(path: Path) -> None:
+        values = torch.load(path, weights_only=True)
+        holder = values if len(way) == 1 else values[way[0]]
+        if isinstance(holder, str):
+            values[way[0]] = json.dumps({key: item for key, item in json.loads(holder).items() if key != way[1]})
+        else:
+            del holder[way[-1]]
+        torch.save(values, path)
+
+    return damage
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "is damaged (the checksum of ": flip,
     "is damaged (File is not a zip file)": cut,
     f"is damaged (it is not a checkpoint of format {FORMAT})": lambda path: torch.save([1, 2], path),
     "was written by other versions of thawline, torch or Lightning": other_software,
     "belongs to another run": other_run,
+    "is damaged (it lacks 'identity')": without("identity"),
+    "is damaged (Saved.__init__() missing 1 required positional argument: 'tensors')": without("tensors"),
+    "is damaged (it lacks 'schedulers')": without("fit", "schedulers"),
+    "is damaged (it lacks 'epoch')": without("fit", "epoch"),
+    "is damaged (it lacks 'history')": without("run", "history"),
 }
 
 
@@ -256,6 +277,8 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_over(resum
         again = resuming.train(*LAST_TWO, stop="KILL:1")
         assert f"{checkpoint.relative_to(resuming.folder)} {said}" in again.err
         assert "; the run starts over" in again.err
+        # The next attempt does not meet it again.
+        assert not checkpoint.exists()
 
 
 @pytest.mark.slow

@@ -61,6 +61,19 @@ def remove_partial(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def remove_or_set_aside(path: Path) -> None:
+    """Remove a file that cannot be used. A folder in its place is kept, under another name.
+
+    Raises:
+        WriteError: that is not possible.
+    """
+    with _naming(path):
+        if path.is_dir() and not path.is_symlink():
+            path.rename(path.with_name(f"{path.name}.set-aside-{os.urandom(4).hex()}"))
+        else:
+            path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically. NaN and infinity become null: JSON has no word for them."""
     text = json.dumps(finite(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)

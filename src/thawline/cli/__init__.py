@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
@@ -49,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _print_error(error)
     except Interrupted as error:
-        print(f"interrupted by {error}; the same command goes on from here", file=sys.stderr)
+        # A closed terminal takes no message.
+        with contextlib.suppress(OSError):
+            print(f"interrupted by {error}; the same command goes on from here", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -25,6 +25,7 @@ def run(argv: Sequence[str]) -> int:
     from thawline.ledger.verification import problems_of_run
     from thawline.planning.plan import IDENTITY_FORMAT, plan_run
     from thawline.planning.session import Workbench
+    from thawline.planning.settings import recorded_config
     from thawline.records import require_record
 
     arguments = _parser().parse_args(argv)
@@ -38,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
     if damaged:
         raise usage_error("run", f"{folder}: {damaged[0]}")
     bench = Workbench()
-    plan = plan_run({**record.config, "output_dir": str(folder.parent.parent)}, record.overrides, bench)
+    plan = plan_run(recorded_config(record.config, folder.parent.parent), record.overrides, bench)
     if record.identity_format != IDENTITY_FORMAT:
         made = f"made by another version of thawline (identity format {record.identity_format}, not {IDENTITY_FORMAT})"
         raise usage_error("run", f"{folder}: {made}; run it again to export it")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -68,13 +67,14 @@ def _place(keep: Path | None) -> Iterator[Path]:
 
 def _config(recorded: Record, folder: Path, place: Path) -> dict[str, Any]:
     """The record's configuration with outputs and stores in `place`: nothing of the first time is read but weights."""
-    config = copy.deepcopy(recorded.config)
-    config |= {"output_dir": str(place), "logger": None}
-    config["cache"]["dir"] = str(place / "cache")
+    from thawline.planning.settings import recorded_config
+
+    config = recorded_config(recorded.config, place)
+    trainer, backbone = config.get("trainer"), config.get("backbone")
     # The number of threads decides how sums are split, and so their last bits.
-    if config["trainer"].get("threads") is None:
-        config["trainer"]["threads"] = recorded.provenance.threads
-    weights = str(config["backbone"].get("weights") or "")
+    if isinstance(trainer, dict) and trainer.get("threads") is None:
+        config["trainer"] = {**trainer, "threads": recorded.provenance.threads}
+    weights = str(backbone.get("weights") or "") if isinstance(backbone, dict) else ""
     if weights.startswith("run:"):
         runs = place / "runs"
         runs.mkdir(parents=True, exist_ok=True)

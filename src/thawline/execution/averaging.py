@@ -24,7 +24,7 @@ from thawline.execution.weights import source_backbone, with_head
 from thawline.freeze_policies import Phase
 from thawline.planning.plan import Plan, plan_run, run_folder
 from thawline.planning.session import Workbench
-from thawline.planning.settings import AverageSettings
+from thawline.planning.settings import AverageSettings, recorded_config
 from thawline.records import Record, Selection, require_record
 from thawline.records.metrics import NEVER
 from thawline.training.batches import Rows
@@ -135,7 +135,7 @@ def plan_of(identity: str, plan: Plan, bench: Workbench) -> Plan:
     """
     output_dir = plan.settings.output_dir
     record = require_record(run_folder(output_dir, identity))
-    return plan_run({**record.config, "output_dir": str(output_dir)}, record.overrides, bench)
+    return plan_run(recorded_config(record.config, output_dir), record.overrides, bench)
 
 
 class _Average:

@@ -18,7 +18,7 @@ import torch
 from pytorch_lightning import Callback
 
 from thawline.errors import WriteError
-from thawline.files import atomic_write
+from thawline.files import atomic_write, remove_or_set_aside
 from thawline.ledger import provenance
 from thawline.runtime import signals
 from thawline.training.fit_state import fit_state, put_back
@@ -50,6 +50,10 @@ class Saved:
     run: str
     tensors: dict[str, torch.Tensor]
     fit: dict[str, Any]
+
+
+class UnusableCheckpoint(Exception):
+    """A checkpoint loads, and its state does not fit the run: something in it is missing or of another shape."""
 
 
 class Checkpoint:
@@ -86,15 +90,18 @@ class Checkpoint:
         """What is there to go on from; None where there is nothing, or nothing that can be used (which is said)."""
         try:
             values = self._load()
+            if values.pop("identity") != self._identity:
+                self.refuse("belongs to another run")
+                return None
+            if values.pop("software") != _software():
+                self.refuse("was written by other versions of thawline, torch or Lightning")
+                return None
+            return Saved(**values)
         except FileNotFoundError:
             return None
-        except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
-            return self._refuse(f"is damaged ({_first_line(error)})")
-        if values.pop("identity") != self._identity:
-            return self._refuse("belongs to another run")
-        if values.pop("software") != _software():
-            return self._refuse("was written by other versions of thawline, torch or Lightning")
-        return Saved(**values)
+        except (OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, pickle.UnpicklingError) as error:
+            self.refuse(f"is damaged ({first_line(error)})")
+            return None
 
     def remove(self) -> None:
         """The run is done."""
@@ -114,9 +121,10 @@ class Checkpoint:
             raise ValueError(f"it is not a checkpoint of format {FORMAT}")
         return values
 
-    def _refuse(self, why: str) -> Saved | None:
+    def refuse(self, why: str) -> None:
+        """Say why the file cannot be used, and remove it: the next attempt must not fail by it again."""
         log.warning("%s %s; the run starts over", self._path, why)
-        return None
+        remove_or_set_aside(self._path)
 
 
 class AtEpochs(Callback):
@@ -145,7 +153,10 @@ class AtEpochs(Callback):
         # Lightning has put its own handlers over ours.
         signals.install()
         if self._fit is not None:
-            put_back(self._fit, trainer, pl_module)
+            try:
+                put_back(self._fit, trainer, pl_module)
+            except Exception as error:
+                raise UnusableCheckpoint(first_line(error)) from error
             self._fit = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -165,6 +176,9 @@ def _software() -> dict[str, str]:
     return {name: packages[name] for name in _DECIDING_PACKAGES}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What is wrong, in one line."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

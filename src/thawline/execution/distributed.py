@@ -142,10 +142,12 @@ def _start(plan: Plan, rank: int, world_size: int, port: int) -> _Rank:
     }
     environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // world_size)))
     log = plan.folder / f"rank-{rank}.log"
+    # A Ctrl-C at the terminal reaches this process alone, which passes it on: a second signal would stop them at once.
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "thawline.execution.rank", str(plan.folder / JOB_FILE), str(os.getpid())],
             env=environment, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )  # fmt: skip
     return _Rank(process, log)
 

@@ -14,7 +14,7 @@ from thawline.datasets import Split
 from thawline.execution import distributed
 from thawline.execution.averaging import average
 from thawline.execution.before_tuning import before_tuning
-from thawline.execution.checkpoint import AtEpochs, Checkpoint, Saved
+from thawline.execution.checkpoint import AtEpochs, Checkpoint, Saved, UnusableCheckpoint, first_line
 from thawline.execution.diagnostics import Diagnosis
 from thawline.execution.evaluate import Metrics
 from thawline.execution.finish import Finished, Outcome, finish
@@ -69,9 +69,18 @@ def execute(
         elif pack is not None:
             record = pack.record(plan, mirror.epoch)
         else:
-            record = _Run(plan, bench, mirror.epoch).to_record(source_record)
+            record = _trained(plan, bench, mirror.epoch, source_record)
         mirror.summary.update(summary_of(record))
     return record
+
+
+def _trained(plan: Plan, bench: Workbench, on_epoch: OnEpoch, source_record: Record | None) -> Record:
+    """The record of a run that trains; from its start where its checkpoint turns out to be of no use."""
+    try:
+        return _Run(plan, bench, on_epoch).to_record(source_record)
+    except UnusableCheckpoint as error:
+        Checkpoint(plan).refuse(f"is damaged ({error})")
+    return _Run(plan, bench, on_epoch).to_record(source_record)
 
 
 def _settle_libraries(plan: Plan, bench: Workbench) -> None:
@@ -127,12 +136,15 @@ class _Run:
     def _go_on(self, saved: Saved) -> Outcome:
         """Let the model and the outcome be what they were when the phase of the checkpoint began."""
         state = self._model.state_dict()
-        with torch.no_grad():
-            for name, tensor in saved.tensors.items():
-                state[name].copy_(tensor)
-        self._outcome = Outcome.from_text(saved.run)
-        phase = self._plan.phases[saved.phase].name
-        self._outcome.resumed.append(Resumption(phase=phase, epoch=saved.fit["epoch"], at=now()))
+        try:
+            with torch.no_grad():
+                for name, tensor in saved.tensors.items():
+                    state[name].copy_(tensor)
+            self._outcome = Outcome.from_text(saved.run)
+            phase = self._plan.phases[saved.phase].name
+            self._outcome.resumed.append(Resumption(phase=phase, epoch=saved.fit["epoch"], at=now()))
+        except Exception as error:
+            raise UnusableCheckpoint(first_line(error)) from error
         # A mirror numbers its rows by epoch: what it has already it leaves out, and what it lost it has again.
         for row in self._outcome.history:
             self._on_epoch(row)

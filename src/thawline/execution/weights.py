@@ -17,6 +17,7 @@ from thawline.files import atomic_write
 from thawline.network.model import TransferModel
 from thawline.planning.plan import Plan, plan_run, weights_file
 from thawline.planning.session import Workbench
+from thawline.planning.settings import recorded_config
 from thawline.records import require_record
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def backbone_of(spec: BackboneSpec, plan: Plan, bench: Workbench, field: str = "
     settings = plan.settings
     file = weights_file(spec, settings, field)
     if file is not None and str(spec.weights).startswith("run:"):
-        config = {**require_record(file.parent).config, "output_dir": str(settings.output_dir)}
+        config = recorded_config(require_record(file.parent).config, settings.output_dir)
         file = ensure_model(plan_run(config, (), bench), bench)
     return _laid_out(bench.backbone(spec, settings.seed, file), plan, bench)
 

@@ -3,21 +3,22 @@
 Two guards. The kernel's lock on ``run.lock`` is exact between the processes of one machine and ends with its holder.
 On a shared file system it may not reach other machines; so the owner also keeps ``owner.json`` and renews its time
 every `BEAT_SECONDS`. Another machine takes the folder over when that time is older than `STALE_SECONDS`, by the file
-system's own clock. An owner that finds itself replaced (it was suspended, or cut off) stops.
+system's own clock; where it lies in the future, when it has not changed for as long. An owner that finds itself
+replaced (it was suspended, or cut off) or its folder deleted stops.
 """
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import errno
 import functools
 import json
 import os
 import platform
-import signal
+import shutil
 import socket
 import threading
+import time
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,12 +26,15 @@ from types import TracebackType
 
 from thawline.errors import WriteError
 from thawline.files import write_json
+from thawline.runtime import signals
 from thawline.store.file_locks import FileLock, try_lock
 
 LOCK_FILE = "run.lock"
 OWNER_FILE = "owner.json"
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 90.0
+_from_the_future: dict[Path, tuple[float, float]] = {}
+"""Files with a time in the future: that time, and when this process first saw it."""
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
@@ -42,6 +46,11 @@ class Owner:
     host: str
     pid: int
     token: str
+
+    @property
+    def place(self) -> str:
+        """The host and the process, for a message."""
+        return f"{self.host}:{self.pid}" if self.host else "an unknown process"
 
 
 class Claim:
@@ -67,14 +76,30 @@ class Claim:
         self._beating.join()
         if self.is_mine():
             (self._folder / OWNER_FILE).unlink(missing_ok=True)
+            if self._lock is not None:
+                (self._folder / LOCK_FILE).unlink(missing_ok=True)
         if self._lock is not None:
-            (self._folder / LOCK_FILE).unlink(missing_ok=True)
             self._lock.release()
 
     def is_mine(self) -> bool:
         """Whether no other process has taken the folder over."""
         owner = read_owner(self._folder)
         return owner is not None and owner.token == self._owner.token
+
+    def lost(self) -> str:
+        """Why the folder is no longer held, in words; empty while it is."""
+        owner = read_owner(self._folder)
+        if owner is None:
+            return "the folder was deleted while its run was going on"
+        return "" if owner.token == self._owner.token else f"{owner.place} has taken the run over"
+
+    def remove_left_over(self) -> None:
+        """Remove what this process has written into the folder since it was deleted, unless another has it now."""
+        if not any((self._folder / name).exists() for name in (OWNER_FILE, LOCK_FILE)):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            for parent in self._folder.parents[:2]:
+                with contextlib.suppress(OSError):
+                    parent.rmdir()  # only where it is empty
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
@@ -83,7 +108,7 @@ class Claim:
                 with contextlib.suppress(OSError):
                     os.utime(self._folder / OWNER_FILE)
             elif not self._ended.is_set():
-                _thread.interrupt_main(signal.SIGTERM)
+                signals.stop_main_thread()
                 return
 
 
@@ -197,7 +222,14 @@ def _is_stale(path: Path) -> bool:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
-    return now - beat > STALE_SECONDS
+    if now >= beat:
+        return now - beat > STALE_SECONDS
+    # By a clock that goes ahead, of a host that may be gone: a living owner changes the time while one looks at it.
+    seen, since = _from_the_future.get(path, (beat, time.monotonic()))
+    if seen != beat:
+        since = time.monotonic()
+    _from_the_future[path] = (beat, since)
+    return time.monotonic() - since > STALE_SECONDS
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from thawline.errors import WriteError
-from thawline.files import atomic_write, make_folder, read_json, remove_partial, write_json
-from thawline.ledger.leases import Claim, is_claimed, try_claim
+from thawline.files import atomic_write, make_folder, read_json, remove_or_set_aside, remove_partial, write_json
+from thawline.ledger.leases import Claim, is_claimed, read_owner, try_claim
 from thawline.records import RECORD_FILE, Record, read_record
 from thawline.runtime import signals
 from thawline.runtime.clock import now
@@ -43,7 +44,7 @@ class RunFailed(Exception):
 
 
 class RunBusy(Exception):
-    """Another process has the run now."""
+    """Another process has the run now: its text is where."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def run_once(
         if record is not None:
             return record
         _raise_failure(plan, began)
-        (plan.folder / RECORD_FILE).unlink(missing_ok=True)
+        remove_or_set_aside(plan.folder / RECORD_FILE)
         remove_partial(plan.folder)
         for _retry in range(retries):
             with contextlib.suppress(RunFailed):
@@ -123,7 +124,8 @@ def _claimed(folder: Path, *, wait: bool) -> Iterator[Claim]:
     claim = try_claim(folder)
     while claim is None:
         if not wait:
-            raise RunBusy(str(folder))
+            owner = read_owner(folder)
+            raise RunBusy(owner.place if owner is not None else "another process")
         signals.check()
         time.sleep(POLL_SECONDS)
         claim = try_claim(folder)
@@ -143,24 +145,38 @@ def _attempt(plan: Plan, run: Callable[[Plan], Record], claim: Claim) -> Record:
     journal.write("running")
     try:
         record = run(plan)
-    except WriteError:
-        with contextlib.suppress(WriteError):
-            journal.failure(plan.identity)
-        raise
-    except Exception as error:
-        stopped = signals.requested()
-        if stopped is None:
-            raise journal.failure(plan.identity) from error
-        # What fails when the process is told to stop (a loader's worker got the same signal) is no failure of the run.
-        interruption = signals.Interrupted(stopped)
-        journal.write("interrupted", error=str(interruption))
-        raise interruption from error
     except BaseException as error:
-        with contextlib.suppress(WriteError):
-            journal.write("interrupted", error=str(error) or type(error).__name__)
-        raise
+        ended = _lost(plan.folder, claim) if claim.lost() else _ended(journal, plan.identity, error)
+        if ended is error:
+            raise
+        raise ended from error
+    if claim.lost() and read_record(plan.folder) is None:
+        raise _lost(plan.folder, claim)
     journal.write("done", record_stamp=_stamp(plan.folder / RECORD_FILE))
     return record
+
+
+def _ended(journal: _Journal, identity: str, error: BaseException) -> BaseException:
+    """What the command gets to know of an attempt that ended with `error`, which is on disk then."""
+    stopped = signals.requested()
+    if isinstance(error, WriteError):
+        with contextlib.suppress(WriteError):
+            journal.failure(identity)
+        return error
+    if isinstance(error, Exception) and stopped is None:
+        return journal.failure(identity)
+    # What fails when the process is told to stop (a loader's worker got the same signal) is no failure of the run.
+    interruption = signals.Interrupted(stopped) if isinstance(error, Exception) and stopped is not None else error
+    with contextlib.suppress(WriteError):
+        journal.write("interrupted", error=str(interruption) or type(interruption).__name__)
+    return interruption
+
+
+def _lost(folder: Path, claim: Claim) -> WriteError:
+    """The run's folder is another's or was deleted: nothing of this attempt stays."""
+    why = claim.lost()
+    claim.remove_left_over()
+    return WriteError(errno.ESTALE, why, str(folder))
 
 
 @dataclass(frozen=True)

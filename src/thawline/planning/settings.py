@@ -245,7 +245,10 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
     problems: list[Problem] = []
     values = dict(config)
     source = None
-    if values.pop("source", None) is not None:
+    node = values.pop("source", None)
+    if node is not None and not isinstance(node, Mapping):
+        problems.append(Problem("source", f"a group of fields belongs here (got {node!r:.80})"))
+    elif node is not None:
         try:
             source = parse(source_config(config))
         except UsageError as error:
@@ -312,8 +315,29 @@ def source_config(config: Mapping[str, Any]) -> dict[str, Any]:
     config = {**config, "shift": {}, "diagnostics": {}}
     regularizer, adapter = source.pop("regularizer", {}), source.pop("adapter", None)
     merged = {key: _merged(value, source.pop(key)) if key in source else value for key, value in config.items()}
-    merged["backbone"] = {**config["backbone"], "weights": weights}
+    backbone = config.get("backbone")
+    merged["backbone"] = {**(backbone if isinstance(backbone, Mapping) else {}), "weights": weights}
     return {**merged, **source, "regularizer": regularizer, "adapter": adapter, "average": None, "source": None}
+
+
+def recorded_config(config: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
+    """A record's configuration, to plan its run again: whatever is written then is written below `output_dir`.
+
+    A record comes from anywhere. So no folder that it names is made, no data set is fetched, and no tracker is told.
+    """
+    planned = {**_without_places(config), "output_dir": str(output_dir), "logger": None}
+    if isinstance(planned.get("cache"), Mapping):
+        planned["cache"] = {**planned["cache"], "dir": str(output_dir / "cache")}
+    return planned
+
+
+def _without_places(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        kept = {key: _without_places(value) for key, value in node.items() if key not in ("output_dir", "logger")}
+        if isinstance(kept.get("cache"), Mapping):
+            kept["cache"] = {key: value for key, value in kept["cache"].items() if key != "dir"}
+        return kept | ({"download": False} if "download" in kept else {})
+    return [_without_places(item) for item in node] if isinstance(node, (list, tuple)) else node
 
 
 def _merged(base: Any, over: Any) -> Any:

@@ -1,10 +1,13 @@
-"""Stopping a run from outside: SIGTERM, SIGUSR1 (a scheduler's warning) and SIGINT interrupt it, and the sweep too.
+"""Stopping a run from outside: SIGTERM, SIGHUP (a closed terminal), SIGUSR1 (a scheduler's warning) and SIGINT.
+
+Each interrupts the run, and the sweep too.
 
 Left alone, Lightning turns a SIGTERM into a quiet exit with status 0, and the rest of a multirun is silently missing.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
@@ -12,10 +15,11 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+ASKED = "{}: saving at the end of this epoch, then stopping; a second one stops at once"
 GRACE_SECONDS = 5.0
 """How long a stopped fit may go on to the end of its epoch, where its state can be written."""
 
-STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 
 
 class Interrupted(BaseException):
@@ -39,6 +43,8 @@ class _Stop:
 
     requested: int | None = None
     deferred = False
+    silent = False
+    taken: tuple[signal.Signals, ...] = ()
 
 
 def requested() -> int | None:
@@ -59,7 +65,9 @@ def listening() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGALRM)}
-    _Stop.requested = None
+    _Stop.requested, _Stop.silent = None, False
+    # Under nohup SIGHUP is ignored, and stays so.
+    _Stop.taken = tuple(number for number in STOPPING if before[number] is not signal.SIG_IGN)
     install()
     try:
         yield
@@ -68,10 +76,16 @@ def listening() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def stop_main_thread() -> None:
+    """Stop as by SIGTERM, from another thread that has found a reason; whoever is stopped says which."""
+    _Stop.silent = True
+    _thread.interrupt_main(signal.SIGTERM)
+
+
 def install() -> None:
     """Take the signals (back, from a library that took them): the kernel knows one handler for each."""
     if threading.current_thread() is threading.main_thread():
-        for number in STOPPING:
+        for number in _Stop.taken:
             signal.signal(number, _on_signal)
         signal.signal(signal.SIGALRM, _on_alarm)
 
@@ -93,8 +107,10 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     _Stop.requested = number
     if not (first and _Stop.deferred):
         raise Interrupted(number)
-    # print() is not safe in a handler: it may have interrupted another print.
-    os.write(2, f"{signal.Signals(number).name}: stopping at the end of the epoch\n".encode())
+    # print() is not safe in a handler: it may have interrupted another print. A closed terminal takes nothing.
+    with contextlib.suppress(OSError):
+        if not _Stop.silent:
+            os.write(2, f"{ASKED.format(signal.Signals(number).name)}\n".encode())
     signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
 

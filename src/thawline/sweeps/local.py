@@ -45,20 +45,21 @@ def run_all(
         left = [plan for plan in plans if not _is_there(plan, progress)]
         packs = _packs(left, bench)
         while left:
-            busy = []
+            busy, places = [], []
             for plan in left:
                 signals.check()
                 try:
                     failure = _run(plan, bench, group, progress, packs)
-                except RunBusy:
+                except RunBusy as error:
                     busy.append(plan)
+                    places.append(str(error))
                     continue
                 if failure is not None:
                     failures.append(failure)
                     if fail_fast:
                         return failures
             if len(busy) == len(left):
-                progress.wait(len(busy))
+                progress.wait(places)
                 time.sleep(POLL_SECONDS)
             left = busy
     return failures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -71,12 +71,18 @@ class SweepProgress:
             self._console.print(line, highlight=False, soft_wrap=True)
         self._progress.update(self._runs, advance=1, note=self._note())
 
-    def wait(self, runs: int) -> None:
-        """All that is left is with other processes."""
+    def wait(self, places: Sequence[str]) -> None:
+        """All that is left is with other processes, at these places."""
+        from thawline.ledger.leases import STALE_SECONDS
+
+        runs = f"{len(places)} run{'s' if len(places) > 1 else ''}"
+        said = (
+            f"waiting for {runs} of {', '.join(dict.fromkeys(places))}, until done or silent for {STALE_SECONDS:.0f} s"
+        )
         if not self._waiting and not self._live:
-            self._console.print(f"waiting for {runs} that another process has", highlight=False)
+            self._console.print(escape(said), highlight=False, soft_wrap=True)
         self._waiting = True
-        self._progress.update(self._runs, note=f"waiting for {runs} that another process has")
+        self._progress.update(self._runs, note=escape(said))
 
     def _note(self) -> str:
         left = self._total - self._over
