@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         # A closed terminal takes no message.
         with contextlib.suppress(OSError):
-            print(f"interrupted by {error}; the same command goes on from here", file=sys.stderr)
+            saved = f": {error.saved}" if error.saved else ""
+            print(f"interrupted by {error}{saved}; the same command goes on from here", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -38,10 +38,12 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
 
     grid = Grid(context, config, arguments)
     cells = _checked(grid)
-    from thawline.planning.devices import require_workers
-    from thawline.planning.session import Workbench
-    from thawline.sweeps.sweep import plan_sweep
+    from thawline.runtime.steps import Bars, step
 
+    with Bars(console, shown=config.trainer.progress), step("loading libraries"):
+        from thawline.planning.devices import require_workers
+        from thawline.planning.session import Workbench
+        from thawline.sweeps.sweep import plan_sweep
     choices = config.hydra.runtime.choices
     bench = Workbench(runs=len(cells))
     label = f"{choices['dataset']}-{choices['backbone']}".replace("/", "-")
@@ -49,7 +51,8 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     workers = config.hydra.launcher.get("workers") if here else None
     if workers is not None:
         require_workers(int(workers))
-    planned = plan_sweep(cells, grid.axes, label, Invocation.current(), bench, here=here)
+    with Bars(console, shown=config.trainer.progress), step("planning"):
+        planned = plan_sweep(cells, grid.axes, label, Invocation.current(), bench, here=here)
     console.print(f"sweep [bold]{planned.name}[/]: {len(planned.plans)} runs", highlight=False)
     print_data(planned.plans)
     if config.hydra.launcher._target_ == _LOCAL:

@@ -104,16 +104,20 @@ def _job(config: DictConfig) -> str:
     # A wrong field is found before torch is imported.
     values = checked(config, overrides)
     from thawline.cli.console import console
-    from thawline.cli.reporting import print_data, print_run
-    from thawline.planning.devices import require_devices
-    from thawline.planning.plan import plan_run
-    from thawline.records import read_record
-    from thawline.sweeps.local import run_all
-    from thawline.sweeps.remote import workbench
-    from thawline.trackers import Mirrored, replay_for_agent
+    from thawline.runtime.steps import Bars, step
 
-    bench = workbench()
-    plan = plan_run(values, overrides, bench)
+    with Bars(console, shown=config.trainer.progress):
+        with step("loading libraries"):
+            from thawline.cli.reporting import print_data, print_run
+            from thawline.planning.devices import require_devices
+            from thawline.planning.plan import plan_run
+            from thawline.records import read_record
+            from thawline.sweeps.local import run_all
+            from thawline.sweeps.remote import workbench
+            from thawline.trackers import Mirrored, replay_for_agent
+        bench = workbench()
+        with step("planning"):
+            plan = plan_run(values, overrides, bench)
     group = plan.settings.sweep.name
     record = read_record(plan.folder)
     if record is None:

@@ -20,6 +20,7 @@ from thawline.datasets.splits import Inspection
 from thawline.errors import usage_error
 from thawline.files import atomic_write
 from thawline.runtime.cores import available_cores
+from thawline.runtime.steps import step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,8 +113,14 @@ class FileImages:
         """
         known = _Looks.load(self.root, cache_dir)
         # Reading, hashing and decoding release Python's lock, so threads use all cores without a copy of the process.
-        with ThreadPoolExecutor(max_workers=min(available_cores(), 16)) as pool:
-            found = list(pool.map(lambda index: self._look(self.paths[index], known), indices))
+        with (
+            step("reading the data set", len(indices)) as advance,
+            ThreadPoolExecutor(max_workers=min(available_cores(), 16)) as pool,
+        ):
+            found = []
+            for look in pool.map(lambda index: self._look(self.paths[index], known), indices):
+                found.append(look)
+                advance(1)
         known.save({self.paths[index]: look for index, look in zip(indices, found, strict=True)})
         return [look.inspection for look in found]
 

@@ -32,6 +32,7 @@ from thawline.planning.session import Workbench
 from thawline.records import Record, Resumption
 from thawline.runtime.clock import now
 from thawline.runtime.memory import freeing, keep_freed_memory
+from thawline.runtime.steps import step
 from thawline.trackers import Mirrored, mirroring, summary_of
 from thawline.training.module import Predictions
 
@@ -54,7 +55,7 @@ def execute(
     if plan.source is not None:
         source_record = run_once(
             plan.source,
-            lambda source: execute(source, bench, group=group, on_epoch=on_epoch),
+            lambda source: _source_stage(source, bench, group),
             began=bench.began,
             retries=plan.settings.sweep.retries,
         )
@@ -72,6 +73,11 @@ def execute(
             record = _trained(plan, bench, mirror.epoch, source_record)
         mirror.summary.update(summary_of(record))
     return record
+
+
+def _source_stage(source: Plan, bench: Workbench, group: str | None) -> Record:
+    with step("source model: epochs", sum(phase.epochs or 0 for phase in source.phases)) as advance:
+        return execute(source, bench, group=group, on_epoch=lambda row: advance(1))
 
 
 def _trained(plan: Plan, bench: Workbench, on_epoch: OnEpoch, source_record: Record | None) -> Record:
@@ -191,5 +197,6 @@ class _Run:
 
     def _evaluated(self, fit: Fit, split: Split) -> tuple[Metrics, Predictions]:
         """The metrics and predictions of the selected epoch on the test split, by all devices."""
-        fit.trainer.test(fit.module, dataloaders=fit.batches.loader("test"), verbose=False)
+        with step("testing"):
+            fit.trainer.test(fit.module, dataloaders=fit.batches.loader("test"), verbose=False)
         return dict(fit.module.evaluated), Predictions.joined(distributed.gathered(fit.module.predictions))

@@ -18,6 +18,7 @@ from thawline.network.model import TransferModel, network_of
 from thawline.runtime.clock import now
 from thawline.runtime.cores import CoreUse
 from thawline.runtime.memory import free_what_earlier_runs_made
+from thawline.runtime.steps import step
 from thawline.store.store import Entry, Store
 from thawline.thaw_line.partition import ThawLine, partition
 
@@ -112,7 +113,12 @@ class Workbench:
         """A fresh copy of a network with its weights; `seed` decides random ones."""
         random = spec.weights is None
         key = f"{spec!r} {weights_file} {seed if random else ''}"
-        return copy.deepcopy(self.once("backbone", key, lambda: spec.build(seed=seed, weights_file=weights_file)))
+
+        def build() -> Backbone:
+            with step("loading weights"):
+                return spec.build(seed=seed, weights_file=weights_file)
+
+        return copy.deepcopy(self.once("backbone", key, build))
 
     def device(self, settings: RunSettings) -> torch.device:
         """Where the run computes; of several devices, this process's."""
@@ -156,7 +162,8 @@ class Workbench:
         kept = self._partitions.get(key)
         if kept is not None and reuse:
             return kept
-        line = partition(model, phase.trainable, example)
+        with step("tracing the network"):
+            line = partition(model, phase.trainable, example)
         if reuse and model is self._model:
             self._partitions[key] = line
         return line

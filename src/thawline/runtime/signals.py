@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 ASKED = "{}: saving at the end of this epoch, then stopping; a second one stops at once"
@@ -23,14 +23,17 @@ STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """A signal asked this process to stop. Not an `Exception`: nothing may take it for a failure of the run."""
+    """A signal asked this process to stop. Not an `Exception`: nothing may take it for a failure of the run.
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    `saved` says how much of the command's work is done and saved, where that is known.
+    """
+
+    def __init__(self, number: int, saved: str = "") -> None:
+        self.number, self.saved = number, saved
         super().__init__(signal.Signals(number).name)
 
-    def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
-        return type(self), (self.number,)
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int, str]]:
+        return type(self), (self.number, self.saved)
 
     @property
     def exit_status(self) -> int:
@@ -44,6 +47,7 @@ class _Stop:
     requested: int | None = None
     deferred = False
     silent = False
+    say: Callable[[str], None] | None = None
     taken: tuple[signal.Signals, ...] = ()
 
 
@@ -74,6 +78,11 @@ def listening() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def on_request(say: Callable[[str], None] | None) -> None:
+    """Let a display of progress say that the command is about to stop, in the place of a line; None: a line again."""
+    _Stop.say = say
 
 
 def stop_main_thread() -> None:
@@ -108,9 +117,12 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if not (first and _Stop.deferred):
         raise Interrupted(number)
     # print() is not safe in a handler: it may have interrupted another print. A closed terminal takes nothing.
+    asked = ASKED.format(signal.Signals(number).name)
     with contextlib.suppress(OSError):
-        if not _Stop.silent:
-            os.write(2, f"{ASKED.format(signal.Signals(number).name)}\n".encode())
+        if _Stop.say is not None:
+            _Stop.say(asked)
+        elif not _Stop.silent:
+            os.write(2, f"{asked}\n".encode())
     signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
 

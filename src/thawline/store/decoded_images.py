@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thawline.runtime.cores import available_cores
+from thawline.runtime.steps import step
 from thawline.store.entries import computed
 from thawline.store.store import ArraySpec, Entry, EntrySpec, Store, StoreRefusedError, readable_bytes
 
@@ -160,7 +161,9 @@ def _in_memory(spec: EntrySpec, produce: _Decoder) -> Tensor:
     import torch
 
     pixels = torch.empty((spec.samples, *spec.arrays[0].shape), dtype=torch.uint8)
-    for start in range(0, spec.samples, _BATCH_SIZE):
-        rows = np.arange(start, min(start + _BATCH_SIZE, spec.samples))
-        pixels[start : start + _BATCH_SIZE] = computed(spec, produce, rows)[0]
+    with step("decoding images", spec.samples) as advance:
+        for start in range(0, spec.samples, _BATCH_SIZE):
+            rows = np.arange(start, min(start + _BATCH_SIZE, spec.samples))
+            pixels[start : start + _BATCH_SIZE] = computed(spec, produce, rows)[0]
+            advance(len(rows))
     return pixels

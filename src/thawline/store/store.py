@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from thawline.runtime.steps import Advance, step
 from thawline.store.entries import (
     MARKER_FILE,
     ArraySpec,
@@ -35,6 +36,9 @@ from thawline.store.entries import (
 from thawline.store.file_locks import try_lock, wait_for_lock
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from thawline.store.entries import Produce
 
 __all__ = [
@@ -78,6 +82,17 @@ class EntryStatus:
     title: str = ""
     key: dict[str, Any] | None = None
     samples: int = 0
+
+
+def _told(produce: Produce, advance: Advance) -> Produce:
+    """`produce`, which tells how many rows are done."""
+
+    def told(rows: NDArray[np.int64]) -> Sequence[Any]:
+        values = produce(rows)
+        advance(len(rows))
+        return values
+
+    return told
 
 
 class Store:
@@ -166,7 +181,8 @@ class Store:
         with refusing("not stored"):
             partial = self._reserve(spec)
         try:
-            checksums = write_arrays(partial, spec, produce, batch_size)
+            with step(f"storing {spec.title}", spec.samples) as advance:
+                checksums = write_arrays(partial, spec, _told(produce, advance), batch_size)
             with refusing("not stored"):
                 return self._publish(partial, Metadata.of(spec, checksums))
         except BaseException:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from thawline.planning.plan import run_folder
 from thawline.records import read_record
+from thawline.runtime.signals import Interrupted
 from thawline.sweeps.progress import duration, first_line, result_in_words
 from thawline.sweeps.remote import Outcome, labels
 
@@ -46,8 +47,10 @@ class Lines:
         self._progress.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._progress.stop()
+        if isinstance(error, Interrupted):
+            error.saved = f"{self._done} of {len(self._labels)} runs done, those under way saved at their last epoch"
 
     def finish(self, number: int, outcome: Outcome) -> None:
         """Show that a job is over."""

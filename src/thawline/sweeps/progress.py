@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from thawline.runtime import signals
+from thawline.runtime.steps import Bars
 
 if TYPE_CHECKING:
     from thawline.planning.plan import Plan
@@ -21,32 +23,35 @@ class SweepProgress:
 
     def __init__(self, console: Console, total: int, *, shown: bool = True) -> None:
         self._console, self._total = console, total
-        self._live = shown and console.is_terminal
+        self._bars = Bars(console, shown=shown)
+        self._live, self._progress = self._bars.live, self._bars.progress
         self._over = self._ran = self._skipped = self._failed = 0
         self._seconds = 0.0
         self._began: float | None = None
         self._headline = ""
+        self._plan: Plan | None = None
         self._waiting = False
-        columns = (
-            SpinnerColumn(), TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
-        self._progress = Progress(*columns, console=console, disable=not self._live, transient=True)
         self._runs = self._progress.add_task("runs", total=total, note="")
         self._epochs = self._progress.add_task("epochs", total=1, note="", visible=False)
 
     def __enter__(self) -> SweepProgress:
-        self._progress.start()
+        self._bars.__enter__()
+        if self._live:
+            signals.on_request(self._stopping)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        signals.on_request(None)
+        self._bars.__exit__(kind, error, trace)
+        if isinstance(error, signals.Interrupted):
+            error.saved = self._saved()
 
     def start(self, plan: Plan) -> None:
         """A run starts."""
-        self._began, self._headline = time.monotonic(), plan.settings.task.HEADLINE
+        self._began, self._plan = time.monotonic(), plan
+        self._headline = plan.settings.task.HEADLINE
         epochs = sum(phase.epochs or 0 for phase in plan.phases)
         self._progress.reset(self._epochs, total=epochs, description="epochs", visible=True, note="")
 
@@ -83,6 +88,19 @@ class SweepProgress:
             self._console.print(escape(said), highlight=False, soft_wrap=True)
         self._waiting = True
         self._progress.update(self._runs, note=escape(said))
+
+    def _stopping(self, asked: str) -> None:
+        self._progress.update(self._runs, note=f"[yellow]{asked}[/]")
+
+    def _saved(self) -> str:
+        """What there is to go on from, for the message of an interruption."""
+        done = self._over - self._failed
+        said = f"{done} of {self._total} runs {'is' if done == 1 else 'are'} done"
+        if self._began is None or self._plan is None:
+            return said
+        if (self._plan.folder / "last.ckpt").exists():
+            return f"{said}, the next one is saved up to its last checkpoint"
+        return f"{said}, the next one starts over"
 
     def _note(self) -> str:
         left = self._total - self._over
