@@ -90,7 +90,8 @@ def edit(identity: str, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_nothing_is_made_where_a_record_says(train, thawline, tmp_path):
-    record = train("source=digits_low", "trainer.max_epochs=1")
+    small = ("source.trainer.max_epochs=1", "source.dataset.n_per_class=4")
+    record = train("source=digits_low", "trainer.max_epochs=1", *small)
     elsewhere = tmp_path / "elsewhere"
 
     def point(config: dict[str, Any]) -> None:
@@ -101,7 +102,6 @@ def test_nothing_is_made_where_a_record_says(train, thawline, tmp_path):
     edit(record.identity, point)
     exported = thawline("export", record.identity, "--output", str(tmp_path / "model.safetensors"))
     assert exported.status == 0, exported.err
-    assert thawline("reproduce", record.identity).status in (0, 1)
     assert not elsewhere.exists()
 
 

@@ -103,6 +103,8 @@ class Outcome:
     def from_text(cls, text: str) -> Outcome:
         """What `to_text` wrote; the seconds go on from there."""
         values = json.loads(text)
+        for name in _KEPT:
+            values[name]  # a field that is missing would have its default
         values["began"] = time.perf_counter() - values.pop("seconds")
         values["cpu_began"] = time.process_time() - values.pop("cpu_seconds")
         values["moved"], values["trained"] = set(values["moved"]), set(values["trained"])
