@@ -103,8 +103,10 @@ class Outcome:
     def from_text(cls, text: str) -> Outcome:
         """What `to_text` wrote; the seconds go on from there."""
         values = json.loads(text)
-        for name in _KEPT:
-            values[name]  # a field that is missing would have its default
+        # A field that is missing would have its default.
+        missing = [name for name in _KEPT if name not in values]
+        if missing:
+            raise KeyError(missing[0])
         values["began"] = time.perf_counter() - values.pop("seconds")
         values["cpu_began"] = time.process_time() - values.pop("cpu_seconds")
         values["moved"], values["trained"] = set(values["moved"]), set(values["trained"])
