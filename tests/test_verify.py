@@ -100,7 +100,7 @@ EDITS = [
     ("metrics.test.top5", lambda value: value + 0.02, "metrics.test.top5: "),
     ("metrics.test.macro_f1", lambda value: value + 0.001, "metrics.test.macro_f1: "),
     ("metrics.test.macro_accuracy", lambda value: value + 0.001, "metrics.test.macro_accuracy: "),
-    ("metrics.test.calibration_error", lambda value: value * 0.9, "metrics.test.calibration_error: "),
+    ("metrics.test.calibration_error", lambda value: value + 0.01, "metrics.test.calibration_error: "),
     ("confusion_matrix", lambda rows: [*rows[1:], rows[0]], "confusion_matrix: not that of predictions.npz"),
     ("config.seed", lambda seed: seed + 1, "config.seed: not what the identity was made from"),
     ("config.optimizer.lr", lambda lr: lr * 2, "config.optimizer: not what the identity was made from"),

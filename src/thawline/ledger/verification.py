@@ -173,4 +173,4 @@ def _of_tests(folder: Path, record: Record) -> Iterator[str]:
         low, high = again.get(name, (-math.inf, math.inf))
         slack = _TOLERANCE * max(1.0, abs(high))
         if said is not None and math.isfinite(said) and not low - slack <= said <= high + slack:
-            yield f"{RECORD_FILE}: metrics.test.{name}: {said:.6f}, and {PREDICTIONS_FILE} gives {low:.6f}"
+            yield f"{RECORD_FILE}: metrics.test.{name}: {said:.6f}, and {PREDICTIONS_FILE} gives {(low + high) / 2:.6f}"

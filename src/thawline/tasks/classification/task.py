@@ -84,13 +84,16 @@ class Classification(Task):
         if not np.isfinite(probabilities.astype(np.float64)).all():
             return {}
         metrics = classification_metrics(len(outputs), top_k=1)
-        metrics.update(torch.from_numpy(np.asarray(probabilities)), torch.from_numpy(labels))
-        values = {name: float(value) for name, value in metrics.compute().items()}
-        del values["loss"]  # computed of probabilities, not logits, it is none
+        # The softmax of logarithms of probabilities are the probabilities.
+        logits = torch.from_numpy(np.log(np.maximum(probabilities.astype(np.float64), _LEAST_PROBABILITY)))
+        metrics.update(logits, torch.from_numpy(labels))
+        bounds = {name: (float(value), float(value)) for name, value in metrics.compute().items()}
         of_labels = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-        if len(of_labels) and of_labels.min() > _LEAST_PROBABILITY:
-            values["loss"] = float(-np.log(of_labels).mean())
-        bounds = {name: (value, value) for name, value in values.items()}
+        if (of_labels <= _LEAST_PROBABILITY).any():
+            del bounds["loss"]
+        # A confidence on the edge of a bin may fall to its other side.
+        error, edge = bounds["calibration_error"][0], 2.0 / max(1, len(labels))
+        bounds["calibration_error"] = (error - edge, error + edge)
         if 1 < self.top_k < len(outputs):
             bounds[f"top{self.top_k}"] = _top_k(probabilities, of_labels, self.top_k)
         return bounds
