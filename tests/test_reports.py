@@ -261,6 +261,38 @@ def test_a_k_that_counts_no_layer_groups_is_a_setting(tmp_path):
     assert answer(study)[0].startswith("k=8 was chosen on validation")
 
 
+# Bounds and labels of the figures
+
+
+def near_one(overrides, place):
+    level = (0.995, 1.0, 0.94)[int(place["seed"])]
+    groups = tuple((f"blocks.{index}", 1_000) for index in range(60))
+    metrics = {"val": scores(level), "test": scores(level)}
+    return record(overrides, k=int(place.get("freeze_policy.k", 3)), groups=groups, metrics=metrics)
+
+
+def test_intervals_and_axes_stay_inside_the_metrics_bounds(tmp_path):
+    seeds = ["0", "1", "2"]
+    study = study_of(sweep(tmp_path, {"freeze_policy.k": ["1", "2"], "seed": seeds}, near_one))
+    # The t interval of 0.995, 1 and 0.94 is 0.9783 +- 4.3027 * 0.03329 / sqrt(3).
+    assert study.rows[0].summary("test", "top1").interval == (pytest.approx(0.8956, abs=1e-4), 1.0)
+    (axes,) = depth_figure(study)[0].axes[:1]
+    low, high = axes.get_ylim()
+    assert 0.0 <= low < 0.8956
+    assert high == 1.0
+    study = study_of(sweep(tmp_path, {"head": ["a", "b"], "seed": seeds}, near_one, name="heads"))
+    assert strategy_figure(study)[0].axes[0].get_xlim()[1] == 1.0
+
+
+def test_the_labels_of_a_sparse_axis_have_room(tmp_path):
+    depths = ["0", "1", "2", "3", "30", "59", "60"]
+    study = study_of(sweep(tmp_path, {"freeze_policy.k": depths, "seed": ["0", "1", "2"]}, near_one))
+    axes = depth_figure(study)[0].axes[0]
+    assert list(axes.get_xticks()) == [0, 30, 60]
+    (above,) = axes.child_axes
+    assert [text.get_text() for text in above.get_xticklabels()] == ["head only", "blocks.30", "blocks.0"]
+
+
 # How the runs were trained, and by what
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from thawline.reports.figure_style import COLOURS, GREY, PAGE_INCHES, capital, drawable
+from thawline.reports.figure_style import COLOURS, GREY, PAGE_INCHES, capital, drawable, inside
 from thawline.reports.study import Row, Study
 
 if TYPE_CHECKING:
@@ -38,12 +38,7 @@ def curve_figure(study: Study) -> tuple[Figure, str] | None:
         axes.set_ylabel(drawable(label, 40))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
-    low, high = study.definition.lower, study.definition.upper
-    bottom, top = metric.get_ylim()
-    margin = 0.02 * (top - bottom)
-    metric.set_ylim(
-        bottom if low is None else max(bottom, low - margin), top if high is None else min(top, high + margin)
-    )
+    metric.set_ylim(inside(metric.get_ylim(), study.definition.lower, study.definition.upper))
     _legend(figure, rows, colours)
     return figure, _caption(study, len(rows), len(every))
 

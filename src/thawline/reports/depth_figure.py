@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from thawline.reports.escaping import plain
-from thawline.reports.figure_style import COLOURS, COLUMN_INCHES, GREY, MARKERS, PAGE_INCHES, capital, drawable
+from thawline.reports.figure_style import (
+    COLOURS,
+    COLUMN_INCHES,
+    GREY,
+    MARKERS,
+    PAGE_INCHES,
+    apart,
+    capital,
+    drawable,
+    inside,
+)
+from thawline.reports.statistics import Interval, Summary
 from thawline.reports.study import TEST, VALIDATION, Group, Row, Study, line_label, setting_labels
 
 if TYPE_CHECKING:
@@ -187,15 +198,21 @@ def _draw_line(
     test = [row.summary(TEST, study.metric) for row in rows]
     validation = [row.summary(VALIDATION, study.metric).mean for row in rows]
     nan = math.nan
-    low = [summary.interval[0] if summary.interval else nan for summary in test]
-    high = [summary.interval[1] if summary.interval else nan for summary in test]
+    bands = [_band(summary) or (nan, nan) for summary in test]
+    low, high = [band[0] for band in bands], [band[1] for band in bands]
     axes.fill_between(x, low, high, color=colour, alpha=0.16 if alone else 0.1, linewidth=0, zorder=1)
     means = [nan if mean is None else mean for mean in validation]
     axes.plot(x, means, color=colour, alpha=0.55, linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
     for row, position in zip(rows, x, strict=True):
         _draw_seeds(axes, study, scale, row, scale.beside(position, dodge), colour, alone=alone)
     centre = [nan if summary.mean is None else summary.mean for summary in test]
-    axes.plot(x, centre, color=colour, linewidth=1.3, marker=marker, markersize=3.2, markeredgewidth=0, zorder=4)
+    look: dict[str, Any] = {"marker": marker, "markersize": 3.2, "markeredgewidth": 0, "clip_on": False}
+    axes.plot(x, centre, color=colour, linewidth=1.3, zorder=4, **look)
+
+
+def _band(summary: Summary) -> Interval | None:
+    """The interval that is drawn: over two runs it is so wide that it would press all else flat."""
+    return summary.interval if summary.n > 2 else None
 
 
 def _draw_seeds(
@@ -211,7 +228,7 @@ def _draw_seeds(
             look: dict[str, Any] = (
                 {"s": 9, "alpha": 0.6, "linewidths": 0} if filled else {"s": 7, "alpha": 0.45, "linewidths": 0.6}
             )
-            axes.scatter(xs, ys, facecolors=face, edgecolors=colour, zorder=3, **look)
+            axes.scatter(xs, ys, facecolors=face, edgecolors=colour, zorder=3, clip_on=False, **look)
         lost = [x for x, y in zip(places, scores, strict=True) if not math.isfinite(y)]
         if filled and lost:
             floor = axes.get_xaxis_transform()
@@ -250,6 +267,7 @@ def _draw_choice(axes: Axes, study: Study, scale: _Scale, row: Row, style: int, 
             color=COLOURS[style],
             markeredgewidth=1.1,
             zorder=6,
+            clip_on=False,
         )
 
 
@@ -257,9 +275,14 @@ def _place_ticks(axes: Axes, scale: _Scale) -> None:
     if scale.logarithmic:
         axes.set_xscale("log")
     placed = list(scale.positions.values()) or [0.0]
-    axes.set_xlim(scale.beside(min(placed), -0.45), scale.beside(max(placed), 0.45))
-    if len(scale.ticks) <= _MOST_TICKS:
+    low, high = scale.beside(min(placed), -0.45), scale.beside(max(placed), 0.45)
+    margin = 0.0 if scale.logarithmic else 0.03 * (max(placed) - min(placed))
+    axes.set_xlim(min(low, min(placed) - margin), max(high, max(placed) + margin))
+    if scale.logarithmic and len(scale.ticks) <= _MOST_TICKS:
         axes.set_xticks([x for x, _ in scale.ticks], [text for _, text in scale.ticks])
+    elif not scale.logarithmic:
+        kept = apart([x for x, _ in scale.ticks], max(placed) - min(placed))
+        axes.set_xticks(kept, [dict(scale.ticks)[x] for x in kept])
 
 
 def _dress(axes: Axes, study: Study, title: str, groups: Sequence[Group], *, first: bool, last: bool) -> None:
@@ -274,22 +297,26 @@ def _dress(axes: Axes, study: Study, title: str, groups: Sequence[Group], *, fir
 
 
 def _bound(axes: Axes, study: Study, groups: Sequence[Group]) -> None:
-    """Let the runs set the y axis: a t interval over two seeds is so wide that it would press all else flat."""
+    """Let runs and bands set the y axis, which does not leave the metric's bounds."""
     rows = [row for group in groups for row in group.rows]
     scores = [y for row in rows for split in (VALIDATION, TEST) for y in row.scores(split, study.metric).values()]
     finite = [y for y in scores if math.isfinite(y)]
     if not finite:
         return
-    low, high = axes.get_ylim()
+    bands = [band for row in rows if (band := _band(row.summary(TEST, study.metric)))]
+    finite += [edge for band in bands for edge in band]
     span = max(max(finite) - min(finite), 0.01 * max(abs(max(finite)), 1e-9))
-    axes.set_ylim(max(low, min(finite) - 0.5 * span), min(high, max(finite) + 0.5 * span))
+    limits = min(finite) - 0.05 * span, max(finite) + 0.05 * span
+    axes.set_ylim(inside(limits, study.definition.lower, study.definition.upper))
 
 
 def _name_groups(axes: Axes, scale: _Scale) -> None:
     if not scale.group_names:
         return
     above = axes.secondary_xaxis("top")
-    above.set_xticks([x for x, _ in scale.group_names], [name for _, name in scale.group_names])
+    names = dict(scale.group_names)
+    kept = apart(list(names), max(names) - min(names))
+    above.set_xticks(kept, [names[x] for x in kept])
     above.tick_params(length=0, pad=1, labelsize=6.5, labelcolor=GREY, rotation=40)
     for label in above.get_xticklabels():
         label.set(ha="left", rotation_mode="anchor")
@@ -335,6 +362,8 @@ def _depth_caption(study: Study, facets: Sequence[tuple[str, list[Group]]], *, w
         f"every seed as a dot. Dashed: validation mean{'' if wide else ', its seeds as open dots'}. Ring: chosen on "
         "validation."
     )
+    if any(row.summary(TEST, study.metric).n == 2 for row in study.rows):
+        text += " Intervals over two seeds are not drawn; they are in the tables."
     drawn = sum(len(groups) for _, groups in facets)
     if drawn < len(study.series):
         text += f" Of {len(study.series)} lines the {drawn} best by validation are drawn; all are in the tables."

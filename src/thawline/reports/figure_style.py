@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from thawline.reports.escaping import plain
@@ -47,6 +48,24 @@ STYLE: Any = {
 def capital(text: str) -> str:
     """`text` with a capital first letter."""
     return text[:1].upper() + text[1:]
+
+
+def inside(limits: tuple[float, float], lower: float | None, upper: float | None) -> tuple[float, float]:
+    """Axis limits that do not leave the bounds of a metric; what is drawn at a bound must not be clipped there."""
+    low, high = limits
+    return low if lower is None else max(low, lower), high if upper is None else min(high, upper)
+
+
+def apart(positions: Sequence[float], width: float, least: float = 0.06) -> list[float]:
+    """Of `positions` those whose labels have room: both ends, and others at least `least` of `width` apart."""
+    ordered = sorted(set(positions))
+    if len(ordered) < 3 or width <= 0:
+        return ordered
+    kept = [ordered[0]]
+    for position in ordered[1:-1]:
+        if min(position - kept[-1], ordered[-1] - position) >= least * width:
+            kept.append(position)
+    return [*kept, ordered[-1]]
 
 
 def drawable(text: str, most: int = LONGEST_LABEL) -> str:

@@ -287,8 +287,9 @@ def _method(study: Study) -> Section:
         f"{_selected(study)}; the test set is opened once per run, after that."
     )
     numbers = (
-        "Standard deviations have n - 1 in the denominator. Intervals of a mean are t intervals. Rows share their "
-        "seeds, so differences are paired. A missing number is a dash, never zero."
+        "Standard deviations have n - 1 in the denominator. Intervals of a mean are t intervals, cut at the metric's "
+        "bounds, beyond which no mean can lie. Rows share their seeds, so differences are paired. A missing number is "
+        "a dash, never zero."
     )
     return Section("How this is computed", (rows, numbers), folded=True)
 

@@ -27,6 +27,7 @@ _EXACT_MOST = 20
 _DRAWN_PATTERNS = 100_000
 
 Interval = tuple[float, float]
+Bounds = tuple[float | None, float | None]
 Mode = Literal["min", "max"]
 Rank = tuple[float, float]
 K = TypeVar("K", bound=Hashable)
@@ -51,13 +52,16 @@ class Summary:
         return self.count - self.n
 
 
-def summary(values: ArrayLike, confidence: float = CONFIDENCE) -> Summary:
-    """Mean, standard deviation (ddof 1), number and t interval of `values`, shape (N,), over the finite ones."""
+def summary(values: ArrayLike, confidence: float = CONFIDENCE, bounds: Bounds = (None, None)) -> Summary:
+    """Mean, standard deviation (ddof 1), number and t interval of `values`, shape (N,), over the finite ones.
+
+    `bounds` are those of the values: the interval does not leave them (`within`).
+    """
     every = np.asarray(values, dtype=np.float64)
     finite = every[np.isfinite(every)]
     mean = float(finite.mean()) if finite.size else None
     sd = float(finite.std(ddof=1)) if finite.size > 1 else None
-    return Summary(every.size, finite.size, mean, sd, t_interval(finite, confidence))
+    return Summary(every.size, finite.size, mean, sd, within(t_interval(finite, confidence), bounds))
 
 
 def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval | None:
@@ -70,6 +74,18 @@ def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval | 
     half = float(stdtrit(sample.size - 1, 0.5 + confidence / 2)) * float(sample.std(ddof=1)) / math.sqrt(sample.size)
     mean = float(sample.mean())
     return mean - half, mean + half
+
+
+def within(interval: Interval | None, bounds: Bounds) -> Interval | None:
+    """The part of an interval that lies between the bounds of what it is an interval of.
+
+    A mean of accuracies is never outside 0 and 1, so what is cut off can hold no true value: the coverage stays.
+    """
+    if interval is None:
+        return None
+    lower, upper = bounds
+    low, high = interval
+    return low if lower is None else max(low, lower), high if upper is None else min(high, upper)
 
 
 def interquartile_mean(values: ArrayLike) -> float:

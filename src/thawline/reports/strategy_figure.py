@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from thawline.reports.figure_style import COLOURS, COLUMN_INCHES, PAGE_INCHES, capital, drawable
+from thawline.reports.figure_style import COLOURS, COLUMN_INCHES, PAGE_INCHES, capital, drawable, inside
 from thawline.reports.study import TEST, VALIDATION, Group, Row, Study, setting_labels
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def strategy_figure(study: Study) -> tuple[Figure, str]:
     for panel, group in zip(panels, facets, strict=True):
         _draw_strategies(panel, study, group, places)
         panel.set_xlabel(drawable(study.metric_label))
+        panel.set_xlim(inside(panel.get_xlim(), study.definition.lower, study.definition.upper))
+        panel.xaxis.get_major_locator().set_params(nbins=4)
         if group.label:
             panel.set_title(drawable(group.label), loc="left")
     panels[0].set_yticks([places[strategy] for strategy in order], [labels[strategy] for strategy in order])
@@ -65,7 +67,7 @@ def _draw_strategies(axes: Axes, study: Study, group: Group, places: dict[tuple[
         finite = [(x, h) for x, h in zip(scores, heights, strict=True) if math.isfinite(x)]
         if finite:
             xs, hs = zip(*finite, strict=True)
-            axes.scatter(xs, hs, s=8, facecolors=colour, alpha=0.5, linewidths=0, zorder=3)
+            axes.scatter(xs, hs, s=8, facecolors=colour, alpha=0.5, linewidths=0, zorder=3, clip_on=False)
         lost = [h for x, h in zip(scores, heights, strict=True) if not math.isfinite(x)]
         if lost:
             floor = axes.get_yaxis_transform()
@@ -81,13 +83,17 @@ def _draw_strategy_means(axes: Axes, study: Study, row: Row, y: int, *, chosen: 
     colour = COLOURS[0]
     test, validation = row.summary(TEST, study.metric), row.summary(VALIDATION, study.metric).mean
     if validation is not None:
-        axes.plot([validation], [y], "D", markersize=3.4, markerfacecolor="white", color=COLOURS[4], zorder=2)
+        axes.plot(
+            [validation], [y], "D", markersize=3.4, markerfacecolor="white", color=COLOURS[4], zorder=2, clip_on=False
+        )
     if test.interval is not None:
         axes.plot(test.interval, [y, y], color=colour, linewidth=1.1, solid_capstyle="butt", alpha=0.8, zorder=3)
     if test.mean is not None:
-        axes.plot([test.mean], [y], "o", markersize=4.2, color=colour, markeredgewidth=0, zorder=4)
+        axes.plot([test.mean], [y], "o", markersize=4.2, color=colour, markeredgewidth=0, zorder=4, clip_on=False)
         if chosen:
-            axes.plot([test.mean], [y], "o", markersize=9, markerfacecolor="none", color=colour, zorder=5)
+            axes.plot(
+                [test.mean], [y], "o", markersize=9, markerfacecolor="none", color=colour, zorder=5, clip_on=False
+            )
 
 
 def _embolden(axes: Axes, study: Study, facets: Sequence[Group], places: dict[tuple[str, ...], int]) -> None:

@@ -121,8 +121,14 @@ class Row:
     def summary(self, split: str, metric: str) -> Summary:
         """The summary of a metric over the runs."""
         if (split, metric) not in self._summaries:
-            self._summaries[split, metric] = statistics.summary(list(self.scores(split, metric).values()))
+            scores = list(self.scores(split, metric).values())
+            self._summaries[split, metric] = statistics.summary(scores, bounds=self._bounds(metric))
         return self._summaries[split, metric]
+
+    def _bounds(self, metric: str) -> statistics.Bounds:
+        known = (run.definitions[metric] for run in self.runs.values() if metric in run.definitions)
+        definition = next(known, None)
+        return (None, None) if definition is None else (definition.lower, definition.upper)
 
     @cached_property
     def _summaries(self) -> dict[tuple[str, str], Summary]:
