@@ -14,6 +14,7 @@ from thawline.planning.plan import Plan
 from thawline.planning.session import Workbench
 from thawline.records import Record, read_record
 from thawline.runtime import signals
+from thawline.runtime.steps import step
 from thawline.sweeps.progress import SweepProgress, result_in_words
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def _packs(plans: Sequence[Plan], bench: Workbench) -> dict[str, Pack]:
     """The linear probes that are trained together, by identity."""
     if len(plans) < 2:
         return {}
-    from thawline.execution.packing import packs
+    with step("loading the training libraries"):
+        from thawline.execution.packing import packs
 
     return packs(plans, bench)
 
@@ -88,7 +90,8 @@ def _run(
 
     def run(plan: Plan) -> Record:
         # Not before a run needs it: the training libraries take seconds to import.
-        from thawline.execution.run import execute
+        with step("loading the training libraries"):
+            from thawline.execution.run import execute
 
         nonlocal ran
         ran = True
