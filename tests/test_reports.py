@@ -39,7 +39,7 @@ from thawline.reports.escaping import MINUS, command_line, csv_field, latex, mar
 from thawline.reports.loading import load_sweep
 from thawline.reports.strategy_figure import strategy_figure
 from thawline.reports.study import make_study
-from thawline.reports.tables import table_rows
+from thawline.reports.tables import fitted, result_table, table_rows
 from thawline.reports.wording import answer, warnings
 
 DEPTHS = {"freeze_policy.k": ["0", "1", "9"], "seed": ["0", "1", "2"]}
@@ -291,6 +291,27 @@ def test_the_labels_of_a_sparse_axis_have_room(tmp_path):
     assert list(axes.get_xticks()) == [0, 30, 60]
     (above,) = axes.child_axes
     assert [text.get_text() for text in above.get_xticklabels()] == ["head only", "blocks.30", "blocks.0"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_table_fits_the_terminal_and_folds_no_name(tmp_path, width):
+    sets = ["digits_low_resolution_and_noise", "digits_low"]
+    axes = {"dataset": sets, "freeze_policy.k": ["0", "9"], "seed": ["0", "1", "2"]}
+    study = study_of(sweep(tmp_path, axes, by_depth))
+    table = fitted(result_table(study), width)
+    headings = [column.heading for column in table.columns]
+    widths = [max(len(heading), *(len(line.entries[i]) for line in table.lines)) for i, heading in enumerate(headings)]
+    assert sum(widths) + 2 * (len(widths) - 1) <= width
+    names = {line.entries[1] for line in table.lines}
+    assert "digits_low" in names
+    assert len(names) == 2
+    if width == 200:
+        assert table == result_table(study)
+    else:
+        assert "95 % interval" not in headings
+        assert "interval" not in table.note
+        assert "runs" not in headings
+        assert "In every row: runs 3" in table.note
 
 
 # How the runs were trained, and by what
@@ -926,7 +947,7 @@ def test_commands_survive_the_shell():
 def test_the_verb_prints_the_table_the_answer_and_the_files(depths, capsys):
     assert main(["report", str(depths)]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "★ 1 from layer4.1 4,723,205 0.910 ± 0.010 0.810 ± 0.010 3 14.5" in out
+    assert "★ 1 from layer4.1 4,723,205 42.3 0.910 ± 0.010 0.810 ± 0.010 14.5" in out
     assert "Unfreezing k = 1 of 9 layer groups" in out
     assert str(depths / "report" / "report.html") in out
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 # More rows than these are for a file, not for a terminal.
 _MOST_ROWS = 60
-# What a terminal of the usual 80 characters has no room for.
-_WIDE = 110
-_FOR_WIDE = ("95 % interval", "share %")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -52,20 +49,16 @@ def report(folder: Path, output: Path | None = None, metric: str | None = None, 
 
 def show(files: ReportFiles) -> None:
     """Print the table of a report, the result in words, and where its files are."""
-    from thawline.reports.tables import result_table, shown_axes
+    from thawline.reports.tables import fitted, result_table
     from thawline.reports.wording import warnings
 
-    shown = result_table(files.study, _MOST_ROWS)
-    narrow = console.width < _WIDE
-    dropped = (*_FOR_WIDE, "groups trained") if shown_axes(files.study) else _FOR_WIDE
-    kept = [place for place, column in enumerate(shown.columns) if not (narrow and column.heading in dropped)]
+    shown = fitted(result_table(files.study, _MOST_ROWS), console.width)
     table = Table(box=None, pad_edge=False, header_style="bold")
     # Names come from outside: as Text they are shown as they are, as a string they would be read as markup.
-    for place in kept:
-        column = shown.columns[place]
+    for column in shown.columns:
         table.add_column(Text(column.heading), justify=column.align, overflow="fold", no_wrap=column.align == "right")
     for line in shown.lines:
-        table.add_row(*(Text(line.entries[place]) for place in kept), style="bold" if line.strong else None)
+        table.add_row(*(Text(entry) for entry in line.entries), style="bold" if line.strong else None)
     console.print(table)
     console.print(Text(shown.note, style="dim"))
     for warning in warnings(files.study):

@@ -17,6 +17,10 @@ HEAD_ONLY = "head only"
 # More test sets than these get a table of their own.
 MOST_EXTRA_COLUMNS = 3
 LONGEST_NAME = 40
+_INTERVAL = " The interval is the 95 % t interval of the test mean."
+_FIRST_TO_GO = ("95 % interval", "share %", "seconds", "groups trained", "trainable", "runs")
+_SHORTEST_NAME = 8
+_GAP = 2
 
 
 def ties_in_words(study: Study) -> str:
@@ -140,10 +144,64 @@ def _how_to_read(study: Study, most: int | None) -> str:
     told = f"{CHOSEN} best validation mean" + (" of its condition" if len(study.conditions) > 1 else "")
     if len(study.series) > len(study.conditions):
         told += f"; {CHOSEN_IN_LINE} best of its line of the figure"
-    told += ". Mean ± standard deviation over the runs; the interval is the 95 % t interval of the test mean."
+    told += f". Mean ± standard deviation over the runs.{_INTERVAL}"
     if most is not None and len(study.rows) > most:
         told += f" The first {most} of {len(study.rows)} rows; all of them are in table.csv."
     return told
+
+
+def fitted(table: Table, width: int) -> Table:
+    """The table for a terminal of `width` characters.
+
+    While it is too wide, a column with the same entry in every line is said once in the note, then columns go by rank,
+    and at last names are shortened in the middle. `table` itself where it fits.
+    """
+    kept = list(range(len(table.columns)))
+    said: list[str] = []
+    for place in [place for place in kept if table.columns[place].heading not in ("", "k")]:
+        entries = {line.entries[place] for line in table.lines}
+        heading = table.columns[place].heading
+        if _width(table, kept) > width and len(table.lines) > 1 and len(entries) == 1 and "±" not in str(entries):
+            kept.remove(place)
+            said.append(f"{heading} {entries.pop()}")
+    for heading in _FIRST_TO_GO:
+        if _width(table, kept) > width:
+            kept = [place for place in kept if table.columns[place].heading != heading]
+    lines = [Line(tuple(line.entries[place] for place in kept), line.strong) for line in table.lines]
+    note = table.note
+    if all(table.columns[place].heading != "95 % interval" for place in kept):
+        note = note.replace(_INTERVAL, "")
+    if said:
+        note += f" In every row: {', '.join(said)}."
+    narrow = Table(tuple(table.columns[place] for place in kept), tuple(lines), table.caption, note)
+    return _with_short_names(narrow, width)
+
+
+def _with_short_names(table: Table, width: int) -> Table:
+    every = list(range(len(table.columns)))
+    names = [place for place in every if table.columns[place].align == "left" and table.columns[place].heading]
+    while names and _width(table, every) > width:
+        widest = max(names, key=lambda place: max(len(line.entries[place]) for line in table.lines))
+        longest = max(len(line.entries[widest]) for line in table.lines)
+        if longest <= _SHORTEST_NAME:
+            break
+        lines = [
+            Line(
+                (*line.entries[:widest], plain(line.entries[widest], longest - 1), *line.entries[widest + 1 :]),
+                line.strong,
+            )
+            for line in table.lines
+        ]
+        table = Table(table.columns, tuple(lines), table.caption, table.note)
+    return table
+
+
+def _width(table: Table, places: Sequence[int]) -> int:
+    widths = [
+        max([len(table.columns[place].heading), *(len(line.entries[place]) for line in table.lines)])
+        for place in places
+    ]
+    return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def table_rows(study: Study) -> list[dict[str, object]]:
