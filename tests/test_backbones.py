@@ -114,18 +114,23 @@ def test_the_names_of_the_classes_may_lie_beside_the_file(tmp_path):
     assert built(tmp_path / "birds.pth").source_classifier.classes == ()
     (tmp_path / "birds.labels.txt").write_text("crow\nowl\ntit\n")
     assert built(tmp_path / "birds.pth").source_classifier.classes == ("crow", "owl", "tit")
+    (tmp_path / "birds.labels.txt").write_bytes(b"\xef\xbb\xbfcrow\r\nowl\r\ntit\r\n\r\n")
+    assert built(tmp_path / "birds.pth").source_classifier.classes == ("crow", "owl", "tit")
     (tmp_path / "birds.labels.txt").write_text("crow\nowl\n")
-    assert built(tmp_path / "birds.pth").source_classifier.classes == ()
+    with pytest.raises(UsageError, match=r"birds\.labels\.txt names 2 classes, but the classifier has 3 rows"):
+        built(tmp_path / "birds.pth")
+    (tmp_path / "birds.labels.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"birds\.labels\.txt: not readable as UTF-8 text"):
+        built(tmp_path / "birds.pth")
 
 
 def test_tensors_that_are_missing_left_over_or_of_other_shapes_are_named(tmp_path):
     state = library_state()
     path = tmp_path / "weights.pth"
     torch.save({name: tensor for name, tensor in state.items() if name != "layer1.0.conv1.weight"}, path)
-    assert refusal(lambda: built(path)) == (
-        "backbone.weights",
-        f"{path} does not fit test_resnet: lacks layer1.0.conv1.weight",
-    )
+    field, message = refusal(lambda: built(path))
+    assert field == "backbone.weights"
+    assert message.startswith(f"{path} does not fit test_resnet: lacks layer1.0.conv1.weight. Is it of another variant")
     torch.save(state | {"layer9.weight": torch.zeros(1)}, path)
     assert "has layer9.weight, which the network has not" in refusal(lambda: built(path))[1]
     torch.save(state | {"layer1.0.conv1.weight": torch.zeros(2, 3, 7, 7)}, path)
@@ -133,7 +138,9 @@ def test_tensors_that_are_missing_left_over_or_of_other_shapes_are_named(tmp_pat
     assert field == "backbone.weights"
     assert "layer1.0.conv1.weight is (2, 3, 7, 7), not " in message
     torch.save(library_state("test_vit"), path)
-    assert refusal(lambda: built(path))[1].endswith(" more")
+    assert "none of its" in refusal(lambda: built(path))[1]
+    torch.save(library_state("resnet18"), path)
+    assert " more. Is it of another variant" in refusal(lambda: built(path))[1]
 
 
 class Harmful:
@@ -177,7 +184,7 @@ def test_what_is_no_weights_file_is_named(tmp_path):
         f"{absent}: no such file",
     )
     assert refusal(TimmBackbone(name=RESNET, weights=str(folder)).check)[1] == f"{folder}: is a folder, not a file"
-    assert refusal(lambda: built(empty))[1] == f"{empty}: holds no tensors by name"
+    assert refusal(lambda: built(empty))[1] == f"{empty}: holds no tensors by name; it is a dictionary of epoch"
 
 
 def test_timm_converts_what_it_knows(tmp_path):
@@ -212,7 +219,7 @@ def test_a_skeleton_is_the_network_without_its_numbers(name):
     skeleton, backbone = spec.skeleton(), spec.build(seed=0)
     assert isinstance(spec, BackboneSpec)
     assert all(parameter.is_meta for parameter in skeleton.module.parameters())
-    for field in ("name", "feature_dim", "input_size", "mean", "std", "interpolation", "crop_pct", "groups"):
+    for field in ("name", "feature_dim", "input_size", "preprocessing", "groups"):
         assert getattr(skeleton, field) == getattr(backbone, field)
     images = torch.zeros(2, 3, *backbone.input_size)
     assert backbone.module.train()(images).shape == backbone.module.eval()(images).shape == (2, backbone.feature_dim)
@@ -232,7 +239,7 @@ def test_a_skeleton_knows_the_shape_of_the_source_classifier(tmp_path):
 
 def test_what_is_configured_replaces_what_the_library_says():
     own = TimmBackbone(name="mobilenetv2_035").skeleton()
-    assert (own.input_size, own.mean, own.crop_pct) == ((224, 224), (0.485, 0.456, 0.406), 0.875)
+    assert (own.input_size, own.mean, own.preprocessing.crop_pct) == ((224, 224), (0.485, 0.456, 0.406), 0.875)
     changed = TimmBackbone(
         name="mobilenetv2_035", arguments={"pad_type": "same"}, input_size=96, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
     ).skeleton()

@@ -17,10 +17,12 @@ FLOORS = (
         "layer_groups",
         "network",
         "own_code",
+        "preprocessing",
         "randomness",
         "records",
         "runtime",
         "specs",
+        "tensor_files",
     ),
     (
         "adapters",

@@ -8,7 +8,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from thawline.backbones import TimmBackbone, TorchvisionBackbone
 from thawline.errors import UsageError
+from thawline.preprocessing import Preprocessing
 from thawline.specs import resolve
 from thawline.transforms import Transform
 
@@ -21,13 +23,18 @@ def picture(height, width, seed=0):
     return Image.fromarray(pixels)
 
 
+def own(height, width, interpolation, crop_pct, **more):
+    """What a backbone says of its images."""
+    return Preprocessing(size=(height, width), interpolation=interpolation, crop_pct=crop_pct, **more)
+
+
 def config(name):
     return OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), resolve=True)
 
 
 def augmented(*steps, size=16, resize="squash"):
     node = {"_target_": "thawline.transforms.Transform", "resize": resize, "augmentation": list(steps)}
-    return resolve(node).fitted((size, size), "bilinear", 0.9)
+    return resolve(node).fitted(own(size, size, "bilinear", 0.9))
 
 
 # ----------------------------------------------------------------------------------------------------------- fixed part
@@ -41,7 +48,7 @@ def test_crop_is_bit_for_bit_what_timm_does_at_evaluation(interpolation, shape, 
 
     steps = create_transform((3, 64, 64), interpolation=interpolation, crop_pct=crop_pct).transforms
     expected = np.asarray(steps[1](steps[0](picture(*shape))))
-    transform = Transform().fitted((64, 64), interpolation, crop_pct)
+    transform = Transform().fitted(own(64, 64, interpolation, crop_pct))
     decoded = transform.decode(picture(*shape))
     assert (decoded.dtype, decoded.shape, decoded.is_contiguous()) == (torch.uint8, (3, 64, 64), True)
     assert np.array_equal(decoded.permute(1, 2, 0).numpy(), expected)
@@ -50,7 +57,7 @@ def test_crop_is_bit_for_bit_what_timm_does_at_evaluation(interpolation, shape, 
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("shape", [(300, 200), (40, 333), (1, 1), (1, 500)])
 def test_every_resize_gives_the_size_asked_for(resize, shape):
-    transform = Transform(size=(24, 40), resize=resize).fitted((99, 99), "lanczos", 0.875)
+    transform = Transform(size=(24, 40), resize=resize).fitted(own(99, 99, "lanczos", 0.875))
     assert transform.output_size == (24, 40)
     assert transform.decode(picture(*shape)).shape == (3, 24, 40)
     assert transform.decode(picture(*shape), (10, 20)).shape == (3, 10, 20)
@@ -68,15 +75,15 @@ def test_squash_keeps_the_whole_picture_and_pad_its_proportions():
 
 
 def test_the_backbone_fills_in_what_is_left_open_and_nothing_else():
-    fitted = Transform().fitted((96, 128), "bilinear", 0.9)
+    fitted = Transform().fitted(own(96, 128, "bilinear", 0.9))
     assert (fitted.output_size, fitted.interpolation, fitted.crop_pct) == ((96, 128), "bilinear", 0.9)
-    own = Transform(size=32, interpolation="box", crop_pct=0.5).fitted((96, 128), "bilinear", 0.9)
-    assert (own.output_size, own.interpolation, own.crop_pct) == ((32, 32), "box", 0.5)
-    assert own.fitted((1, 1), "nearest", 1.0) == own
+    chosen = Transform(size=32, interpolation="box", crop_pct=0.5).fitted(own(96, 128, "bilinear", 0.9))
+    assert (chosen.output_size, chosen.interpolation, chosen.crop_pct) == ((32, 32), "box", 0.5)
+    assert chosen.fitted(own(1, 1, "nearest", 1.0)) == chosen
     with pytest.raises(ValueError, match="the size is not known"):
         Transform().decode(picture(8, 8))
     with pytest.raises(UsageError, match=r"transform\.interpolation"):
-        Transform().fitted((96, 96), "random", 0.9)
+        Transform().fitted(own(96, 96, "random", 0.9))
 
 
 def test_wrong_fields_are_all_named():
@@ -215,7 +222,7 @@ def test_every_config_of_a_transform_is_whole_and_works(name):
     assert (CONF / f"{name}.yaml").read_text().startswith("# ")
     node = config(name)
     assert set(node) - {"_target_"} == set(Transform.model_fields)
-    transform = resolve(node).fitted((32, 32), "bicubic", 0.9)
+    transform = resolve(node).fitted(own(32, 32, "bicubic", 0.9))
     assert transform.is_random == (name not in ("default", "squash"))
     image = transform.decode(picture(50, 40))
     first, second = transform.augment(image, 0, 0, 0), transform.augment(image, 0, 1, 0)
@@ -226,3 +233,97 @@ def test_every_config_of_a_transform_is_whole_and_works(name):
 def test_the_default_config_is_the_default_of_the_class():
     assert resolve(config("default")) == Transform()
     assert resolve(config("squash")) == Transform(resize="squash")
+
+
+# ----------------------------------------------------------------------------------------- preprocessing of the weights
+
+
+def photographs(*shapes):
+    """Crops of two photographs, of odd sizes (height, width)."""
+    from sklearn.datasets import load_sample_images
+
+    for photograph, (height, width) in zip(load_sample_images().images * len(shapes), shapes, strict=False):
+        yield Image.fromarray(photograph[:height, :width])
+
+
+def as_timm_evaluates(config, image):
+    """The uint8 image (3, H, W) of timm's own evaluation transform."""
+    from timm.data import create_transform
+
+    return create_transform(**config, use_prefetcher=True)(image)
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["resnet50.a1_in1k", "efficientnet_b5.sw_in12k_ft_in1k", "dm_nfnet_f0.dm_in1k",
+     "convnextv2_huge.fcmae_ft_in22k_in1k_512"],
+)  # fmt: skip
+def test_images_are_prepared_as_the_weights_want_it(tag):
+    from timm.data import resolve_data_config
+    from timm.models import get_pretrained_cfg
+
+    config = resolve_data_config(pretrained_cfg=get_pretrained_cfg(tag).to_dict())
+    backbone = TimmBackbone(name=tag, weights="pretrained")
+    transform = Transform().fitted(backbone.images())
+    for image in photographs((427, 640), (300, 201)):
+        assert torch.equal(transform.decode(image), as_timm_evaluates(config, image))
+
+
+@pytest.mark.parametrize("crop_pct", [0.8, 0.91, 1.0, 1.15])
+@pytest.mark.parametrize(("mode", "resize"), [("center", "crop"), ("squash", "squash"), ("border", "border")])
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)])
+def test_every_crop_mode_is_timm_s(mode, resize, crop_pct, size):
+    mean = (0.2, 0.4, 0.9)
+    config = {"input_size": (3, *size), "interpolation": "bicubic", "crop_pct": crop_pct, "crop_mode": mode,
+              "mean": mean, "std": mean}  # fmt: skip
+    known = Preprocessing(size=size, interpolation="bicubic", crop_pct=crop_pct, resize=resize, fill=(51, 102, 230))
+    transform = Transform().fitted(known)
+    for shape in ((300, 201), (33, 127), (127, 33), (64, 64), (5, 7)):
+        assert torch.equal(transform.decode(picture(*shape)), as_timm_evaluates(config, picture(*shape))), shape
+
+
+def test_a_resize_that_is_asked_for_keeps_the_whole_image_and_a_crop_what_the_weights_keep():
+    weights = Preprocessing(size=(8, 8), interpolation="bilinear", crop_pct=0.5, resize="squash", fill=(1, 2, 3))
+    chosen = {name: Transform(resize=name).fitted(weights) for name in ("crop", "squash", "border", "pad")}
+    assert {name: one.crop_pct for name, one in chosen.items()} == {"crop": 0.5, "squash": 1, "border": 1, "pad": 1}
+    left = Transform().fitted(weights)
+    assert (left.resize, left.crop_pct) == ("squash", 0.5)
+    long = Image.new("RGB", (40, 20), "white")
+    assert chosen["border"].decode(long)[:, 0, 0].tolist() == [1, 2, 3]
+    assert chosen["pad"].decode(long)[:, 0, 0].tolist() == [0, 0, 0]
+    assert Transform(resize="pad", fill=(9, 9, 9)).fitted(weights).decode(long)[:, 0, 0].tolist() == [9, 9, 9]
+
+
+@pytest.mark.slow
+def test_every_tag_of_timm_is_prepared_as_timm_does():
+    import timm
+    from timm.data import resolve_data_config
+    from timm.models import get_pretrained_cfg
+
+    seen = {}
+    for tag in timm.list_pretrained():
+        config = resolve_data_config(pretrained_cfg=get_pretrained_cfg(tag).to_dict())
+        images = TimmBackbone(name=tag, weights="pretrained").images()
+        assert (images.mean, images.std) == (tuple(config["mean"]), tuple(config["std"])), tag
+        decides = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean")
+        seen.setdefault(tuple(str(config[name]) for name in decides), (tag, config, images))
+    assert len(seen) > 50
+    for tag, config, images in seen.values():
+        transform = Transform().fitted(images)
+        for image in photographs((427, 640), (333, 500), (401, 187), (61, 640), (9, 5)):
+            assert torch.equal(transform.decode(image), as_timm_evaluates(config, image)), (tag, image.size)
+
+
+@pytest.mark.slow
+def test_every_set_of_weights_of_torchvision_is_prepared_as_torchvision_does():
+    from torchvision import models
+    from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
+
+    for name in models.list_models(module=models):
+        for weights in models.get_model_weights(name):
+            preset = weights.transforms()
+            transform = Transform().fitted(TorchvisionBackbone(name=name, weights=weights.name).images())
+            for image in photographs((427, 640), (401, 187)):
+                expected = resize(image, preset.resize_size, interpolation=preset.interpolation)
+                expected = pil_to_tensor(center_crop(expected, preset.crop_size))
+                assert torch.equal(transform.decode(image), expected), (name, weights.name)

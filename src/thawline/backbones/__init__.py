@@ -3,6 +3,6 @@
 from thawline.backbones.backbone import Backbone, BackboneSpec
 from thawline.backbones.timm_backbone import TimmBackbone
 from thawline.backbones.torchvision_backbone import TorchvisionBackbone
-from thawline.backbones.weights import WeightsOrigin
+from thawline.backbones.weights import WeightsOrigin, described
 
-__all__ = ["Backbone", "BackboneSpec", "TimmBackbone", "TorchvisionBackbone", "WeightsOrigin"]
+__all__ = ["Backbone", "BackboneSpec", "TimmBackbone", "TorchvisionBackbone", "WeightsOrigin", "described"]

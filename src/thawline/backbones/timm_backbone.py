@@ -9,25 +9,28 @@ from typing import TYPE_CHECKING, Any, final
 
 from pydantic import field_validator
 
-from thawline.backbones.backbone import Backbone, LibraryBackbone, Size, Triple
+from thawline.backbones.backbone import UNKNOWN, Backbone, LibraryBackbone, Size
 from thawline.backbones.fetching import downloaded_file, hub_file, within_reach
 from thawline.backbones.names import names_of
 from thawline.backbones.weights import (
     FIELD,
+    SavedNetwork,
     WeightsOrigin,
     check_file,
+    completed,
+    described,
     divided,
     does_not_fit,
-    file_origin,
     first_line,
     linear_classifier,
     misfits,
+    named,
     read_network,
     state_hash,
-    with_class_names,
 )
 from thawline.errors import nearest, usage_error
 from thawline.network import SourceClassifier
+from thawline.preprocessing import Preprocessing, Resize, Triple
 from thawline.randomness import seeded
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ _OURS = frozenset(
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_CROP_MODES: Mapping[str, Resize] = {"center": "crop", "squash": "squash", "border": "border"}
 _ANY_COUNT = 10
 """A number of classes, for a network that is only asked what its classifier is called."""
 
@@ -82,67 +86,78 @@ class TimmBackbone(LibraryBackbone):
             hint = nearest(self._tag, tags) or f"; there are {', '.join(tags) or 'none'}"
             raise usage_error(FIELD, f"timm has no weights {self._tag!r} for {self._architecture}{hint}")
 
-    def skeleton(self, weights_file: Path | None = None) -> Backbone:
-        """The backbone on the meta device; `weights_file` is read for the shape of the source classifier."""
+    def skeleton(self, known: Preprocessing = UNKNOWN) -> Backbone:
+        """The backbone on the meta device; a weights file is read for the shape of its classifier."""
         import torch
 
+        path = self.local_weights()
+        description = described(path) if path is not None else None
+        known = known if description is None else known.over(description.preprocessing)
+        spec = self.for_images(known)
         with torch.device("meta"):
-            module = self._create()
-        path = weights_file or self.local_weights()
+            module = spec._create()
         classifier = None
-        if path is not None:
-            classifier = self._read(path, module)[1]
+        if path is not None and description is not None:
+            classifier = named(spec._read(path, module)[1], description)
         elif self.library_weights is not None:
             with torch.device("meta"):
-                full = self._create(tag=self._tag, num_classes=None)
+                full = spec._create(tag=self._tag, num_classes=None)
             classifier = _classifier(full.state_dict(), module, full)
-        return self._described(module, _without_values(classifier), WeightsOrigin("none", None))
+        tag = f"timm {self._architecture}.{self._config().tag}" if self.library_weights is not None else "none"
+        origin = WeightsOrigin(tag, None)
+        return spec._described(module, _without_values(classifier), origin, self.images(known))
 
-    def build(self, *, seed: int, weights_file: Path | None = None) -> Backbone:
+    def build(self, *, seed: int, weights_file: Path | None = None, known: Preprocessing = UNKNOWN) -> Backbone:
         """The backbone with its weights."""
-        with seeded("backbone", seed):
-            module = self._create()
         path = weights_file or self.local_weights()
-        if path is not None:
-            state, classifier = self._read(path, module)
+        description = described(path) if path is not None else None
+        known = known if description is None else known.over(description.preprocessing)
+        spec, images = self.for_images(known), self.images(known)
+        with seeded("backbone", seed):
+            module = spec._create()
+        if path is not None and description is not None:
+            state, classifier, saved = spec._read(path, module)
             module.load_state_dict(state, strict=True)
-            return self._described(module, classifier, file_origin(path))
+            return spec._described(module, named(classifier, description), saved.origin(description), images)
         if self.library_weights is None:
-            return self._described(module, None, WeightsOrigin("random", None))
-        fetched = self._fetched()
+            return spec._described(module, None, WeightsOrigin("random", None), images)
+        fetched = spec._fetched()
         classifier = _classifier(fetched.state_dict(), module, fetched)
         state, _ = divided(fetched.state_dict(), _classifier_keys(module, fetched))
         module.load_state_dict(state, strict=True)
         tag = fetched.pretrained_cfg.get("tag") or "default"
-        return self._described(
-            module, classifier, WeightsOrigin(f"timm {self._architecture}.{tag}", state_hash(module))
-        )
+        origin = WeightsOrigin(f"timm {self._architecture}.{tag}", state_hash(module))
+        return spec._described(module, classifier, origin, images)
 
-    def _read(self, path: Path, module: nn.Module) -> tuple[State, SourceClassifier | None]:
-        """The backbone's tensors from a file, and the classifier in it.
+    def _read(self, path: Path, module: nn.Module) -> tuple[State, SourceClassifier | None, SavedNetwork]:
+        """The backbone's tensors from a file, the classifier in it, and what the file is.
 
         Where names or shapes are not the network's, timm may know how to convert them (the original authors' names,
         position embeddings of another size).
         """
         import torch
 
-        saved = read_network(path)
         with torch.device("meta"):
             full = self._create(num_classes=_ANY_COUNT)
+        expected, keys, names = module.state_dict(), _classifier_keys(module, full), _classifier_names(full)
+        saved = read_network(path, full.state_dict().keys(), self.prefix)
         if saved.head is not None:
             own, classifier = saved.backbone, linear_classifier(saved.head)
         else:
-            own, head = divided(saved.backbone, _classifier_keys(module, full))
+            own, head = divided(saved.backbone, keys)
             classifier = linear_classifier(head) if _is_plain(module, full) else None
-        problems = misfits(own, module.state_dict())
-        if problems and saved.head is None:
+        own = completed(own, expected, names)
+        problems = misfits(own, expected)
+        if problems:
             converted = self._converted(saved.backbone, full)
             if converted is not None:
-                own, _ = divided(converted.state_dict(), _classifier_keys(module, full))
-                classifier, problems = _classifier(converted.state_dict(), module, converted), []
+                own, _ = divided(converted.state_dict(), keys)
+                problems = []
+                if saved.head is None:
+                    classifier = _classifier(converted.state_dict(), module, converted)
         if problems:
-            raise does_not_fit(path, self.name, problems)
-        return own, with_class_names(classifier, path)
+            raise does_not_fit(saved, self.name, problems, expected)
+        return own, classifier, saved
 
     def _converted(self, state: State, full: Any) -> Any | None:
         """The network filled with `state` by timm's own rules for this family, or None where they do not help."""
@@ -212,11 +227,26 @@ class TimmBackbone(LibraryBackbone):
             arguments.setdefault("img_size", self.input_size)
         return arguments
 
-    def _described(self, module: Any, classifier: SourceClassifier | None, weights: WeightsOrigin) -> Backbone:
+    def images(self, known: Preprocessing = UNKNOWN) -> Preprocessing:
+        """How images become the input: as configured, as the weights have it, else as timm evaluates."""
+        config = self._config().to_dict()
+        height, width = self._size(config)
+        library = Preprocessing(
+            size=(height, width),
+            resize=_CROP_MODES[config.get("crop_mode") or "center"],
+            crop_pct=float(config.get("crop_pct") or 0.875),
+            interpolation=config.get("interpolation") or "bicubic",
+            mean=_triple(config.get("mean"), _IMAGENET["mean"]),
+            std=_triple(config.get("std"), _IMAGENET["std"]),
+        )
+        return self.preprocessing(known, library)
+
+    def _described(
+        self, module: Any, classifier: SourceClassifier | None, weights: WeightsOrigin, images: Preprocessing
+    ) -> Backbone:
         from thawline.backbones.features import as_backbone
 
-        config = self._config().to_dict()
-        size = self._size(config)
+        size = self._size(self._config().to_dict())
         backbone, feature_dim, groups = as_backbone(module, size, self.granularity, self.name)
         if classifier is not None and classifier.weight.shape[1] != feature_dim:
             classifier = None
@@ -225,10 +255,7 @@ class TimmBackbone(LibraryBackbone):
             name=self.name,
             feature_dim=feature_dim,
             input_size=size,
-            mean=self.mean or _triple(config.get("mean"), _IMAGENET["mean"]),
-            std=self.std or _triple(config.get("std"), _IMAGENET["std"]),
-            interpolation=config.get("interpolation") or "bicubic",
-            crop_pct=float(config.get("crop_pct") or 0.875),
+            preprocessing=images.model_copy(update={"network_size": size}),
             groups=groups,
             source_classifier=classifier,
             weights=weights,
@@ -303,8 +330,11 @@ def _without_values(classifier: SourceClassifier | None) -> SourceClassifier | N
     return replace(classifier, weight=classifier.weight.to("meta"), bias=bias)
 
 
-def _triple(values: Any, default: Triple) -> tuple[float, ...]:
-    return tuple(float(value) for value in values) if values else default
+def _triple(values: Any, default: Triple) -> Triple:
+    if not values:
+        return default
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def _hub_files(own: str | None) -> tuple[str, ...]:

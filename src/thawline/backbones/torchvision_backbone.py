@@ -9,24 +9,27 @@ from typing import TYPE_CHECKING, Any, final
 
 from pydantic import field_validator
 
-from thawline.backbones.backbone import Backbone, LibraryBackbone, Size
+from thawline.backbones.backbone import UNKNOWN, Backbone, LibraryBackbone, Size
 from thawline.backbones.fetching import downloaded_file, within_reach
 from thawline.backbones.weights import (
     FIELD,
+    SavedNetwork,
     WeightsOrigin,
     check_file,
+    completed,
+    described,
     divided,
     does_not_fit,
-    file_origin,
     first_line,
     linear_classifier,
     misfits,
+    named,
     read_network,
     state_hash,
-    with_class_names,
 )
 from thawline.errors import nearest, usage_error
 from thawline.network import SourceClassifier
+from thawline.preprocessing import Preprocessing
 from thawline.randomness import seeded
 
 if TYPE_CHECKING:
@@ -70,40 +73,47 @@ class TorchvisionBackbone(LibraryBackbone):
         if self.library_weights is not None:
             self._weights_set()
 
-    def skeleton(self, weights_file: Path | None = None) -> Backbone:
-        """The backbone on the meta device; `weights_file` is read for the shape of the source classifier."""
-        module, classifier = self._create(on_meta=True)
-        path = weights_file or self.local_weights()
+    def skeleton(self, known: Preprocessing = UNKNOWN) -> Backbone:
+        """The backbone on the meta device; a weights file is read for the shape of its classifier."""
+        path = self.local_weights()
+        description = described(path) if path is not None else None
+        known = known if description is None else known.over(description.preprocessing)
+        spec = self.for_images(known)
+        module, classifier = spec._create(on_meta=True)
         source = None
-        if path is not None:
-            source = self._read(path, module, classifier)[1]
+        if path is not None and description is not None:
+            source = named(spec._read(path, module, classifier)[1], description)
         elif self.library_weights is not None:
             source = classifier.source(self._weights_set().meta.get("categories", ()))
-        backbone = self._described(module, source, WeightsOrigin("none", None))
+        known_as = "none" if self.library_weights is None else f"torchvision {self.name}.{self._weights_set().name}"
+        backbone = spec._described(module, source, WeightsOrigin(known_as, None), self.images(known))
         if source is not None:
             bias = None if source.bias is None else source.bias.to("meta")
             backbone.source_classifier = replace(source, weight=source.weight.to("meta"), bias=bias)
         return backbone
 
-    def build(self, *, seed: int, weights_file: Path | None = None) -> Backbone:
+    def build(self, *, seed: int, weights_file: Path | None = None, known: Preprocessing = UNKNOWN) -> Backbone:
         """The backbone with its weights."""
-        with seeded("backbone", seed):
-            module, classifier = self._create()
         path = weights_file or self.local_weights()
-        if path is not None:
-            state, source = self._read(path, module, classifier)
+        description = described(path) if path is not None else None
+        known = known if description is None else known.over(description.preprocessing)
+        spec, images = self.for_images(known), self.images(known)
+        with seeded("backbone", seed):
+            module, classifier = spec._create()
+        if path is not None and description is not None:
+            state, source, saved = spec._read(path, module, classifier)
             module.load_state_dict(state, strict=True)
-            return self._described(module, source, file_origin(path))
+            return spec._described(module, named(source, description), saved.origin(description), images)
         if self.library_weights is None:
-            return self._described(module, None, WeightsOrigin("random", None))
+            return spec._described(module, None, WeightsOrigin("random", None), images)
         chosen = self._weights_set()
-        state, head = divided(self._fetched(chosen), classifier.keys)
-        module.load_state_dict(self._adapted(state, module), strict=True)
+        state, head = divided(spec._fetched(chosen, module), classifier.keys)
+        module.load_state_dict(completed(spec._adapted(state, module), module.state_dict(), ()), strict=True)
         source = linear_classifier(head) if classifier.is_linear else None
         if source is not None:
             source = replace(source, classes=tuple(chosen.meta.get("categories", ())))
         origin = WeightsOrigin(f"torchvision {self.name}.{chosen.name}", state_hash(module))
-        return self._described(module, source, origin)
+        return spec._described(module, source, origin, images)
 
     def _create(self, *, on_meta: bool = False) -> tuple[Any, _Classifier]:
         """The network without its classifier, and that classifier."""
@@ -130,19 +140,22 @@ class TorchvisionBackbone(LibraryBackbone):
             raise usage_error(field, f"torchvision cannot make {self.name}: {first_line(error)}") from None
         return model, _Classifier(model)
 
-    def _read(self, path: Path, module: nn.Module, classifier: _Classifier) -> tuple[State, SourceClassifier | None]:
-        """The backbone's tensors from a file, and the classifier in it."""
-        saved = read_network(path)
+    def _read(
+        self, path: Path, module: nn.Module, classifier: _Classifier
+    ) -> tuple[State, SourceClassifier | None, SavedNetwork]:
+        """The backbone's tensors from a file, the classifier in it, and what the file is."""
+        expected = module.state_dict()
+        saved = read_network(path, expected.keys() | classifier.keys, self.prefix)
         if saved.head is None:
             own, head = divided(saved.backbone, classifier.keys)
             source = linear_classifier(head) if classifier.is_linear else None
         else:
             own, source = saved.backbone, linear_classifier(saved.head)
-        own = self._adapted(own, module)
-        problems = misfits(own, module.state_dict())
+        own = completed(self._adapted(own, module), expected, (classifier.name,))
+        problems = misfits(own, expected)
         if problems:
-            raise does_not_fit(path, self.name, problems)
-        return own, with_class_names(source, path)
+            raise does_not_fit(saved, self.name, problems, expected)
+        return own, source, saved
 
     def _adapted(self, state: State, module: Any) -> State:
         """The tensors without auxiliary classifiers, and a ViT's position embedding for the configured input size."""
@@ -155,10 +168,10 @@ class TorchvisionBackbone(LibraryBackbone):
             state = dict(interpolate_embeddings(module.image_size, module.patch_size, dict(state)))
         return state
 
-    def _fetched(self, chosen: Any) -> State:
+    def _fetched(self, chosen: Any, module: nn.Module) -> State:
         cached = downloaded_file(chosen.url)
         if cached is not None:
-            return read_network(cached).backbone
+            return read_network(cached, module.state_dict().keys()).backbone
         with within_reach(chosen.url, f"{self.name}.{chosen.name}"):
             return dict(chosen.get_state_dict(progress=False, check_hash=True, weights_only=True))
 
@@ -179,21 +192,33 @@ class TorchvisionBackbone(LibraryBackbone):
         size: int = self.input_size or self._weights_set().transforms().crop_size[0]
         return size, size
 
-    def _described(self, module: Any, source: SourceClassifier | None, weights: WeightsOrigin) -> Backbone:
+    def images(self, known: Preprocessing = UNKNOWN) -> Preprocessing:
+        """How images become the input: as configured, as the weights have it, else as torchvision evaluates."""
+        preset = self._weights_set().transforms()
+        mean, std = _HALVES if self.name in _INCEPTIONS else (tuple(preset.mean), tuple(preset.std))
+        library = Preprocessing(
+            size=self._size(),
+            resize="crop",
+            crop_pct=preset.crop_size[0] / preset.resize_size[0],
+            interpolation=preset.interpolation.value,
+            mean=mean,
+            std=std,
+        )
+        return self.preprocessing(known, library)
+
+    def _described(
+        self, module: Any, source: SourceClassifier | None, weights: WeightsOrigin, images: Preprocessing
+    ) -> Backbone:
         from thawline.backbones.features import as_backbone
 
-        preset, size = self._weights_set().transforms(), self._size()
-        mean, std = _HALVES if self.name in _INCEPTIONS else (preset.mean, preset.std)
+        size = self._size()
         backbone, feature_dim, groups = as_backbone(module, size, self.granularity, self.name)
         return Backbone(
             module=backbone,
             name=self.name,
             feature_dim=feature_dim,
             input_size=size,
-            mean=self.mean or tuple(mean),
-            std=self.std or tuple(std),
-            interpolation=preset.interpolation.value,
-            crop_pct=preset.crop_size[0] / preset.resize_size[0],
+            preprocessing=images.model_copy(update={"network_size": size}),
             groups=groups,
             source_classifier=source if source is not None and source.weight.shape[1] == feature_dim else None,
             weights=weights,
@@ -211,10 +236,10 @@ class _Classifier:
 
         leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
         position = max(i for i, (_, module) in enumerate(leaves) if isinstance(module, (nn.Linear, nn.Conv2d)))
-        self._name, self._module = leaves[position]
+        self.name, self._module = leaves[position]
         self.is_linear = isinstance(self._module, nn.Linear)
-        self.keys = frozenset(f"{self._name}.{name}" for name in self._module.state_dict())
-        model.set_submodule(self._name, nn.Identity())
+        self.keys = frozenset(f"{self.name}.{name}" for name in self._module.state_dict())
+        model.set_submodule(self.name, nn.Identity())
         for name, module in reversed(leaves[:position]):
             if list(module.parameters()):
                 break

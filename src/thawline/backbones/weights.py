@@ -1,17 +1,24 @@
-"""Weights from files: read without running code, matched strictly, classifier rows apart."""
+"""Weights from files: read without running code, found under the names that programs save them by, matched strictly."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from thawline.backbones.transformers_names import from_transformers
 from thawline.errors import UsageError, usage_error
 from thawline.files import read_json, sha256_of_file
 from thawline.network import SourceClassifier
+from thawline.preprocessing import Preprocessing
+from thawline.tensor_files import is_whole, metadata_of
 
 if TYPE_CHECKING:
     import torch
@@ -22,21 +29,56 @@ if TYPE_CHECKING:
 FIELD = "backbone.weights"
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
-_NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Where training programs keep the weights inside a checkpoint; averaged ones are what they report, so those first."""
-_WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes of DistributedDataParallel and torch.compile."""
-_OWN_PREFIXES = ("", "model.")
-"""Where the backbone is in a file of thawline's: its model file, and a Lightning checkpoint."""
+_CONTAINERS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "ema",
+    "state_dict", "model_state_dict", "model_state", "model", "teacher", "target_encoder", "student", "encoder",
+    "backbone", "net", "network", "module", "weights", "params", "checkpoint",
+)  # fmt: skip
+"""Where training programs keep the weights inside a checkpoint; averaged ones are what they report, so those first. Of
+a self-supervised pair the teacher (DINO, iBOT) or target encoder (I-JEPA) is the one that its authors evaluate."""
+_PREFIXES = (
+    "module", "_orig_mod", "model", "net", "network", "backbone", "_backbone", "encoder", "encoder_q", "base_encoder",
+    "teacher", "ema_model", "online_network", "online_encoder", "feature_extractor", "timm_model", "visual", "trunk",
+    "base_model", "student", "momentum_encoder", "encoder_k",
+)  # fmt: skip
+"""What wrappers and training programs put before the names of a network, alone or one after the other. Of two parts
+that hold the network alike, the one whose prefix stands further to the front is taken."""
+_AUXILIARY = ("n_averaged", "mask_token", "masked_embed", "decoder_", "queue", "total_ops", "total_params")
+"""Tensors that are no part of a classification network: counts of averages, parts of masked autoencoders and of MoCo,
+and what counters of operations leave."""
+_COUNTER = ".num_batches_tracked"
+_LABELS = ".labels.txt"
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class WeightsOrigin:
-    """Where the weights come from: in words, and the SHA-256 of the file or of the state dict (None: random)."""
+    """Where the weights come from.
+
+    Attributes:
+        description: in words, or the path of the file.
+        sha256: of the file or of the state dict; None for random weights.
+        container: the entry of a checkpoint that held the weights, if it was inside one.
+        prefix: what was taken off the names of the tensors.
+        left_out: what the file holds beside the network: the first part of a name, and how many tensors.
+        described_by: the file that names the classes and the preprocessing, if any.
+    """
 
     description: str
     sha256: str | None
+    container: str = ""
+    prefix: str = ""
+    left_out: Mapping[str, int] | None = None
+    described_by: str = ""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a weights file, and the files beside it, say of the weights; `file` is where the classes are named."""
+
+    classes: tuple[str, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,13 +87,25 @@ class SavedNetwork:
 
     Attributes:
         path: the file.
-        backbone: all tensors of a library's file, with the classifier's; those of the backbone in a file of thawline's.
-        head: the head's tensors in a file of thawline's, else None.
+        backbone: those of the network by its own names; with its classifier, where the file has no `head` apart.
+        head: those of a head that is saved beside the backbone, as thawline does; else None.
+        container: the entry of the checkpoint that held them.
+        prefix: what stood before their names.
+        left_out: what else is in the file: the first part of a name, and how many tensors.
     """
 
     path: Path
     backbone: State
     head: State | None
+    container: str = ""
+    prefix: str = ""
+    left_out: Mapping[str, int] | None = None
+
+    def origin(self, description: Description) -> WeightsOrigin:
+        """The origin of these weights, for the record."""
+        return WeightsOrigin(
+            str(self.path), sha256_of_file(self.path), self.container, self.prefix, self.left_out, description.file
+        )
 
 
 def is_path(weights: str) -> bool:
@@ -65,18 +119,39 @@ def check_file(path: Path) -> None:
         raise usage_error(FIELD, f"{path}: " + ("is a folder, not a file" if path.is_dir() else "no such file"))
 
 
-def read_network(path: Path) -> SavedNetwork:
-    """The tensors of a weights file, without wrappers of other programs.
+def read_network(path: Path, expected: Collection[str], prefix: str | None = None) -> SavedNetwork:
+    """The tensors of a network in a weights file.
+
+    Args:
+        path: the file.
+        expected: the names of the network's tensors.
+        prefix: what stands before them in the file; None finds it.
 
     Raises:
-        UsageError: it is not there, is damaged, or holds more than tensors and plain values.
+        UsageError: it is absent or damaged, holds more than tensors and plain values, or has nothing below `prefix`.
     """
-    state = _unwrapped(_read(path), path)
-    for prefix in _OWN_PREFIXES:
-        backbone = _below(state, f"{prefix}backbone.")
-        if backbone:
-            return SavedNetwork(path, backbone, _below(state, f"{prefix}head."))
-    return SavedNetwork(path, state, None)
+    content = _read(path)
+    container, tensors = _contained(content, path)
+    if prefix is not None:
+        found = _below(tensors, prefix)
+        if not found:
+            container, tensors = "", dict(_flat("", content))
+            found = _below(tensors, prefix)
+        if not found:
+            starts = ", ".join(list(_counts(tensors))[:10])
+            raise usage_error("backbone.prefix", f"{path}: no tensor's name begins with {prefix!r}; there are {starts}")
+    else:
+        tensors = from_transformers(tensors)
+        prefix = _prefix_of(tensors, expected)
+    backbone = _below(tensors, prefix)
+    head = None
+    if prefix.endswith("backbone."):
+        head = _below(tensors, prefix.removesuffix("backbone.") + "head.")
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
+    auxiliary = {name for name in backbone if name not in expected and name.startswith(_AUXILIARY)}
+    rest |= {name: backbone.pop(name) for name in auxiliary}
+    outside = {name: tensor for name, tensor in rest.items() if not head or not name.endswith(tuple(head))}
+    return SavedNetwork(path, backbone, head, container, prefix, _counts(outside) or None)
 
 
 def _read(path: Path) -> Any:
@@ -89,35 +164,114 @@ def _read(path: Path) -> Any:
     check_file(path)
     try:
         if path.suffix == ".safetensors":
+            if is_whole(path) is False:
+                raise usage_error(FIELD, f"{path}: damaged: its tensors are not those that were written")
             return load_file(path)
         # timm's training checkpoints carry their command line, which is plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = first_line(error)
-        raise usage_error(FIELD, f"{path}: refused, it is not a plain file of tensors: {reason}") from None
+        raise usage_error(
+            FIELD, f"{path}: refused, it is not a plain file of tensors: {reason}. {_resaving(path)}"
+        ) from None
     except (OSError, RuntimeError, ValueError, KeyError, IndexError, EOFError, SafetensorError) as error:
         raise usage_error(FIELD, f"{path}: not a readable weights file: {first_line(error)}") from None
 
 
-def _unwrapped(state: Any, path: Path) -> State:
+def _resaving(path: Path) -> str:
+    """How a file that holds more than tensors becomes one that does not."""
+    return (
+        "Such a file can run code. If you trust it, save its tensors alone, and use the new file: "
+        f"python -c \"import torch; c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
+        "c = c.state_dict() if hasattr(c, 'state_dict') else c.get('state_dict', c.get('model', c)); "
+        f'torch.save({{k: v for k, v in c.items() if torch.is_tensor(v)}}, {path.stem + "_tensors.pth"!r})"'
+    )
+
+
+def _contained(content: Any, path: Path) -> tuple[str, State]:
+    """The tensors by name of a checkpoint, and the path of the entry that holds them."""
+    place: list[str] = []
+    state = content
+    while isinstance(state, Mapping):
+        entry = next((name for name in _CONTAINERS if isinstance(state.get(name), Mapping) and state[name]), None)
+        if entry is None:
+            break
+        place.append(entry)
+        state = state[entry]
+    tensors = dict(_flat("", state))
+    if not tensors:
+        keys = [str(key) for key in content][:10] if isinstance(content, Mapping) else []
+        there = f"; it is a dictionary of {', '.join(keys)}" if keys else f", it is of type {type(content).__name__}"
+        raise usage_error(FIELD, f"{path}: holds no tensors by name{there}")
+    return ".".join(place), tensors
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
     import torch
 
-    for name in _NESTED:
-        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-            state = state[name]
-            break
-    items = state.items() if isinstance(state, Mapping) else ()
-    tensors = {key: value for key, value in items if isinstance(key, str) and isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise usage_error(FIELD, f"{path}: holds no tensors by name")
-    while wrapper := next((w for w in _WRAPPERS if all(key.startswith(w) for key in tensors)), None):
-        tensors = _below(tensors, wrapper)
-    return tensors
+    items = value.items() if isinstance(value, Mapping) else ()
+    for key, item in items:
+        if not isinstance(key, str):
+            continue
+        if isinstance(item, torch.Tensor):
+            yield prefix + key, item
+        elif isinstance(item, Mapping) and key not in _NO_WEIGHTS:
+            yield from _flat(f"{prefix}{key}.", item)
+
+
+_NO_WEIGHTS = ("optimizer", "optimizer_states", "lr_schedulers", "scaler", "loops", "callbacks")
+
+
+def _prefix_of(tensors: Mapping[str, torch.Tensor], expected: Collection[str]) -> str:
+    """The prefix under which most of the expected names are; without any of them, what wrappers put before all."""
+    known = frozenset(expected)
+    found = {"": 0}
+    for name in tensors:
+        parts = name.split(".")
+        for depth in range(len(parts)):
+            if depth and parts[depth - 1] not in _PREFIXES:
+                break
+            prefix = "".join(f"{part}." for part in parts[:depth])
+            found[prefix] = found.get(prefix, 0) + (name.removeprefix(prefix) in known)
+    best = max(found.values())
+    if best:
+        return min((prefix for prefix, count in found.items() if count == best), key=_rank)
+    shared = [prefix for prefix in found if all(name.startswith(prefix) for name in tensors)]
+    return max(shared, key=len)
+
+
+def _rank(prefix: str) -> tuple[int, int]:
+    places = [_PREFIXES.index(part) for part in prefix.split(".")[:-1]]
+    return max(places, default=-1), len(places)
 
 
 def _below(state: Mapping[str, torch.Tensor], prefix: str) -> State:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _counts(names: Collection[str]) -> dict[str, int]:
+    """How many names begin with each first part, most first."""
+    return dict(Counter(name.partition(".")[0] for name in names).most_common())
+
+
+def completed(
+    state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], classifiers: Sequence[str]
+) -> State:
+    """`state` without heads that are no classifier of the network's, and with the counters that old files lack.
+
+    Args:
+        state: the tensors of a file.
+        expected: those of the network without its classifier.
+        classifiers: the paths of the network's classifiers, whose place other heads take (MoCo, DINO).
+    """
+    import torch
+
+    heads = tuple(f"{name}." for name in classifiers if name)
+    own = {name: tensor for name, tensor in state.items() if name in expected or not (heads and name.startswith(heads))}
+    # Batch norms count batches since torch 0.4.1; nothing but momentum=None reads it.
+    missing = (name for name in expected if name not in own and name.endswith(_COUNTER))
+    return own | {name: torch.tensor(0) for name in missing if name.removesuffix(_COUNTER) + ".running_mean" in own}
 
 
 def misfits(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> list[str]:
@@ -132,10 +286,23 @@ def misfits(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tens
     return problems
 
 
-def does_not_fit(path: Path, network: str, problems: list[str]) -> UsageError:
+def does_not_fit(saved: SavedNetwork, network: str, problems: list[str], expected: Collection[str]) -> UsageError:
     """What is said when a file's tensors are not the network's."""
+    path, names = saved.path, list(saved.backbone)
+    if not any(name in expected for name in names):
+        called = ", ".join(names[:3])
+        return usage_error(
+            FIELD,
+            f"{path} does not fit {network}: none of its {len(names)} tensors is called as in this network; they are "
+            f"called {called}, ... Where the network is a part of the file, give what stands before its names: "
+            "backbone.prefix=PART.",
+        )
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    return usage_error(FIELD, f"{path} does not fit {network}: {'; '.join(problems[:_SHOWN])}{more}")
+    return usage_error(
+        FIELD,
+        f"{path} does not fit {network}: {'; '.join(problems[:_SHOWN])}{more}. Is it of another variant "
+        "(backbone.name), or built with other backbone.arguments?",
+    )
 
 
 def divided(state: Mapping[str, torch.Tensor], classifier: Collection[str]) -> tuple[State, State]:
@@ -154,27 +321,66 @@ def linear_classifier(head: Mapping[str, torch.Tensor]) -> SourceClassifier | No
     return SourceClassifier(weight.detach().clone(), None if bias is None else bias.detach().clone())
 
 
-def with_class_names(classifier: SourceClassifier | None, path: Path) -> SourceClassifier | None:
+def described(path: Path) -> Description:
+    """What is known of the weights in a file: names of their classes, and preprocessing.
+
+    Classes are in a text file beside it that is called ``<file without its suffix>.labels.txt``, one name a line, in
+    the order of the classifier's rows; else, as the preprocessing, in the metadata of a safetensors file that thawline
+    wrote; else in the record beside it.
+
+    Raises:
+        UsageError: the labels cannot be read, or the metadata is damaged.
+    """
+    found = _by_metadata(path)
+    if found is None:
+        found = _by_record(path.with_name("record.json"))
+    labels = path.with_suffix(_LABELS)
+    if not labels.is_file():
+        return found
+    try:
+        names = labels.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, ValueError) as error:
+        raise usage_error(FIELD, f"{labels}: not readable as UTF-8 text: {first_line(error)}") from None
+    return replace(found, classes=tuple(name.strip() for name in names), file=str(labels))
+
+
+def _by_metadata(path: Path) -> Description | None:
+    about = metadata_of(path) if path.suffix == ".safetensors" else {}
+    if "classes" not in about:
+        return None
+    try:
+        # Before, there were single entries, and not all of them.
+        earlier = {"size": about.get("input_size"), "mean": about.get("mean"), "std": about.get("std")}
+        values = json.loads(about.get("preprocessing", "{}"))
+        values |= {name: json.loads(text) for name, text in earlier.items() if text is not None and name not in values}
+        return Description(tuple(json.loads(about["classes"])), Preprocessing.model_validate(values), str(path))
+    except (ValueError, TypeError) as error:
+        raise usage_error(FIELD, f"{path}: its metadata is damaged: {first_line(error)}") from None
+
+
+def _by_record(record: Path) -> Description:
+    try:
+        values = read_json(record)
+        classes = tuple(str(name) for name in values["classes"])
+        return Description(classes, Preprocessing.model_validate(values.get("preprocessing") or {}), str(record))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ValidationError):
+        return Description()
+
+
+def named(classifier: SourceClassifier | None, description: Description) -> SourceClassifier | None:
     """The classifier with the names of its classes, where they are known.
 
-    They are in the record beside a model that thawline trained, and for other files in a text file beside it that is
-    called ``<file without its suffix>.labels.txt``, one name a line, in the order of the rows.
+    Raises:
+        UsageError: there are not as many names as rows.
     """
-    if classifier is None:
-        return None
-    labels, record = path.with_suffix(".labels.txt"), path.with_name("record.json")
-    try:
-        names = labels.read_text().splitlines() if labels.is_file() else read_json(record).get("classes", [])
-    except (OSError, ValueError, AttributeError):
+    if classifier is None or not description.classes:
         return classifier
-    if len(names) != len(classifier.weight):
+    rows, names = len(classifier.weight), len(description.classes)
+    if rows != names and not description.file.endswith(_LABELS):
         return classifier
-    return replace(classifier, classes=tuple(str(name) for name in names))
-
-
-def file_origin(path: Path) -> WeightsOrigin:
-    """The origin of weights from a file."""
-    return WeightsOrigin(str(path), sha256_of_file(path))
+    if rows != names:
+        raise usage_error(FIELD, f"{description.file} names {names} classes, but the classifier has {rows} rows")
+    return replace(classifier, classes=description.classes)
 
 
 def state_hash(module: nn.Module) -> str:

@@ -20,12 +20,12 @@ from thawline.execution.diagnostics import Diagnosis
 from thawline.execution.evaluate import Metrics, metrics_of, outputs_of
 from thawline.execution.finish import BEST_FILE, Finished, Outcome, finish
 from thawline.execution.inputs import AugmentedInputs, ImageInputs
-from thawline.execution.weights import source_backbone, with_head
+from thawline.execution.weights import recorded_file, source_backbone, with_head
 from thawline.freeze_policies import Phase
-from thawline.planning.plan import Plan, plan_run, run_folder
+from thawline.planning.plan import Plan, plan_of_run, plan_run
 from thawline.planning.session import Workbench
-from thawline.planning.settings import AverageSettings, recorded_config
-from thawline.records import Record, Selection, require_record
+from thawline.planning.settings import AverageSettings
+from thawline.records import Record, Selection, run_folder
 from thawline.records.metrics import NEVER
 from thawline.training.batches import Rows
 from thawline.training.module import Predictions
@@ -131,11 +131,9 @@ def plan_of(identity: str, plan: Plan, bench: Workbench) -> Plan:
     """The plan of a finished run beside `plan`'s own folder.
 
     Raises:
-        UsageError: there is no such run, or its record is damaged.
+        UsageError: there is no such run, its record is damaged, or what it was made from has changed.
     """
-    output_dir = plan.settings.output_dir
-    record = require_record(run_folder(output_dir, identity))
-    return plan_run(recorded_config(record.config, output_dir), record.overrides, bench)
+    return plan_of_run(run_folder(plan.settings.output_dir, identity), bench)
 
 
 class _Average:
@@ -210,7 +208,7 @@ class _Average:
         return finish(run, self._bench)
 
     def _tensors(self, identity: str) -> dict[str, torch.Tensor]:
-        return load_file(run_folder(self._plan.settings.output_dir, identity) / BEST_FILE)
+        return load_file(recorded_file(run_folder(self._plan.settings.output_dir, identity), BEST_FILE, self._bench))
 
     def _lay(self, tensors: Tensors) -> None:
         state = self._model.state_dict()
@@ -320,7 +318,7 @@ def alike(plan: Plan) -> str:
     source = plan.source.identity if plan.source else settings.seed if settings.backbone.weights is None else ""
     network = f"{settings.backbone!r} {source} {settings.adapter!r} {settings.head!r} {plan.outputs}"
     data = f"{splits.fingerprint} {splits.val.sha256} {splits.test.sha256 if splits.test else None}"
-    return f"{network} {data} {transform.output_size} {transform.resize} {transform.crop_pct} {transform.interpolation}"
+    return f"{network} {data} {transform.output_size} {transform.fixed}"
 
 
 def _averaged(plan: Plan, settings: Mapping[str, Any], overrides: Sequence[str], bench: Workbench) -> Plan:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from thawline.datasets import Split
+from thawline.errors import usage_error
 from thawline.execution.decoding import decoded_images
 from thawline.execution.evaluate import metrics_of
 from thawline.network.model import TransferModel
@@ -27,8 +29,10 @@ def before_tuning(
 
     ``before/target``: with the new head as it is initialised, and what the task measures of the source's features
     without any training.
-    ``before/source``: with the source run's own head, on the source's validation split; it must be what the source
-    run recorded, up to rounding.
+    ``before/source``: with the source run's own head, on the source's validation split.
+
+    Raises:
+        UsageError: ``before/source`` is not what the source run recorded, up to rounding: these are other weights.
     """
     source = plan.source
     if source is None or backbone.source_classifier is None:
@@ -54,7 +58,25 @@ def before_tuning(
     source_features = bench.once(
         "features", f"{source.identity} val", lambda: _features(source, model, bench, source_val)
     )
-    return {"before/target": target, "before/source": _metrics(head, source_features, _targets(source_val), source)}
+    again = _metrics(head, source_features, _targets(source_val), source)
+    _require_recorded(source, again, source_record.metrics["val"])
+    return {"before/target": target, "before/source": again}
+
+
+def _require_recorded(source: Plan, again: dict[str, float | None], recorded: dict[str, float | None]) -> None:
+    """Compare accuracy and loss of the copy with those of the source run, which may have computed less precisely."""
+    exact = source.settings.trainer.precision == "32-true"
+    samples = len(source.splits.val.indices)
+    for name, tolerance in (("top1", 2.5 / samples if exact else 0.05), ("loss", 0.02 if exact else 0.2)):
+        ours, theirs = again.get(name), recorded.get(name)
+        if ours is None or theirs is None or not (math.isfinite(ours) and math.isfinite(theirs)):
+            continue
+        if abs(ours - theirs) > tolerance * (max(abs(theirs), 1.0) if name == "loss" else 1.0):
+            raise usage_error(
+                "source",
+                f"the copy of run {source.identity} has a validation {name} of {ours:.4g}, and the run recorded "
+                f"{theirs:.4g}: its weights, its data or the software are not what they were",
+            )
 
 
 def _features(plan: Plan, model: TransferModel, bench: Workbench, split: Split) -> torch.Tensor:

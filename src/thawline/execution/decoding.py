@@ -17,7 +17,7 @@ def decoded_images(plan: Plan, bench: Workbench) -> DecodedImages:
     """The decoded images of the plan's data set, each decoded once where the store or the memory takes them."""
     transform, splits = plan.transform, plan.splits
     indices = _rows_in_use(plan)
-    fixed = {name: getattr(transform, name) for name in ("resize", "crop_pct", "interpolation")}
+    fixed = transform.fixed
 
     def make() -> DecodedImages:
         return decoded(

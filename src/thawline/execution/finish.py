@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -220,6 +220,7 @@ def _make_record(run: Finished, files: dict[str, str]) -> Record:
         recipe=recipe_of(plan),
         classes=list(plan.splits.classes),
         task=task.NAME,
+        preprocessing=plan.transform.preprocessing(run.backbone.preprocessing),
         provenance=_provenance(plan, run.backbone, outcome),
         splits=_split_records(plan) | shifted_splits(plan),
         layer_groups=[
@@ -305,7 +306,7 @@ def _provenance(plan: Plan, backbone: Backbone, outcome: Outcome) -> Provenance:
         resumed=outcome.resumed,
         data_fingerprint=plan.splits.fingerprint,
         own_code={module: SourceFileRecord(file=code.file, sha256=code.sha256) for module, code in plan.code.items()},
-        weights=WeightsRecord(description=weights.description, sha256=weights.sha256),
+        weights=WeightsRecord(**asdict(weights)),
         source_run=plan.source.identity if plan.source else None,
     )
 

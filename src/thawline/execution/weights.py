@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import nn
 
 from thawline.adapters import attach
@@ -15,10 +16,11 @@ from thawline.errors import usage_error
 from thawline.execution.finish import BEST_FILE, MODEL_FILE
 from thawline.files import atomic_write
 from thawline.network.model import TransferModel
-from thawline.planning.plan import Plan, plan_run, weights_file
+from thawline.planning.plan import Plan, plan_of_run, weights_file
 from thawline.planning.session import Workbench
-from thawline.planning.settings import recorded_config
+from thawline.preprocessing import Preprocessing
 from thawline.records import require_record
+from thawline.tensor_files import is_whole, to_bytes
 
 if TYPE_CHECKING:
     from thawline.backbones import Backbone, BackboneSpec
@@ -29,22 +31,50 @@ def ensure_model(plan: Plan, bench: Workbench) -> Path:
 
     A run keeps only what training moved (`BEST_FILE`): in a sweep over depths, most of the network is the same source
     in every run. The whole model has the names of the plain one, ``backbone.*`` and ``head.*``: an adapter is folded
-    into its weights.
+    into its weights. A model file that is damaged is written again.
 
     Raises:
-        UsageError: the run has an adapter that cannot be folded into the weights.
+        UsageError: what the run kept is damaged, or its adapter cannot be folded into the weights.
     """
     path = plan.folder / MODEL_FILE
-    if not path.exists():
+    if not is_whole(path):
         model = build_model(plan, bench)
-        restore(model, plan.folder / BEST_FILE)
+        restore(model, recorded_file(plan.folder, BEST_FILE, bench))
         adapter = plan.settings.adapter
         if adapter is not None and not adapter.merge(model.backbone):
             name = type(adapter).__name__
             raise usage_error("", f"{plan.folder}: this run's adapter ({name}) cannot be folded into plain weights")
         with atomic_write(path) as stream:
-            stream.write(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+            stream.write(to_bytes(model.state_dict(), _about(plan)))
     return path
+
+
+def recorded_file(folder: Path, name: str, bench: Workbench) -> Path:
+    """A file of a finished run, held against the hash in its record.
+
+    Raises:
+        UsageError: there is no valid record, or the file is missing or is not the one that the run wrote.
+    """
+    path, digest = folder / name, require_record(folder).files.get(name)
+    if not path.is_file():
+        raise usage_error("", f"{path}: missing, but the record names it")
+    if digest != bench.file_hash(path):
+        raise usage_error("", f"{path}: damaged: its SHA-256 is not the record's; run it again (remove {folder} first)")
+    return path
+
+
+def _about(plan: Plan) -> dict[str, str]:
+    """What a reader of the model's file has to know: it is enough to go on from the file alone."""
+    images = require_record(plan.folder).preprocessing or Preprocessing()
+    return {
+        "run": plan.identity,
+        "backbone": json.dumps(plan.config["backbone"]),
+        "classes": json.dumps(plan.splits.classes),
+        "preprocessing": images.model_dump_json(),
+        "input_size": json.dumps(images.size),
+        "mean": json.dumps(images.mean),
+        "std": json.dumps(images.std),
+    }
 
 
 def build_model(plan: Plan, bench: Workbench) -> TransferModel:
@@ -57,8 +87,8 @@ def source_backbone(plan: Plan, bench: Workbench) -> Backbone:
     """A fresh copy of the network that the run starts from."""
     settings = plan.settings
     if plan.source is not None:
-        file = ensure_model(plan.source, bench)
-        return _laid_out(bench.backbone(settings.backbone, settings.seed, file), plan, bench)
+        file, known = ensure_model(plan.source, bench), bench.known_of_weights(settings.backbone, settings)
+        return _laid_out(bench.backbone(settings.backbone, settings.seed, file, known), plan, bench)
     return backbone_of(settings.backbone, plan, bench)
 
 
@@ -67,9 +97,9 @@ def backbone_of(spec: BackboneSpec, plan: Plan, bench: Workbench, field: str = "
     settings = plan.settings
     file = weights_file(spec, settings, field)
     if file is not None and str(spec.weights).startswith("run:"):
-        config = recorded_config(require_record(file.parent).config, settings.output_dir)
-        file = ensure_model(plan_run(config, (), bench), bench)
-    return _laid_out(bench.backbone(spec, settings.seed, file), plan, bench)
+        file = ensure_model(plan_of_run(file.parent, bench), bench)
+    known = bench.known_of_weights(spec, settings)
+    return _laid_out(bench.backbone(spec, settings.seed, file, known), plan, bench)
 
 
 def _laid_out(backbone: Backbone, plan: Plan, bench: Workbench) -> Backbone:

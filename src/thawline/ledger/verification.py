@@ -18,12 +18,14 @@ from pydantic import ValidationError
 from thawline.errors import UsageError
 from thawline.files import finite, read_json, sha256_of_file
 from thawline.records import RECORD_FILE, Record, identity_of, load_record, seal_of
+from thawline.tensor_files import is_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Arrays = Mapping[str, NDArray[Any]]
 
+MODEL_FILE = "model.safetensors"
 PREDICTIONS_FILE = "predictions.npz"
 _TOLERANCE = 1e-5
 """Of metrics that are computed again: probabilities are float32, and their sums are in another order."""
@@ -65,6 +67,8 @@ def _of_files(folder: Path, record: Record) -> Iterator[str]:
             yield f"{name}: missing"
         elif sha256_of_file(folder / name) != digest:
             yield f"{name}: its SHA-256 is not the record's"
+    if (folder / MODEL_FILE).is_file() and is_whole(folder / MODEL_FILE) is False:
+        yield f"{MODEL_FILE}: its tensors are not those that were written; it is made again where it is needed"
 
 
 def _of_counts(record: Record) -> Iterator[str]:

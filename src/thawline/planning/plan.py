@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thawline.backbones import BackboneSpec
+from thawline.backbones import Backbone, BackboneSpec, described
 from thawline.datasets import Splits
 from thawline.errors import Problem, UsageError, usage_error
 from thawline.files import finite
@@ -17,9 +17,10 @@ from thawline.optimization.learning_rates import MeasuredRates
 from thawline.own_code import SourceFile, own_code
 from thawline.planning.phases import phases_of
 from thawline.planning.session import Workbench
-from thawline.planning.settings import RunSettings, parse, source_config
+from thawline.planning.settings import RunSettings, parse, recorded_config, source_config
 from thawline.planning.shift import ShiftedSet, shifted_sets
-from thawline.records import RECORD_FILE, identity_of, require_record
+from thawline.preprocessing import Preprocessing
+from thawline.records import RECORD_FILE, identity_of, require_record, run_folder
 from thawline.specs import classes_in
 from thawline.transforms import Transform
 
@@ -70,11 +71,6 @@ class Plan:
         return [f"{seen} of {len(test)} test images were training or validation images of the source"] if seen else []
 
 
-def run_folder(output_dir: Path, identity: str) -> Path:
-    """The folder of the run with this identity."""
-    return output_dir / "runs" / identity
-
-
 def plan_run(config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench, label: str = "") -> Plan:
     """The plan of the run that a resolved configuration describes.
 
@@ -90,6 +86,22 @@ def plan_run(config: Mapping[str, Any], overrides: Sequence[str], bench: Workben
     return _plan(parse(config), config, overrides, bench, label or " ".join(overrides))
 
 
+def plan_of_run(folder: Path, bench: Workbench) -> Plan:
+    """The plan of a finished run, from its record.
+
+    Raises:
+        UsageError: it has no valid record, is of another version of thawline, or what it was made from has changed.
+    """
+    record = require_record(folder)
+    if record.identity_format != IDENTITY_FORMAT:
+        made = f"made by another version of thawline (identity format {record.identity_format}, not {IDENTITY_FORMAT})"
+        raise usage_error("run", f"{folder}: {made}; run it again")
+    plan = plan_run(recorded_config(record.config, folder.parent.parent), record.overrides, bench)
+    if plan.identity != record.identity:
+        raise usage_error("run", f"{folder}: its data, source weights or own code are not those that it was made from")
+    return plan
+
+
 def _plan(
     settings: RunSettings, config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench, label: str
 ) -> Plan:
@@ -101,7 +113,7 @@ def _plan(
     splits = _fitting(bench.splits(settings), settings)
     outputs = settings.task.outputs(splits.classes)
     skeleton = bench.skeleton(settings)
-    transform = settings.transform.fitted(skeleton.input_size, skeleton.interpolation, skeleton.crop_pct)
+    transform = settings.transform.fitted(skeleton.preprocessing)
     network = bench.network(settings, outputs, _classifier_to_come(settings, source, bench))
     phases = phases_of(settings.freeze_policy, network, settings.trainer.max_epochs)
     if settings.trainer.shares_weights:
@@ -121,9 +133,13 @@ def _plan(
         "code": {module: file.sha256 for module, file in code.items()},
         "data": _data_identity(splits),
         "further_tests": {item.name: [item.fingerprint, item.split.sha256] for item in shifted},
+        "input": _input_identity(skeleton),
         "weights": f"run:{source.identity}" if source else weights_identity(settings.backbone, settings, bench),
         "teachers": {
-            name: weights_identity(teacher, settings, bench, f"regularizer.{name}")
+            name: [
+                weights_identity(teacher, settings, bench, f"regularizer.{name}"),
+                _images_of(teacher, settings, bench).model_dump(mode="json"),
+            ]
             for name, teacher in teachers(settings).items()
         },
     }
@@ -176,6 +192,16 @@ def _check_task(settings: RunSettings) -> None:
         raise UsageError(problems)
 
 
+def _input_identity(skeleton: Backbone) -> dict[str, Any]:
+    """What files beside the weights, and the library, say of the weights: their images, and their classes."""
+    classifier = skeleton.source_classifier
+    return {
+        "weights": skeleton.weights.description,
+        "preprocessing": skeleton.preprocessing.model_dump(mode="json", include={"mean", "std", "network_size"}),
+        "source_classes": None if classifier is None else list(classifier.classes),
+    }
+
+
 def _data_identity(splits: Splits) -> dict[str, Any]:
     """The images with their labels, which class an output stands for, and which split each image is in."""
     return {
@@ -216,6 +242,12 @@ def teachers(settings: RunSettings) -> dict[str, BackboneSpec]:
         for field, value in vars(regularizer).items()
         if isinstance(value, BackboneSpec)
     }
+
+
+def _images_of(teacher: BackboneSpec, settings: RunSettings, bench: Workbench) -> Preprocessing:
+    """What is known of the images of a teacher's weights."""
+    file = teacher.local_weights()
+    return bench.known_of_weights(teacher, settings) if file is None else described(file).preprocessing
 
 
 def weights_identity(

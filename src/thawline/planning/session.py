@@ -15,6 +15,8 @@ from thawline.datasets import not_reading
 from thawline.files import sha256_of_file
 from thawline.network import Network, SourceClassifier
 from thawline.network.model import TransferModel, network_of
+from thawline.preprocessing import Preprocessing
+from thawline.records import require_record, run_folder
 from thawline.runtime.clock import now
 from thawline.runtime.cores import CoreUse
 from thawline.runtime.memory import free_what_earlier_runs_made
@@ -86,7 +88,23 @@ class Workbench:
 
     def skeleton(self, settings: RunSettings) -> Backbone:
         """The source network on the meta device: its shapes and names; nothing is loaded and no memory taken."""
-        return self.once("skeleton", repr(settings.backbone), settings.backbone.skeleton)
+        known = self.known_of_weights(settings.backbone, settings)
+        return self.once("skeleton", f"{settings.backbone!r} {known!r}", lambda: settings.backbone.skeleton(known))
+
+    def known_of_weights(self, backbone: BackboneSpec, settings: RunSettings) -> Preprocessing:
+        """What is known of the images of weights that another run makes or made."""
+        weights = str(backbone.weights)
+        if settings.source is not None and backbone is settings.backbone:
+            return self.preprocessing(settings.source)
+        if weights.startswith("run:"):
+            record = require_record(run_folder(settings.output_dir, weights.removeprefix("run:")))
+            return record.preprocessing or Preprocessing()
+        return Preprocessing()
+
+    def preprocessing(self, settings: RunSettings) -> Preprocessing:
+        """How images become the input of a run's network: by its transform, and its backbone's mean and std."""
+        own = self.skeleton(settings).preprocessing
+        return settings.transform.fitted(own).preprocessing(own)
 
     def network(
         self, settings: RunSettings, classes: tuple[str, ...], classifier: SourceClassifier | None = None
@@ -109,14 +127,14 @@ class Workbench:
         key = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r} {classes} {known}"
         return self.once("network", key, make)
 
-    def backbone(self, spec: BackboneSpec, seed: int, weights_file: Path | None) -> Backbone:
-        """A fresh copy of a network with its weights; `seed` decides random ones."""
+    def backbone(self, spec: BackboneSpec, seed: int, weights_file: Path | None, known: Preprocessing) -> Backbone:
+        """A fresh copy of a network with its weights; `seed` decides random ones (`BackboneSpec.build`)."""
         random = spec.weights is None
-        key = f"{spec!r} {weights_file} {seed if random else ''}"
+        key = f"{spec!r} {weights_file} {known!r} {seed if random else ''}"
 
         def build() -> Backbone:
             with step("loading weights"):
-                return spec.build(seed=seed, weights_file=weights_file)
+                return spec.build(seed=seed, weights_file=weights_file, known=known)
 
         return copy.deepcopy(self.once("backbone", key, build))
 

@@ -108,7 +108,7 @@ class Corruptions(Spec):
                 targets=test.images.targets,
                 outputs=None,
                 decode=_as_it_is,
-                pixels={**_fixed(transform), "corruption": name, "strength": strength, "numpy": np.__version__},
+                pixels={**transform.fixed, "corruption": name, "strength": strength, "numpy": np.__version__},
                 fingerprint=splits.fingerprint,
                 mean="corruptions",
             )
@@ -160,7 +160,7 @@ class OtherDataset(Spec):
                 targets=labels.astype(np.int64),
                 outputs=judged.astype(np.int64),
                 decode=transform.decode,
-                pixels=_fixed(transform),
+                pixels=transform.fixed,
                 fingerprint=other.fingerprint,
                 notes=_notes(self.name, [splits.classes[place] for place in judged], splits.classes, left_out),
                 warnings=(f"{seen} of {len(chosen)} images of test/{self.name} are also in train or val",)
@@ -236,10 +236,6 @@ def shifted_sets(
 
 def _placed(field: str, shift: str) -> str:
     return f"shift.{shift}.{field}" if field else f"shift.{shift}"
-
-
-def _fixed(transform: Transform) -> dict[str, Any]:
-    return {name: getattr(transform, name) for name in ("resize", "crop_pct", "interpolation")}
 
 
 def _as_it_is(image: Image) -> Tensor:

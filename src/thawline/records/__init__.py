@@ -29,6 +29,7 @@ from thawline.records.record import (
     load_record,
     read_record,
     require_record,
+    run_folder,
     seal_of,
     write_record,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "load_record",
     "read_record",
     "require_record",
+    "run_folder",
     "seal_of",
     "write_record",
 ]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from thawline.errors import usage_error
 from thawline.files import finite, read_json, write_json
+from thawline.preprocessing import Preprocessing
 from thawline.records.metrics import (
     CLASSIFICATION_HEADLINE,
     CLASSIFICATION_TIE_BREAK,
@@ -173,10 +174,23 @@ class Hardware(_Part):
 
 
 class WeightsRecord(_Part):
-    """What the backbone started from: in words, and the SHA-256 of the file or state dict (None: random)."""
+    """The weights that a backbone started from: in words, and their SHA-256 (None: random).
+
+    Attributes:
+        description: in words, or the path of the file.
+        sha256: of the file or of the state dict; None for random weights.
+        container: the entry of a checkpoint that held the weights, if it was inside one.
+        prefix: what was taken off the names of the tensors.
+        left_out: what the file holds beside the network: the first part of a name -> how many tensors.
+        described_by: the file that names the classes and the preprocessing, if any.
+    """
 
     description: str
     sha256: str | None
+    container: str = ""
+    prefix: str = ""
+    left_out: dict[str, int] | None = None
+    described_by: str = ""
 
 
 class SourceFileRecord(_Part):
@@ -350,12 +364,13 @@ class Record(_Part):
     runs that are equal by the metric compared. Records written before these fields are classification's.
     `identity_format` says what the identity was made from (1: before records said so); a run of an earlier format is
     not found again by its configuration. `strategy` and `recipe` state in words what the configuration makes (None in
-    records of versions that did not). `identity_parts` are what it was made from: `identity_of` them is the
-    identity. `history` has one entry per epoch. Non-finite numbers are None. `warnings` are what a reader has to know
+    records of versions that did not). `identity_parts` are what it was made from: `identity_of` them is the identity.
+    `preprocessing` is how images became the network's input, and travels with the weights; records of earlier versions
+    have none. `history` has one entry per epoch. Non-finite numbers are None. `warnings` are what a reader has to know
     of the data before believing the numbers, such as images that are in train and in test; `notes` say what else was
     done. `left_out` counts by ending the files among the images that are not part of the data set; folders end in a
-    slash. `seal` is `seal_of` everything else, as
-    the file had it when the run wrote it; records of earlier versions have none.
+    slash. `seal` is `seal_of` everything else, as the file had it when the run wrote it; records of earlier versions
+    have none.
     """
 
     schema_version: Literal[1] = 1
@@ -370,6 +385,7 @@ class Record(_Part):
     strategy: Strategy | None = None
     recipe: Recipe | None = None
     classes: list[str]
+    preprocessing: Preprocessing | None = None
     provenance: Provenance
     splits: dict[str, SplitRecord]
     layer_groups: list[GroupRecord]
@@ -415,6 +431,11 @@ def _selected_by(values: Mapping[str, Any], names: Collection[str]) -> dict[str,
     if name not in names or classification_definitions([name]):
         return {}
     return {name: MetricDefinition(direction=selection["mode"], label=name)}
+
+
+def run_folder(output_dir: Path, identity: str) -> Path:
+    """The folder of the run with this identity."""
+    return output_dir / "runs" / identity
 
 
 def identity_of(decides: Mapping[str, Any]) -> str:

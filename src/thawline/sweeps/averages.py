@@ -11,9 +11,8 @@ from typing import Literal
 from thawline.errors import usage_error
 from thawline.execution.averaging import alike, soup_plan, wise_ft_plan
 from thawline.invocation import Invocation
-from thawline.planning.plan import Plan, plan_run
+from thawline.planning.plan import Plan, plan_of_run
 from thawline.planning.session import Workbench
-from thawline.planning.settings import recorded_config
 from thawline.records import load_record, require_record
 from thawline.sweeps.manifest import CellEntry, Manifest, read_manifest, write_manifest
 
@@ -123,7 +122,7 @@ def _plan(folder: Path, bench: Workbench) -> Plan:
     record = require_record(folder)
     if record.config.get("average") is not None:
         raise usage_error("", f"{folder} is an average itself")
-    return plan_run(recorded_config(record.config, folder.parent.parent), record.overrides, bench)
+    return plan_of_run(folder, bench)
 
 
 def _soups(runs: Sequence[_Finished], method: Method, bench: Workbench) -> tuple[list[Plan], list[str]]:

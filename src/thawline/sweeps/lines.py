@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from thawline.planning.plan import run_folder
-from thawline.records import read_record
+from thawline.records import read_record, run_folder
 from thawline.runtime.signals import Interrupted
 from thawline.sweeps.progress import duration, first_line, result_in_words
 from thawline.sweeps.remote import Outcome, labels

@@ -90,8 +90,7 @@ class RemoteJob:
     def _checked(self, identity: str) -> Outcome:
         """The run's record says whether it is done, whatever the task function says."""
         from thawline.ledger.runs import status_of
-        from thawline.planning.plan import run_folder
-        from thawline.records import read_record
+        from thawline.records import read_record, run_folder
 
         folder = run_folder(Path(self.config.output_dir), identity)
         if read_record(folder) is not None:

@@ -15,9 +15,9 @@ from thawline.execution.weights import source_backbone
 from thawline.files import write_json
 from thawline.invocation import Invocation
 from thawline.ledger import provenance
-from thawline.planning.plan import Plan, plan_run, run_folder
+from thawline.planning.plan import Plan, plan_run
 from thawline.planning.session import Workbench
-from thawline.records import identity_of, require_record
+from thawline.records import identity_of, require_record, run_folder
 from thawline.runtime.clock import now
 
 SCORES = ("logme", "shrunk_h_score", "h_score", "leep", "nce")

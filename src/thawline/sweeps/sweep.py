@@ -9,8 +9,9 @@ from pathlib import Path
 
 from thawline.invocation import Invocation
 from thawline.planning.devices import require_devices
-from thawline.planning.plan import Plan, plan_run, run_folder
+from thawline.planning.plan import Plan, plan_run
 from thawline.planning.session import Workbench
+from thawline.records import run_folder
 from thawline.sweeps.cells import Cell, for_each
 from thawline.sweeps.manifest import CellEntry, Manifest, write_manifest
 
