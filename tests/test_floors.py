@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 import thawline
@@ -86,3 +87,19 @@ def test_reports_never_import_torch():
         modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         assert not {name for name in modules if name and name.split(".")[0] == "torch"}, file
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    """Imports inside functions and for type checkers alone count too."""
+    modules = {}
+    for file in SOURCE.rglob("*.py"):
+        parts = ("thawline", *file.relative_to(SOURCE).with_suffix("").parts)
+        modules[".".join(parts).removesuffix(".__init__")] = file
+    imports = {}
+    for name, file in modules.items():
+        nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        found = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+        found = {item if item in modules else item.rpartition(".")[0] for item in found}
+        imports[name] = (found & modules.keys()) - {name}
+    # Raises CycleError, with the circle.
+    assert len(list(graphlib.TopologicalSorter(imports).static_order())) == len(modules)
