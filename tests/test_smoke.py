@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,21 @@ def test_a_sweep_over_three_kinds_of_networks_fills_wandb_and_the_report(thawlin
         assert len(list(csv.DictReader(stream))) == 6
     assert (report / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (report / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+@pytest.mark.parametrize("backbone", ["test_vit", "torchvision backbone.name=resnet18 backbone.weights=null"])
+def test_a_command_of_its_own_where_nothing_has_been_imported(backbone, adapter):
+    """Libraries are imported in the order in which the program comes to them."""
+    arguments = [*SWEEP[1:], f"backbone={backbone.partition(' ')[0]}", *backbone.split()[1:]]
+    done = subprocess.run(
+        [sys.executable, "-m", "thawline", "train", *arguments, "logger=none", f"adapter={adapter}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(records()) == 1
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -88,20 +89,16 @@ class TimmBackbone(LibraryBackbone):
 
     def skeleton(self, known: Preprocessing = UNKNOWN) -> Backbone:
         """The backbone on the meta device; a weights file is read for the shape of its classifier."""
-        import torch
-
         path = self.local_weights()
         description = described(path) if path is not None else None
         known = known if description is None else known.over(description.preprocessing)
         spec = self.for_images(known)
-        with torch.device("meta"):
-            module = spec._create()
+        module = spec._create(on_meta=True)
         classifier = None
         if path is not None and description is not None:
             classifier = named(spec._read(path, module)[1], description)
         elif self.library_weights is not None:
-            with torch.device("meta"):
-                full = spec._create(tag=self._tag, num_classes=None)
+            full = spec._create(tag=self._tag, num_classes=None, on_meta=True)
             classifier = _classifier(full.state_dict(), module, full)
         tag = f"timm {self._architecture}.{self._config().tag}" if self.library_weights is not None else "none"
         origin = WeightsOrigin(tag, None)
@@ -135,10 +132,7 @@ class TimmBackbone(LibraryBackbone):
         Where names or shapes are not the network's, timm may know how to convert them (the original authors' names,
         position embeddings of another size).
         """
-        import torch
-
-        with torch.device("meta"):
-            full = self._create(num_classes=_ANY_COUNT)
+        full = self._create(num_classes=_ANY_COUNT, on_meta=True)
         expected, keys, names = module.state_dict(), _classifier_keys(module, full), _classifier_names(full)
         saved = read_network(path, full.state_dict().keys(), self.prefix)
         if saved.head is not None:
@@ -201,21 +195,25 @@ class TimmBackbone(LibraryBackbone):
         num_classes: int | None = 0,
         pretrained: bool = False,
         overlay: dict[str, Any] | None = None,
+        on_meta: bool = False,
     ) -> Any:
         """The network, without classifier; ``num_classes=None`` is the number that the weights have."""
+        # Before the device is chosen: parts of torch 2.6 cannot be imported where the default device is meta.
         import timm
+        import torch
 
         arguments = self._arguments()
         if num_classes is not None:
             arguments["num_classes"] = num_classes
         try:
-            return timm.create_model(
-                self._architecture,
-                pretrained=pretrained,
-                pretrained_cfg=tag,
-                pretrained_cfg_overlay=overlay,
-                **arguments,
-            )
+            with torch.device("meta") if on_meta else contextlib.nullcontext():
+                return timm.create_model(
+                    self._architecture,
+                    pretrained=pretrained,
+                    pretrained_cfg=tag,
+                    pretrained_cfg_overlay=overlay,
+                    **arguments,
+                )
         except (TypeError, AssertionError, ValueError, ZeroDivisionError) as error:
             field = "backbone.input_size" if self.input_size and not self.arguments else "backbone.arguments"
             raise usage_error(field, f"timm cannot make {self._architecture}: {first_line(error)}") from None
