@@ -105,14 +105,14 @@ def assert_summarises(seen: Seen, folder: Path) -> None:
 
 
 def test_a_job_that_raises_ends_its_own_wandb_run_and_no_other(thawline, monkeypatch):
-    test = experiment._Run._test
+    validated = experiment._Run._validated
 
-    def fails_for_one(run, fit):
+    def fails_for_one(run):
         if run._plan.settings.seed == 1:
             raise RuntimeError("on purpose")
-        return test(run, fit)
+        return validated(run)
 
-    monkeypatch.setattr(experiment._Run, "_test", fails_for_one)
+    monkeypatch.setattr(experiment._Run, "_validated", fails_for_one)
     result = thawline("train", "-m", *WANDB, "seed=0,1,2")
     assert result.status == 1
     assert "on purpose" in result.err
