@@ -52,8 +52,9 @@ def test_a_record_of_an_earlier_version_still_loads():
 
 
 def test_a_record_of_a_later_version_loads_without_what_is_new(tmp_path):
-    written = record()
-    file = write_record(tmp_path / written.identity, written)
+    made = record()
+    file = write_record(tmp_path / made.identity, made)
+    written = load_record(file.parent)
     content = json.loads(file.read_text())
     content["provenance"]["moon"] = content["phases"][0]["thaw_line"]["tide"] = content["weather"] = "fair"
     file.write_text(json.dumps(content))

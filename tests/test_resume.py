@@ -87,7 +87,7 @@ def resuming(zygote: Zygote, tmp_path: Path, references) -> Iterator[Resuming]:
 
 def resumed_at(record: Record) -> list[tuple[str, int]]:
     """Where each resume went on: the phase, and the epoch within it."""
-    return [(place["phase"], place["epoch"]) for place in record.provenance.resumed]
+    return [(place.phase, place.epoch) for place in record.provenance.resumed]
 
 
 @pytest.mark.parametrize(
