@@ -38,6 +38,18 @@ def test_the_path_is_scikit_learns_solution_with_no_gradient_left():
         assert solution.gradient_norm < 1e-7
 
 
+def test_with_two_classes_the_path_is_scikit_learns_solution_at_the_same_c():
+    features, labels = problem()
+    labels = labels // 2
+    for solution in regularisation_path(features, labels, 2, (1e-3, 1.0, 1e2), max_iterations=2000, tolerance=1e-9):
+        reference = LogisticRegression(C=solution.c, tol=1e-10, max_iter=20000).fit(
+            features.double().numpy(), labels.numpy()
+        )
+        weight, bias = solution.weight[1] - solution.weight[0], solution.bias[1] - solution.bias[0]
+        np.testing.assert_allclose(weight, reference.coef_[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(bias, reference.intercept_[0], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("kind", "make", "arguments"),
     [

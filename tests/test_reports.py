@@ -422,7 +422,9 @@ def test_a_row_with_fewer_seeds_is_not_chosen_and_is_paired_on_the_common_ones(t
 
     study = study_of(sweep(tmp_path, DEPTHS, make))
     assert study.conditions[0].chosen.depth == 9
-    assert any("1 row has fewer finite runs" in text and "common seeds" in text for text in warnings(study))
+    assert any(
+        "1 row has fewer runs that did not diverge" in text and "common seeds" in text for text in warnings(study)
+    )
     page = make_report(study.sweep.folder).markdown.read_text()
     # Against k = 1 on the seeds 1 and 2: (0.92 - 0.81 + 0.94 - 0.82) / 2.
     assert re.search(r"\| k = 1 \| \+0\.115 \| .* \| 2 \|", page)
@@ -436,11 +438,11 @@ def test_diverged_runs_are_counted_and_their_mean_is_labelled(tmp_path):
         return by_depth(overrides, place)
 
     files = make_report(sweep(tmp_path, DEPTHS, make))
-    assert "0.910 ± 0.014 (finite 2 of 3)" in files.table_md.read_text()
+    assert "0.910 ± 0.014 (1 of 3 diverged)" in files.table_md.read_text()
     assert "3, 1 diverged" in files.table_md.read_text()
     assert any("Runs diverged (k = 9: 1 of 3)" in text for text in warnings(files.study))
     assert "0.900 0.920 diverged" in files.markdown.read_text()
-    assert "0.910 (finite 2 of 3) for full fine-tuning" in files.answer[0]
+    assert "0.910 (1 of 3 diverged) for full fine-tuning" in files.answer[0]
     assert [row["diverged"] for row in rows_of(files.runs_csv)].count("true") == 1
 
 

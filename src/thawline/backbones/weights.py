@@ -132,6 +132,7 @@ def read_network(path: Path, expected: Collection[str], prefix: str | None = Non
     """
     content = _read(path)
     container, tensors = _contained(content, path)
+    _check_finite(path, tensors)
     if prefix is not None:
         found = _below(tensors, prefix)
         if not found:
@@ -244,6 +245,19 @@ def _prefix_of(tensors: Mapping[str, torch.Tensor], expected: Collection[str]) -
 def _rank(prefix: str) -> tuple[int, int]:
     places = [_PREFIXES.index(part) for part in prefix.split(".")[:-1]]
     return max(places, default=-1), len(places)
+
+
+def _check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    broken = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if broken:
+        more = f" and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
+        listed = ", ".join(broken[:_SHOWN])
+        raise usage_error(FIELD, f"{path}: holds values that are not finite, in {listed}{more}: a diverged model?")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has numbers only; minus infinity stands in attention masks, which some programs save."""
+    return not tensor.is_floating_point() or not bool((tensor.isnan() | (tensor == float("inf"))).any())
 
 
 def _below(state: Mapping[str, torch.Tensor], prefix: str) -> State:

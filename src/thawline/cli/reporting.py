@@ -40,6 +40,8 @@ def print_run(plan: Plan) -> None:
         f"trainable {counts.trainable:,} of {counts.total:,} parameters; epoch {record.selection.epoch} chosen by "
         f"{record.selection.monitor}; {record.cost.total_seconds:.1f} s"
     )
+    if record.diverged:
+        errors.print(f"[red]diverged[/]: {escape(record.divergence)}", highlight=False, soft_wrap=True)
     console.print(f"record: {plan.folder / 'record.json'}")
 
 

@@ -68,6 +68,9 @@ def _watch(folder: Path, manifest: Manifest, arguments: argparse.Namespace) -> i
 
 def _summary(manifest: Manifest, cells: Sequence[CellStatus]) -> Text:
     parts = [Text(f"{number} {state}", style=_STYLES[state]) for state, number in counts(cells).items()]
+    diverged = sum(cell.status.diverged for cell in cells)
+    if diverged:
+        parts.append(Text(f"{diverged} of those done diverged", style="red"))
     return Text(f"{_printable(manifest.name)}: {len(cells)} runs: ").append(Text(", ").join(parts))
 
 
@@ -88,7 +91,7 @@ def _view(manifest: Manifest, cells: Sequence[CellStatus], *, everything: bool) 
 
 
 def _tells(cell: CellStatus) -> bool:
-    return cell.status.state not in ("done", "pending")
+    return cell.status.state not in ("done", "pending") or cell.status.diverged
 
 
 def _row(cell: CellStatus, now: datetime.datetime) -> list[Text]:
@@ -96,7 +99,9 @@ def _row(cell: CellStatus, now: datetime.datetime) -> list[Text]:
     # Labels and messages come from outside: as Text they are shown as they are and not read as markup.
     return [
         Text(_printable(cell.label)),
-        Text(status.state, style=_STYLES[status.state]),
+        Text("done, diverged", style="red")
+        if status.diverged and status.state == "done"
+        else Text(status.state, style=_STYLES[status.state]),
         Text(str(status.attempt or "")),
         Text(_printable(f"{status.host}:{status.pid}") if status.host else ""),
         Text(_age(status.since, now)),

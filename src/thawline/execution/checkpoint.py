@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from thawline.planning.plan import Plan
 
 LAST_FILE = "last.ckpt"
-FORMAT = 3
+FORMAT = 4
 _DECIDING_PACKAGES = ("thawline", "torch", "pytorch-lightning")
 
 log = logging.getLogger("thawline")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from safetensors.torch import save
 
 from thawline.execution import distributed
+from thawline.execution.divergence import divergence
 from thawline.execution.evaluate import Metrics, shifted_metrics, shifted_splits
 from thawline.files import atomic_write, sha256_of_file
 from thawline.invocation import Invocation
@@ -53,7 +54,7 @@ BEST_FILE = "best.safetensors"
 MODEL_FILE = "model.safetensors"
 PREDICTIONS_FILE = "predictions.npz"
 _KEPT = (
-    "started_at", "history", "phases", "moved", "trained", "contract", "selection", "diverged", "metrics",
+    "started_at", "history", "phases", "moved", "trained", "contract", "selection", "metrics",
     "train_seconds", "samples", "resumed",
 )  # fmt: skip
 _PARTS: Mapping[str, type[BaseModel]] = {"phases": PhaseRecord, "contract": ContractRecord, "resumed": Resumption}
@@ -78,7 +79,6 @@ class Outcome:
     trained: set[str] = field(default_factory=set)
     contract: list[ContractRecord] = field(default_factory=list)
     selection: Selection | None = None
-    diverged: bool = False
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     task_fields: dict[str, Any] = field(default_factory=dict)
     train_seconds: float = 0.0
@@ -124,7 +124,6 @@ class Outcome:
         self.moved |= module.moved
         self.trained |= fit.phase.trainable
         self.samples += len(plan.splits.train.indices) * len(module.history)
-        self.diverged |= selection.diverged
         self.contract.append(fit.contract.of_phase(fit.phase.name))
         self.phases.append(_phase_record(model, fit))
         self.selection = Selection.by(
@@ -208,12 +207,18 @@ def _make_record(run: Finished, files: dict[str, str]) -> Record:
     if outcome.selection is None:
         raise RuntimeError("a run without a phase has nothing to record")
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    diverged = divergence(
+        _led_to_model(plan, outcome.history, outcome.selection),
+        task.constant_loss(plan.outputs),
+        model.state_dict(),
+    )
     trainable = sum(sizes[name] for name in outcome.trained)
     return Record(
         identity=plan.identity,
         identity_format=IDENTITY_FORMAT,
         identity_parts=dict(plan.identity_parts),
-        diverged=outcome.diverged,
+        diverged=bool(diverged),
+        divergence=diverged,
         config=dict(plan.config),
         overrides=list(plan.overrides),
         strategy=strategy_of(plan),
@@ -267,6 +272,13 @@ def _make_record(run: Finished, files: dict[str, str]) -> Record:
         ],
         **outcome.task_fields,
     )
+
+
+def _led_to_model(plan: Plan, history: Sequence[dict[str, Any]], selection: Selection) -> Sequence[dict[str, Any]]:
+    """The rows of the history that led to the model: all epochs, or of separate candidates the one that was chosen."""
+    if plan.settings.probe is not None or plan.settings.average is not None:
+        return [history[selection.epoch]]
+    return history
 
 
 def _phase_record(model: TransferModel, fit: Fit) -> PhaseRecord:

@@ -230,7 +230,6 @@ class Pack:
         outcome.metrics["val"] = {name[4:]: value for name, value in chosen.items() if name.startswith("val/")}
         outcome.history = history
         outcome.moved = outcome.trained = set(plan.network.head)
-        outcome.diverged = any(not np.isfinite(row["train/loss"]) for row in history)
         outcome.contract.append(self._contract.of_phase(plan.phases[0].name))
         outcome.phases.append(self._phase(plan, history))
         outcome.train_seconds = self._seconds

@@ -52,7 +52,7 @@ class Status:
     """What is known of a run: its state, who runs it since when, which attempt, and the error of a failure.
 
     `since` is the time of the last change of state (UTC, ISO 8601); `record_stamp` is the size and the time of the
-    record when it was found valid.
+    record when it was found valid, and `diverged` what that record says.
     """
 
     state: State
@@ -63,14 +63,17 @@ class Status:
     error: str = ""
     traceback_file: str = ""
     record_stamp: Stamp | None = None
+    diverged: bool = False
 
 
 def status_of(folder: Path) -> Status:
     """The state of the run in `folder`. Done means a validated record."""
     status = _read(folder)
     stamp = _stamp(folder / RECORD_FILE)
-    if stamp is not None and (stamp == status.record_stamp or read_record(folder) is not None):
+    if stamp is not None and stamp == status.record_stamp:
         return _in_state(status, "done")
+    if stamp is not None and (record := read_record(folder)) is not None:
+        return replace(_in_state(status, "done"), diverged=record.diverged)
     if stamp is not None and status.state in ("done", "pending"):
         return _in_state(status, "failed", f"{folder / RECORD_FILE} is damaged; the same command makes it again")
     if status.state == "done":
@@ -152,7 +155,7 @@ def _attempt(plan: Plan, run: Callable[[Plan], Record], claim: Claim) -> Record:
         raise ended from error
     if claim.lost() and read_record(plan.folder) is None:
         raise _lost(plan.folder, claim)
-    journal.write("done", record_stamp=_stamp(plan.folder / RECORD_FILE))
+    journal.write("done", record_stamp=_stamp(plan.folder / RECORD_FILE), diverged=record.diverged)
     return record
 
 
@@ -187,10 +190,18 @@ class _Journal:
     attempt: int
     claim: Claim
 
-    def write(self, state: State, *, error: str = "", file: str = "", record_stamp: Stamp | None = None) -> None:
+    def write(
+        self,
+        state: State,
+        *,
+        error: str = "",
+        file: str = "",
+        record_stamp: Stamp | None = None,
+        diverged: bool = False,
+    ) -> None:
         if self.claim.is_mine():
             place = (socket.gethostname(), os.getpid())
-            status = Status(state, self.attempt, now("milliseconds"), *place, error, file, record_stamp)
+            status = Status(state, self.attempt, now("milliseconds"), *place, error, file, record_stamp, diverged)
             write_json(self.folder / STATE_FILE, asdict(status))
 
     def failure(self, identity: str) -> RunFailed:

@@ -40,13 +40,8 @@ class MeasuredRates(LearningRates, Protocol):
     """Learning rates that are measured on training samples before each epoch."""
 
     @property
-    def batches(self) -> int | None:
-        """How many training batches are read, one gradient of each; None: single examples are."""
-        ...
-
-    @property
-    def examples(self) -> int | None:
-        """How many training samples are read, one gradient of each; None: batches are."""
+    def batches(self) -> int:
+        """How many training batches are read, one gradient of each."""
         ...
 
     def weights(
@@ -122,11 +117,6 @@ class AutoRGN(_WithHead):
 
     batches: int = Field(default=5, ge=1)
 
-    @property
-    def examples(self) -> None:
-        """Batches are read."""
-        return
-
     def by_depth(self, groups: int) -> tuple[float, ...]:
         """All 1 until they are measured."""
         return (1.0,) * groups
@@ -145,23 +135,21 @@ class AutoRGN(_WithHead):
 
 @final
 class AutoSNR(_WithHead):
-    """Layer groups train whose gradients agree between examples (Lee et al. 2023, "Surgical Fine-Tuning", Auto-SNR).
+    """Layer groups train whose gradients have signal (Lee et al. 2023, "Surgical Fine-Tuning", Auto-SNR).
 
-    Before each epoch, ``s_i`` is the mean over the parameters of layer group i of ``mean² / variance`` of their
-    gradients across `examples` training samples, divided by the largest of all groups and the head. Groups with
-    ``s_i >= threshold`` train at ``lr``, the others are held (rate 0). Where all examples have the same gradient the
-    ratio is infinite; where there is no gradient it is 0.
+    Definition and defaults are those of the authors' code. Before each epoch, ``s_i`` of layer group i is the mean of
+    ``g² / (variance(g) + 1e-8)`` over its entries and over `batches` training batches, with the variance of each
+    gradient g along its first dimension. Groups with ``s_i >= threshold`` train at ``lr``, the others are held (rate
+    0); the threshold is held against ``s_i`` itself. Around 1 is what a gradient without a mean gives.
 
+    The paper writes another ratio, squared mean over variance across examples, and divides it by the largest of all
+    layers; the threshold 0.95 does not belong to that. The code measures every tensor apart; here a layer group is one
+    step of depth, whole. A tensor with one row has no variance and does not count; a group of such tensors trains.
     Gradients are taken in evaluation mode, so that measuring changes no running statistics.
     """
 
-    examples: int = Field(default=64, ge=2)
-    threshold: float = Field(default=0.95, gt=0.0, le=1.0)
-
-    @property
-    def batches(self) -> None:
-        """Single examples are read."""
-        return
+    batches: int = Field(default=5, ge=1)
+    threshold: float = Field(default=0.95, gt=0.0)
 
     def by_depth(self, groups: int) -> tuple[float, ...]:
         """All 1 until they are measured."""
@@ -171,34 +159,27 @@ class AutoSNR(_WithHead):
         self, gradients: Iterable[Gradients], parameters: Mapping[str, Tensor], places: Mapping[str, Sequence[str]]
     ) -> dict[str, float]:
         """See `MeasuredRates.weights`."""
-        scaled = _of_largest(self.ratios(gradients, places))
-        return {place: float(value >= self.threshold) for place, value in scaled.items()}
+        return {place: float(ratio >= self.threshold) for place, ratio in self.ratios(gradients, places).items()}
 
     def ratios(self, gradients: Iterable[Gradients], places: Mapping[str, Sequence[str]]) -> dict[str, float]:
-        """The mean of ``mean² / variance`` over each place's parameters, with the variance over the examples."""
-        means: dict[str, Tensor] = {}
-        squares: dict[str, Tensor] = {}
+        """The ratio of each place, a mean over the batches; infinite where no tensor of it has a variance."""
+        sums = dict.fromkeys(places, 0.0)
         count = 0
         for gradient in gradients:
             count += 1
-            for name, g in gradient.items():
-                if count == 1:
-                    means[name], squares[name] = g.double(), g.double() * 0.0
-                else:
-                    # Welford's update: equal gradients leave the variance exactly 0, which E[g²] - E[g]² would not.
-                    ahead = g.double() - means[name]
-                    means[name] += ahead / count
-                    squares[name] += ahead * (g.double() - means[name])
-        return {place: _mean_ratio(means, squares, names, count) for place, names in places.items()}
+            for place, names in places.items():
+                sums[place] += _signal_to_noise([gradient[name] for name in names])
+        return {place: total / count for place, total in sums.items()}
 
 
-def _mean_ratio(means: Gradients, squares: Gradients, names: Sequence[str], count: int) -> float:
+def _signal_to_noise(gradients: Sequence[Tensor]) -> float:
     total, entries = 0.0, 0
-    for name in names:
-        squared, variance = means[name].square(), squares[name] / count
-        total += float((squared / variance).where(squared > 0.0, 0.0).sum())
-        entries += squared.numel()
-    return _ratio(total, entries)
+    for gradient in gradients:
+        if gradient.dim() and len(gradient) > 1:
+            g = gradient.double()
+            total += float((g.square() / (g.var(dim=0, keepdim=True) + 1e-8)).sum())
+            entries += g.numel()
+    return total / entries if entries else math.inf
 
 
 def _norm(tensors: Mapping[str, Tensor], names: Sequence[str]) -> float:

@@ -15,7 +15,8 @@ class LBFGSPath(Spec):
     """A linear probe solved to its optimum by L-BFGS for each of many strengths of regularisation.
 
     For each inverse strength C, from strong to weak and each from the one before, sum CE + ‖W‖² / (2 C) is minimised
-    over the head on the features; C is chosen on validation. The solutions are scikit-learn's LogisticRegression's.
+    over the head on the features; C is chosen on validation. The solutions are scikit-learn's LogisticRegression's at
+    the same C; for two classes, where it has one weight vector instead of two rows, the penalty is ‖W‖² / C.
     """
 
     TASKS: ClassVar[frozenset[str] | None] = frozenset({"classification"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thawline.backbones import Backbone, BackboneSpec, described
 from thawline.datasets import Splits
@@ -13,6 +13,7 @@ from thawline.errors import Problem, UsageError, usage_error
 from thawline.files import finite
 from thawline.freeze_policies import Phase
 from thawline.network import Network, SourceClassifier
+from thawline.optimization.batch_sizes import batch_sizes
 from thawline.optimization.learning_rates import MeasuredRates
 from thawline.own_code import SourceFile, own_code
 from thawline.planning.phases import phases_of
@@ -23,6 +24,9 @@ from thawline.preprocessing import Preprocessing
 from thawline.records import RECORD_FILE, identity_of, require_record, run_folder
 from thawline.specs import classes_in
 from thawline.transforms import Transform
+
+if TYPE_CHECKING:
+    from thawline.network.model import TransferModel
 
 IDENTITY_FORMAT = 2
 """Raised when the numbers of an unchanged configuration change, or what an identity is made of."""
@@ -114,7 +118,8 @@ def _plan(
     outputs = settings.task.outputs(splits.classes)
     skeleton = bench.skeleton(settings)
     transform = settings.transform.fitted(skeleton.preprocessing)
-    network = bench.network(settings, outputs, _classifier_to_come(settings, source, bench))
+    classifier = _classifier_to_come(settings, source, bench)
+    network = bench.network(settings, outputs, classifier)
     phases = phases_of(settings.freeze_policy, network, settings.trainer.max_epochs)
     if settings.trainer.shares_weights:
         _check_shared(settings, splits)
@@ -122,6 +127,9 @@ def _plan(
         raise usage_error("regularizer", "lbfgs_path takes no steps that could be pulled: it has a penalty of its own")
     if settings.probe is not None:
         _check_path(network, phases, transform)
+    elif settings.average is None and _smallest_share(settings, splits) == 1:
+        model, _ = bench.model_skeleton(settings, outputs, classifier)
+        _check_single_images(settings, model, phases, transform.output_size)
     trained = source is not None or settings.backbone.weights is not None
     for name, regularizer in settings.regularizer.items():
         regularizer.check(f"regularizer.{name}", skeleton.module, network, source_classifier=trained)
@@ -290,6 +298,39 @@ def _check_shared(settings: RunSettings, splits: Splits) -> None:
     smallest = min(len(split.indices) for split in splits.opened.values())
     if smallest < settings.trainer.devices:
         raise usage_error("trainer.devices", f"{settings.trainer.devices}: a split has {smallest} samples only")
+
+
+def _smallest_share(settings: RunSettings, splits: Splits) -> int:
+    """The images of the smallest training batch that the device with the fewest of them has."""
+    trainer, images = settings.trainer, len(splits.train.indices)
+    smallest = min(batch_sizes(images, trainer.batch_size), default=0)
+    if smallest < trainer.devices:
+        told = f"a training batch of {smallest} images cannot be shared by {trainer.devices} devices"
+        raise usage_error("trainer.devices", f"{told} ({images} images, trainer.batch_size={trainer.batch_size})")
+    return smallest // trainer.devices
+
+
+def _check_single_images(
+    settings: RunSettings, model: TransferModel, phases: Sequence[Phase], size: tuple[int, int]
+) -> None:
+    """Refuse batches of one image on a device where a batch norm that trains would see one value of each channel."""
+    import torch
+
+    image = torch.empty(1, 3, *size, dtype=torch.uint8, device="meta")
+    for phase in phases:
+        model.set_trainable(phase.trainable, statistics_frozen=phase.running_statistics == "frozen")
+        model.train()
+        try:
+            model(image)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            on = f" on each of {settings.trainer.devices} devices" if settings.trainer.devices > 1 else ""
+            raise usage_error(
+                "trainer.batch_size",
+                f"{settings.trainer.batch_size} leaves batches of one image{on}, and phase {phase.name!r} trains a "
+                "batch norm that needs two: take larger batches, or a policy that leaves the norms frozen",
+            ) from None
 
 
 def _check_path(network: Network, phases: Sequence[Phase], transform: Transform) -> None:

@@ -112,20 +112,26 @@ class Workbench:
         """The parameters of the settings' model by name; `classifier` is what a source in training will have."""
 
         def make() -> Network:
-            backbone = copy.deepcopy(self.skeleton(settings))
-            attached = Attached(backbone.groups, ())
-            with torch.device("meta"):
-                if settings.adapter is not None:
-                    attached = attach(settings.adapter, backbone.module, backbone.groups, backbone.input_size, seed=0)
-                    refuse_unused(backbone.module, attached, backbone.input_size)
-                source = backbone.source_classifier or classifier
-                head = settings.head.build(backbone.feature_dim, classes, source, seed=0)
-                model = TransferModel(backbone.module, head, backbone.mean, backbone.std)
+            model, attached = self.model_skeleton(settings, classes, classifier)
             return network_of(model, attached.groups, attached.parameters)
 
         known = classifier.classes if classifier is not None else ()
         key = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r} {classes} {known}"
         return self.once("network", key, make)
+
+    def model_skeleton(
+        self, settings: RunSettings, classes: tuple[str, ...], classifier: SourceClassifier | None = None
+    ) -> tuple[TransferModel, Attached]:
+        """The settings' model on the meta device, and what its adapter has attached."""
+        backbone = copy.deepcopy(self.skeleton(settings))
+        attached = Attached(backbone.groups, ())
+        with torch.device("meta"):
+            if settings.adapter is not None:
+                attached = attach(settings.adapter, backbone.module, backbone.groups, backbone.input_size, seed=0)
+                refuse_unused(backbone.module, attached, backbone.input_size)
+            source = backbone.source_classifier or classifier
+            head = settings.head.build(backbone.feature_dim, classes, source, seed=0)
+            return TransferModel(backbone.module, head, backbone.mean, backbone.std), attached
 
     def backbone(self, spec: BackboneSpec, seed: int, weights_file: Path | None, known: Preprocessing) -> Backbone:
         """A fresh copy of a network with its weights; `seed` decides random ones (`BackboneSpec.build`)."""

@@ -366,11 +366,12 @@ class Record(_Part):
     not found again by its configuration. `strategy` and `recipe` state in words what the configuration makes (None in
     records of versions that did not). `identity_parts` are what it was made from: `identity_of` them is the identity.
     `preprocessing` is how images became the network's input, and travels with the weights; records of earlier versions
-    have none. `history` has one entry per epoch. Non-finite numbers are None. `warnings` are what a reader has to know
-    of the data before believing the numbers, such as images that are in train and in test; `notes` say what else was
-    done. `left_out` counts by ending the files among the images that are not part of the data set; folders end in a
-    slash. `seal` is `seal_of` everything else, as the file had it when the run wrote it; records of earlier versions
-    have none.
+    have none. A run that ended without a usable model is `diverged`, and `divergence` says why: it is done, and its
+    numbers are shown, but they enter no mean. `history` has one entry per epoch. Non-finite numbers are None.
+    `warnings` are what a reader has to know of the data before believing the numbers, such as images that are in train
+    and in test; `notes` say what else was done. `left_out` counts by ending the files among the images that are not
+    part of the data set; folders end in a slash. `seal` is `seal_of` everything else, as the file had it when the run
+    wrote it; records of earlier versions have none.
     """
 
     schema_version: Literal[1] = 1
@@ -379,6 +380,7 @@ class Record(_Part):
     identity_parts: dict[str, Any] = Field(default_factory=dict)
     status: Literal["done"] = "done"
     diverged: bool = False
+    divergence: str = ""
     task: str = "classification"
     config: dict[str, Any]
     overrides: list[str]

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @final
 class Distillation(Spec):
-    """Learning without forgetting: ``T² KL(p0 ‖ p)``, averaged over the batch; p0 = softmax(z0/T), p = softmax(z/T).
+    """Learning without forgetting: ``KL(p0 ‖ p)``, averaged over the batch; p0 = softmax(z0/T), p = softmax(z/T).
 
     z (B, source classes) are the logits of the source's classifier on the model's features as they train; z0 those of
-    the untouched source, in eval mode, on the same images. Li & Hoiem 2016, "Learning without Forgetting"; the factor
-    T² is Hinton et al. 2015's, so that the gradient's scale does not depend on T. Weight lambda = 4 and T = 3 are those
-    of the Transfer Learning Library.
+    the untouched source, in eval mode, on the same images. Li & Hoiem 2016, "Learning without Forgetting". The loss,
+    its weight lambda = 4 and T = 3 are the Transfer Learning Library's, which has no factor T². Hinton et al. 2015
+    multiply by T², so that the gradient's scale does not depend on T: a lambda for their form is T² times larger here.
 
     The classifier behind z starts as the source's and trains along, as in the paper, unless `train_source_head` is
     false. The value is 0 at the start where the model in training mode computes what it computes in evaluation: batch
@@ -62,11 +62,11 @@ class Distillation(Spec):
 
 
 def divergence(target: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """``T² KL(softmax(target / T) ‖ softmax(logits / T))`` of logits (B, C), averaged over the batch."""
+    """``KL(softmax(target / T) ‖ softmax(logits / T))`` of logits (B, C), averaged over the batch."""
     from torch.nn import functional as F
 
     from thawline.regularizers.observation import wide
 
     ours = (wide(logits) / temperature).log_softmax(dim=1)
     theirs = (wide(target) / temperature).log_softmax(dim=1)
-    return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)

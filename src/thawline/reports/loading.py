@@ -100,6 +100,7 @@ class Run:
     definitions: Mapping[str, MetricDefinition]
     tie_break: str | None
     diverged: bool
+    divergence: str
     monitor: str
     selection_tie_break: str | None
     groups: tuple[str, ...]
@@ -312,6 +313,7 @@ def _run(record: Record, folder: Path) -> Run:
             for split, values in record.metrics.items()
         },
         diverged=record.diverged,
+        divergence=record.divergence,
         definitions=record.metric_definitions,
         tie_break=record.tie_break,
         monitor=record.selection.monitor,

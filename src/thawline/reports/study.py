@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,9 +112,9 @@ class Row:
         return values.pop() if len(values) == 1 else None
 
     def scores(self, split: str, metric: str) -> dict[Key, float]:
-        """The metric of a split by replicate, NaN where it is not finite; runs that lack it are not in it."""
+        """The metric of a split by replicate, NaN where the run diverged; runs that lack it are not in it."""
         return {
-            key: run.metrics[split][metric]
+            key: math.nan if run.diverged else run.metrics[split][metric]
             for key, run in self.runs.items()
             if split in run.metrics and metric in run.metrics[split]
         }
@@ -158,6 +159,7 @@ class Row:
         values = [
             [run.metrics[split][metric] for split in splits if metric in run.metrics.get(split, {})]
             for run in self.runs.values()
+            if not run.diverged
         ]
         return statistics.summary([sum(found) / len(found) for found in values if found and len(found) == len(splits)])
 

@@ -53,11 +53,11 @@ def axis_values(study: Study, row: Row) -> dict[str, str]:
 
 
 def mean_sd(summary: Summary) -> str:
-    """Mean and standard deviation as a table shows them, marked where it is a mean over the finite runs only."""
+    """Mean and standard deviation as a table shows them, marked where diverged runs are left out of it."""
     if summary.mean is None:
-        return f"{DASH} (none of {summary.count} finite)" if summary.count else DASH
+        return f"{DASH} ({summary.count} diverged)" if summary.count else DASH
     text = number(summary.mean) + (f" ± {number(summary.sd)}" if summary.sd is not None else "")
-    return f"{text} (finite {summary.n} of {summary.count})" if summary.diverged else text
+    return f"{text} ({summary.diverged} of {summary.count} diverged)" if summary.diverged else text
 
 
 def runs_told(row: Row) -> str:
@@ -274,6 +274,7 @@ def _run_row(cell: Cell, metrics: Sequence[tuple[str, str]]) -> dict[str, object
         **cell.values,
         "status": "done",
         "diverged": run.diverged,
+        "divergence": run.divergence,
         "k": run.depth,
         "layer_groups": len(run.groups),
         "groups_trained": _span(run),

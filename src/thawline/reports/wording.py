@@ -15,6 +15,7 @@ from thawline.reports.training import training_warnings
 
 _MOST_CONDITIONS = 6
 _MOST_NAMED = 8
+_MOST_REASONS = 3
 _ONLY = "the one setting"
 
 
@@ -59,14 +60,14 @@ def _result(study: Study, row: Row) -> str:
     if summary.mean is None:
         return DASH
     spread = f" ± {number(summary.sd)} (mean ± sd, n = {summary.n}" if summary.sd is not None else f" (n = {summary.n}"
-    lost = f"; {summary.diverged} of {summary.count} runs not finite" if summary.diverged else ""
+    lost = f"; {summary.diverged} of {summary.count} runs diverged" if summary.diverged else ""
     return f"{number(summary.mean)}{spread}{lost})"
 
 
 def _result_of_other(study: Study, chosen: Row, other: Row) -> str:
     summary = other.summary(TEST, study.metric)
     if summary.diverged:
-        return f"{number(summary.mean)} (finite {summary.n} of {summary.count})"
+        return f"{number(summary.mean)} ({summary.diverged} of {summary.count} diverged)"
     same = summary.n == chosen.summary(TEST, study.metric).n
     return number(summary.mean) if same else f"{number(summary.mean)} (n = {summary.n})"
 
@@ -199,10 +200,19 @@ def _diverged(study: Study) -> list[str]:
     ]
     more = f"; and {len(rows) - _MOST_NAMED} rows more" if len(rows) > _MOST_NAMED else ""
     told = (
-        f"Runs diverged ({'; '.join(named)}{more}). They are shown and counted; where a metric is not finite, the mean "
-        "is over the finite runs and says so."
+        f"Runs diverged ({'; '.join(named)}{more}). They are shown and counted, but enter no mean, and the means say "
+        f"so.{_reasons(rows)}"
     )
     return [told]
+
+
+def _reasons(rows: Sequence[Row]) -> str:
+    """Why they diverged, the most frequent reason first."""
+    found = Counter(run.divergence for row in rows for run in row.runs.values() if run.divergence)
+    if not found:
+        return ""
+    listed = "; ".join(f"{plain(reason, 160)} ({count} x)" for reason, count in found.most_common(_MOST_REASONS))
+    return f" Why: {listed}{'; ...' if len(found) > _MOST_REASONS else ''}."
 
 
 def _unequal(study: Study) -> list[str]:
@@ -213,7 +223,7 @@ def _unequal(study: Study) -> list[str]:
             where = f"On {short(group.label)}, " if group.label else ""
             rows = "row has" if apart == 1 else "rows have"
             text = (
-                f"{where}{apart} {rows} fewer finite runs than the others: the choice is among the "
+                f"{where}{apart} {rows} fewer runs that did not diverge than the others: the choice is among the "
                 f"{len(group.candidates)} with most, and comparisons are on the common seeds."
             )
             told.append(text[0].upper() + text[1:])

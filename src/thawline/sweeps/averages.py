@@ -111,7 +111,7 @@ def _finished(folder: Path, manifest: Manifest, bench: Workbench) -> tuple[list[
         except (OSError, ValueError):
             left_out.append(f"run {cell.identity}: not done")
             continue
-        if record.selection.value is None:
+        if record.diverged or record.selection.value is None:
             left_out.append(f"run {cell.identity}: diverged")
         elif record.config.get("average") is None:
             found.append(_Finished(_plan(place, bench), tuple(cell.overrides)))
@@ -122,6 +122,8 @@ def _plan(folder: Path, bench: Workbench) -> Plan:
     record = require_record(folder)
     if record.config.get("average") is not None:
         raise usage_error("", f"{folder} is an average itself")
+    if record.diverged:
+        raise usage_error("", f"{folder} diverged: {record.divergence}")
     return plan_of_run(folder, bench)
 
 

@@ -60,6 +60,10 @@ class Task(Spec):
     def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, LossTerm]:
         """The named terms of the loss of a batch; what is minimised is the sum of their means."""
 
+    def constant_loss(self, outputs: Sequence[str]) -> float | None:
+        """The loss of saying the same of every image, which shows divergence; None: there is no such bound."""
+        return None
+
     def training_scores(self, outputs: torch.Tensor, targets: torch.Tensor) -> Sequence[torch.Tensor]:
         """For each of `TRAINING_SCORES`, its sum over the images of a training batch."""
         return ()

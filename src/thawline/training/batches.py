@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from thawline.optimization.batch_sizes import batch_sizes
 from thawline.randomness import permutation
 
 Rows = NDArray[np.int64]
@@ -62,12 +63,13 @@ class Shard:
 class ShuffledBatches(Sampler[tuple[int, Rows, float]]):
     """The training batches of an epoch: a permutation keyed by (data seed, epoch), cut in batches, shared by the ranks.
 
-    `batch_size` is that of all devices together, so the numbers do not depend on how many there are. A last batch with
-    fewer samples than devices is left out.
+    `batch_size` is that of all devices together, so the numbers do not depend on how many there are. Every sample is in
+    one batch: see `batch_sizes`.
     """
 
     def __init__(self, rows: Rows, batch_size: int, data_seed: int, shard: Shard, first_epoch: int) -> None:
-        self._rows, self._batch_size, self._data_seed, self._shard = rows, batch_size, data_seed, shard
+        self._rows, self._data_seed, self._shard = rows, data_seed, shard
+        self._sizes = batch_sizes(len(rows), batch_size)
         self._first_epoch = first_epoch
         self._epoch = first_epoch
 
@@ -78,15 +80,12 @@ class ShuffledBatches(Sampler[tuple[int, Rows, float]]):
     def __iter__(self) -> Iterator[tuple[int, Rows, float]]:
         order = self._rows[permutation(len(self._rows), "order", self._data_seed, self._epoch)]
         rank, world_size = self._shard.rank, self._shard.world_size
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
-            if len(batch) >= world_size:
-                own = batch[rank::world_size]
-                yield self._epoch, own, world_size * len(own) / len(batch)
+        for batch in np.split(order, np.cumsum(self._sizes)[:-1]):
+            own = batch[rank::world_size]
+            yield self._epoch, own, world_size * len(own) / len(batch)
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self._rows), self._batch_size)
-        return full + (rest >= self._shard.world_size)
+        return len(self._sizes)
 
 
 class OrderedBatches(Sampler[tuple[int, Rows, float]]):
@@ -154,17 +153,16 @@ class Batches(LightningDataModule):
         order = ShuffledBatches(part.rows, self._batch_size, self._data_seed, self._shard, self._first_epoch)
         return self._loader(part, order)
 
-    def first_of(self, epoch: int, *, batches: int | None = None, samples: int | None = None) -> Iterator[list[Batch]]:
-        """The first training batches of an epoch of the fit, or its first samples one by one, whole in every process.
+    def first_of(self, epoch: int, batches: int) -> Iterator[list[Batch]]:
+        """The first training batches of an epoch of the fit, whole in every process.
 
         Each comes in as many pieces as there are processes, which a device has memory for; their shares add up to 1.
         """
         part = self._parts["train"]
-        size = self._batch_size if samples is None else 1
-        order = ShuffledBatches(part.rows, size, self._data_seed, Shard(), self._first_epoch)
+        order = ShuffledBatches(part.rows, self._batch_size, self._data_seed, Shard(), self._first_epoch)
         order.set_epoch(epoch)
         reader = _Reader(part)
-        for number, rows, _ in itertools.islice(order, batches if samples is None else samples):
+        for number, rows, _ in itertools.islice(order, batches):
             pieces = np.array_split(rows, min(self._shard.world_size, len(rows)))
             yield [reader[number, piece, len(piece) / len(rows)] for piece in pieces]
 

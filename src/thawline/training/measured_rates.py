@@ -61,8 +61,8 @@ class RenewedRates(Callback):
     def _gradients(
         self, module: FitModule, epoch: int, parameters: Mapping[str, torch.Tensor]
     ) -> Iterator[dict[str, torch.Tensor]]:
-        """A gradient for each batch, or for each example, by parameter name; zeros where a parameter is not used."""
-        for pieces in self._batches.first_of(epoch, batches=self._rates.batches, samples=self._rates.examples):
+        """A gradient for each batch, by parameter name; zeros where a parameter is not used."""
+        for pieces in self._batches.first_of(epoch, self._rates.batches):
             sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
             for piece in pieces:
                 batch = module.transfer_batch_to_device(piece, module.device, 0)

@@ -140,7 +140,7 @@ class Solution:
 
     Attributes:
         c: inverse strength; weight: (C, D); bias: (C,), both float64.
-        objective: sum of cross-entropies + ‖W‖² / (2 c).
+        objective: sum of cross-entropies + the penalty.
         gradient_norm: largest absolute entry of the objective's gradient, divided by the number of samples.
     """
 
@@ -162,7 +162,9 @@ def regularisation_path(
 ) -> Iterator[Solution]:
     """Minimise sum CE + ‖W‖²/(2c) for each c by L-BFGS, from strong to weak, each from the one before.
 
-    The bias is not regularised, as in scikit-learn's LogisticRegression, whose solutions these are.
+    The bias is not regularised, as in scikit-learn's LogisticRegression, whose solutions these are. For two classes
+    scikit-learn has one weight vector w, the difference of the two rows; half of ‖w‖² is ‖W‖², so there the penalty is
+    ‖W‖²/c.
 
     Args:
         features: (N, D).
@@ -177,7 +179,7 @@ def regularisation_path(
     x, n = features.double(), len(features)
     start = np.zeros(classes * (x.shape[1] + 1))
     for c in cs:
-        objective = _objective(x, labels, classes, c)
+        objective = _objective(x, labels, classes, c / 2.0 if classes == 2 else c)
         limits = {"maxiter": max_iterations, "maxfun": 4 * max_iterations, "gtol": tolerance, "ftol": 0.0, "maxcor": 20}
         found = minimize(objective, start, jac=True, method="L-BFGS-B", options=limits)
         start = found.x

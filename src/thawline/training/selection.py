@@ -41,7 +41,6 @@ class Selection(Checkpoint):
         self.optimizer: dict[str, dict[str, Any]] = {}
         self.best_epoch = -1
         self.best_value = math.nan
-        self.diverged = False
 
     def state_dict(self) -> dict[str, Any]:
         """The best epoch so far, for a resume."""
@@ -52,7 +51,6 @@ class Selection(Checkpoint):
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
             "rank": list(self._rank),
-            "diverged": self.diverged,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -64,14 +62,13 @@ class Selection(Checkpoint):
         self.best_value = state_dict["best_value"]
         first, second = state_dict["rank"]
         self._rank = (first, second)
-        self.diverged = state_dict["diverged"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the epoch, after the module has logged it."""
         module = cast("FitModule", pl_module)
         row = module.history[-1]
-        if not math.isfinite(row["train/loss"]):
-            self.diverged = True
+        if not (math.isfinite(row["train/loss"]) and math.isfinite(row.get("val/loss", 0.0))):
+            # Weights that are not numbers stay so.
             trainer.should_stop = True
         if self.consider(row, trainer.current_epoch, module.moved):
             self.companions = {name: t.detach().clone() for name, t in module.companions.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -51,6 +52,10 @@ class Classification(Task):
 
         mean = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
         return {"loss": LossTerm(mean, len(targets))}
+
+    def constant_loss(self, outputs: Sequence[str]) -> float:
+        """Log C: every class with the same probability."""
+        return math.log(len(outputs))
 
     def training_scores(self, outputs: torch.Tensor, targets: torch.Tensor) -> Sequence[torch.Tensor]:
         """How many images of the batch were classified right."""
