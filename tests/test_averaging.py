@@ -16,7 +16,7 @@ from thawline.execution import averaging
 from thawline.execution.averaging import batch_norms, interpolated, mean_of, reestimate_statistics
 from thawline.execution.weights import build_model, restore
 from thawline.planning.plan import plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import load_record
 
 START = {"w": torch.tensor([1.0, 2.0, 3e-8]), "n": torch.tensor(3), "h": torch.tensor([0.1], dtype=torch.float16)}
@@ -129,8 +129,8 @@ def test_wise_ft_of_a_run_judges_the_line_and_tests_the_best(thawline, rates):
     best = max(row["val/top1"] for row in record.history)
     chosen = record.history[record.selection.epoch]
     assert record.selection.value == best == chosen["val/top1"] == record.metrics["val"]["top1"]
-    plan = plan_run(run.config, (), Workbench())
-    start = {name: build_model(plan, Workbench()).state_dict()[name] for name in tensors_of(run)}
+    plan = plan_run(run.config, (), Session())
+    start = {name: build_model(plan, Session()).state_dict()[name] for name in tensors_of(run)}
     assert same(tensors_of(record), interpolated(start, tensors_of(run), chosen["alpha"]))
     assert record.diagnostics["average"]["ingredients"] == [run.identity]
     assert any("WiSE-FT" in note and run.identity in note for note in record.notes)
@@ -141,10 +141,10 @@ def test_wise_ft_of_a_run_judges_the_line_and_tests_the_best(thawline, rates):
 def test_the_record_is_that_of_the_weights_that_the_run_leaves(thawline, rates):
     thawline("average", "rates", "--method", "greedy")
     (record,) = averaged(rates)
-    bench = Workbench()
-    plan = plan_run(record.config, (), bench)
+    session = Session()
+    plan = plan_run(record.config, (), session)
     assert plan.identity == record.identity
-    model = build_model(plan, bench)
+    model = build_model(plan, session)
     restore(model, plan.folder / "best.safetensors")
     stored = np.load(plan.folder / "predictions.npz")
     assert len(stored["label"]) == record.splits["test"].samples
@@ -153,7 +153,7 @@ def test_the_record_is_that_of_the_weights_that_the_run_leaves(thawline, rates):
     assert np.array(record.confusion_matrix).trace() / len(stored["label"]) == pytest.approx(top1)
     model.eval()
     rows = stored["index"][:50]
-    images = averaging.decoded_images(plan, bench).read(rows)
+    images = averaging.decoded_images(plan, session).read(rows)
     with torch.no_grad():
         torch.testing.assert_close(model(images).softmax(1), torch.from_numpy(stored["probabilities"][:50]))
 
@@ -249,7 +249,7 @@ def test_an_average_is_a_source_of_weights_like_any_run(thawline, rates):
     weights = f"backbone.weights=run:{soup.identity}"
     assert thawline("train", *TINY, weights, "freeze_policy=linear_probe").status == 0
     (tuned,) = averaged([*rates, soup])
-    start = build_model(plan_run(tuned.config, (), Workbench()), Workbench()).state_dict()
+    start = build_model(plan_run(tuned.config, (), Session()), Session()).state_dict()
     moved = {name: tensor for name, tensor in tensors_of(soup).items() if name.startswith("backbone.")}
     assert same({name: start[name] for name in moved}, moved)
     again = thawline("average", soup.identity, "--method", "wise_ft")

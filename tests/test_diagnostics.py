@@ -20,7 +20,7 @@ from thawline.execution.weights import build_model, restore
 from thawline.layer_groups import LayerGroup, group_table, layer_groups
 from thawline.network.model import TransferModel
 from thawline.planning.plan import plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.randomness import permutation
 from thawline.records import load_record
 from thawline.store.decoded_images import decoded
@@ -31,9 +31,9 @@ FAST = ("optimizer=adamw", "optimizer.lr=0.003")
 
 def before_and_after(record) -> tuple:
     """The plan of a finished run, its model as it started and as it was chosen."""
-    bench = Workbench()
-    plan = plan_run(record.config, (), bench)
-    start, end = build_model(plan, bench), build_model(plan, bench)
+    session = Session()
+    plan = plan_run(record.config, (), session)
+    start, end = build_model(plan, session), build_model(plan, session)
     restore(end, Path("outputs/runs") / record.identity / "best.safetensors")
     return plan, start.eval(), end.eval()
 

@@ -21,7 +21,7 @@ from thawline.execution.finish import BEST_FILE
 from thawline.execution.weights import build_model, restore
 from thawline.ledger.runs import status_of
 from thawline.planning.plan import plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import load_record
 from thawline.sweeps.progress import SweepProgress
 
@@ -211,12 +211,12 @@ def test_what_needs_whole_weights_is_refused_with_shared_ones(thawline, override
 def test_what_two_ranks_judge_is_the_network_that_they_keep(train, strategy):
     record = train(*strategy, *FIT, "freeze_policy=full", "optimizer.lr=0.1")
     assert any(name.endswith("running_mean") for name in load_file(Path("outputs/runs", record.identity, BEST_FILE)))
-    bench = Workbench()
-    plan = plan_run(record.config, (), bench)
-    model = build_model(plan, bench)
+    session = Session()
+    plan = plan_run(record.config, (), session)
+    model = build_model(plan, session)
     restore(model, plan.folder / BEST_FILE)
     rows = np.sort(plan.splits.test.indices)
-    logits, _ = outputs_of(plan, model, bench, decoded_images(plan, bench), rows)
+    logits, _ = outputs_of(plan, model, session, decoded_images(plan, session), rows)
     kept = predictions(record)
     assert np.array_equal(kept["index"], rows)
     assert np.allclose(kept["probabilities"], logits.softmax(dim=1).numpy(), atol=1e-5)

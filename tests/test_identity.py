@@ -20,7 +20,7 @@ import thawline as library
 from thawline import specs
 from thawline.heads import Linear
 from thawline.planning.plan import plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import load_record
 from thawline.specs import Spec, stable_name
 
@@ -56,7 +56,7 @@ def forget_own() -> None:
 def identity(config) -> str:
     """The identity of a configuration in a new process: own modules are imported again."""
     forget_own()
-    return plan_run(config, (), Workbench()).identity
+    return plan_run(config, (), Session()).identity
 
 
 @pytest.fixture

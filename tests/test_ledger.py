@@ -34,7 +34,7 @@ class Stub:
         self.ran: list[int] = []
         self.behave: Callable[[int], None] = lambda seed: None
 
-    def __call__(self, plan, bench, *, group, on_epoch, packs=None):
+    def __call__(self, plan, session, *, group, on_epoch, packs=None):
         self.ran.append(plan.settings.seed)
         self.behave(plan.settings.seed)
         record = make_records.record(

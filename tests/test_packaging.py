@@ -169,7 +169,7 @@ def test_the_demo_is_put_into_its_pages(tmp_path):
     assert (tmp_path / "docs" / "demo.png").read_bytes() == b"figure"
 
 
-# Files that a run or `make bench` writes, and those of examples.
+# Files that a run or `make session` writes, and those of examples.
 WRITTEN = {"performance_gpu.md", "report.md", "table.md"}
 
 

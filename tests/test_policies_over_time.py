@@ -20,7 +20,7 @@ from thawline.freeze_policies import LPFT, Blocks, FreezeThenUnfreeze, GradualUn
 from thawline.network.model import TransferModel
 from thawline.optimization.optimizers import Optimizer, states_of
 from thawline.planning.plan import plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.specs import resolve, validate
 from thawline.training.module import FitModule
 
@@ -217,7 +217,7 @@ def test_the_probe_saves_the_features_from_the_random_head(train):
 
     def drift(*overrides: str) -> float:
         record = train(*common, *overrides)
-        start = build_model(plan_run(record.config, (), Workbench()), Workbench()).state_dict()
+        start = build_model(plan_run(record.config, (), Session()), Session()).state_dict()
         moved = load_file(folder_of(record) / "best.safetensors")
         weights = [name for name in moved if name.startswith("backbone.") and moved[name].dim() > 1]
         return sum(float((moved[name] - start[name]).square().sum()) for name in weights) ** 0.5
@@ -374,10 +374,10 @@ def test_a_chosen_group_trains_and_its_complement_is_bit_equal(train, overrides,
     record = train(
         *overrides, "optimizer=adamw", "optimizer.weight_decay=0.5", "+backbone.arguments.zero_init_last=false"
     )
-    plan = plan_run(record.config, (), Workbench())
+    plan = plan_run(record.config, (), Session())
     moved = load_file(folder_of(record) / "best.safetensors")
     chosen = plan.network.groups[group]
-    start = build_model(plan, Workbench())
+    start = build_model(plan, Session())
     sizes = {name: parameter.numel() for name, parameter in start.named_parameters()}
     assert {name for name in moved if name in sizes} == {*chosen.parameters, *plan.network.head}
     assert all(not torch.equal(moved[name], start.state_dict()[name]) for name in moved)
@@ -388,7 +388,7 @@ def test_a_chosen_group_trains_and_its_complement_is_bit_equal(train, overrides,
 @pytest.mark.parametrize("statistics", ["follow", "frozen"])
 def test_norm_only_moves_norms_and_their_statistics_as_it_says(train, statistics):
     record = train("freeze_policy=norm_only", f"freeze_policy.running_statistics={statistics}")
-    plan = plan_run(record.config, (), Workbench())
+    plan = plan_run(record.config, (), Session())
     moved = set(load_file(folder_of(record) / "best.safetensors"))
     norms = plan.network.norms & set(plan.network.backbone)
     buffers = {name for name in moved if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
@@ -416,7 +416,7 @@ def test_a_newly_thawed_parameter_equal_in_value_to_another_is_not_dropped(train
     assert held == {id(parameter) for parameter in parameters.values()}
     record = train("freeze_policy=freeze_then_unfreeze", "head.init=zeros", "optimizer.lr=0.1")
     thawed = record.phases[1]
-    plan = plan_run(record.config, (), Workbench())
+    plan = plan_run(record.config, (), Session())
     assert thawed.trainable_tensors == len(plan.network.parameters)
     assert sum(group.tensors for group in thawed.optimizer_groups) == thawed.trainable_tensors
 

@@ -13,7 +13,7 @@ from tests.conftest import TINY, records
 from thawline.execution.weights import build_model
 from thawline.network.model import TransferModel
 from thawline.planning.plan import plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import load_record
 from thawline.training.probes import ManyProbes, ProbeRates, regularisation_path
 
@@ -98,9 +98,9 @@ def test_a_run_on_the_path_chooses_c_on_validation(train):
     assert [row["c"] for row in record.history] == pytest.approx([1e-3, 1e-1, 1e1, 1e3])
     assert record.selection.value == max(row["val/top1"] for row in record.history)
     chosen = record.history[record.selection.epoch]
-    bench = Workbench()
-    plan = plan_run(record.config, (), bench)
-    model = build_model(plan, bench)
+    session = Session()
+    plan = plan_run(record.config, (), session)
+    model = build_model(plan, session)
     body = TransferModel(model.backbone, torch.nn.Identity(), (0.0,) * 3, (1.0,) * 3)
     body.pixel_mean, body.pixel_scale = model.pixel_mean, model.pixel_scale
     images = plan.splits.train.images

@@ -16,7 +16,7 @@ from tests.conftest import TINY, records
 from thawline.evaluation.transferability import leep, logme, nce, shrunk_h_score
 from thawline.execution.weights import source_backbone
 from thawline.planning.plan import plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 
 TARGET = (*TINY[1:], "dataset=digits_high", "dataset.n_per_class=8")
 SCORES = ("leep", "nce", "h_score", "shrunk_h_score", "logme")
@@ -64,9 +64,9 @@ def test_the_scores_are_those_of_the_sources_features_on_the_training_split(thaw
     config = json.loads((Path("outputs/runs") / source / "record.json").read_text())["config"]
     backbone = {**config["backbone"], "weights": f"run:{source}"}
     dataset = {**config["dataset"], "classes": [5, 6, 7, 8, 9], "n_per_class": 8}
-    bench = Workbench()
-    plan = plan_run({**config, "backbone": backbone, "dataset": dataset}, (), bench)
-    start = source_backbone(plan, bench)
+    session = Session()
+    plan = plan_run({**config, "backbone": backbone, "dataset": dataset}, (), session)
+    start = source_backbone(plan, session)
     split = plan.splits.train
     images = torch.stack([plan.transform.decode(split.images.read(int(index))) for index in split.indices])
     mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (start.mean, start.std))

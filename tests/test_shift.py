@@ -17,7 +17,7 @@ from thawline.errors import UsageError
 from thawline.evaluation.corruptions import corrupt
 from thawline.execution.weights import build_model, restore
 from thawline.planning.plan import plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.planning.shift import Corruptions, OtherDataset, shifted_sets
 from thawline.records import load_record
 from thawline.specs import resolve
@@ -35,9 +35,9 @@ def load(dataset):
 
 def tuned(record):
     """The plan and the chosen model of a finished run."""
-    bench = Workbench()
-    plan = plan_run(record.config, (), bench)
-    model = build_model(plan, bench)
+    session = Session()
+    plan = plan_run(record.config, (), session)
+    model = build_model(plan, session)
     restore(model, Path("outputs/runs") / record.identity / "best.safetensors")
     return plan, model.eval()
 

@@ -12,7 +12,7 @@ import yaml
 from tests.conftest import REPOSITORY, TINY, records
 from thawline.config_paths import options
 from thawline.planning.plan import plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.planning.statements import recipe_of, strategy_of
 from thawline.records import Strategy, load_record
 
@@ -82,7 +82,7 @@ def test_strategies_are_one_axis_of_a_sweep(thawline):
 )
 def test_a_plan_states_what_it_is(policy, stated, plain_config):
     node = {**policy, "_target_": f"thawline.freeze_policies.{policy['_target_']}"}
-    assert strategy_of(plan_run({**plain_config, "freeze_policy": node}, (), Workbench())) == stated
+    assert strategy_of(plan_run({**plain_config, "freeze_policy": node}, (), Session())) == stated
 
 
 def test_a_plan_states_its_recipe(plain_config):
@@ -94,7 +94,7 @@ def test_a_plan_states_its_recipe(plain_config):
         "scheduler": {"_target_": "thawline.optimization.schedulers.Cosine", "warmup": 0.1},
         "transform": {**plain_config["transform"], "augmentation": [flip]},
     }
-    recipe = recipe_of(plan_run({**plain_config, **changes}, (), Workbench()))
+    recipe = recipe_of(plan_run({**plain_config, **changes}, (), Session()))
     assert (recipe.optimizer, recipe.lr) == ("SGD(momentum=0.9, nesterov=True)", 0.3)
     assert recipe.weight_decay == "0.01 (not norms and biases)"
     assert (recipe.head, recipe.schedule) == ("MLP(hidden=[16])", "Cosine(warmup=0.1)")

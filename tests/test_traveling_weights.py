@@ -13,7 +13,7 @@ from tests.conftest import TINY
 from thawline.errors import UsageError
 from thawline.execution import weights
 from thawline.planning.plan import plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import load_record
 
 IMAGES = {
@@ -88,7 +88,7 @@ def test_files_beside_weights_are_in_the_identity(train):
     config = train(*THE_WEIGHTS_OWN, "backbone.weights=beside/net.safetensors", "output_dir=other").config
 
     def identity():
-        return plan_run(config, (), Workbench()).identity
+        return plan_run(config, (), Session()).identity
 
     seen = [identity()]
     values["preprocessing"]["mean"][0] = 0.11

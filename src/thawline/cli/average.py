@@ -16,7 +16,7 @@ from thawline.errors import usage_error
 from thawline.invocation import Invocation
 
 if TYPE_CHECKING:
-    from thawline.planning.session import Workbench
+    from thawline.planning.session import Session
     from thawline.records import Record
     from thawline.sweeps.averages import Averages
 
@@ -36,10 +36,10 @@ def run(argv: Sequence[str]) -> int:
     target = _target(arguments)
     from thawline.execution.run import execute
     from thawline.ledger.runs import RunFailed, run_once
-    from thawline.planning.session import Workbench
+    from thawline.planning.session import Session
 
-    bench = Workbench()
-    averages = _planned(arguments, *target, bench)
+    session = Session()
+    averages = _planned(arguments, *target, session)
     for reason in averages.left_out:
         errors.print(Text(f"left out: {reason}", style="yellow"), soft_wrap=True)
     group = averages.folder.name if averages.folder is not None else None
@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
             status.update(Text(f"average {number} of {len(averages.plans)}"))
             try:
                 records.append(
-                    run_once(plan, lambda plan: execute(plan, bench, group=group, on_epoch=lambda row: None))
+                    run_once(plan, lambda plan: execute(plan, session, group=group, on_epoch=lambda row: None))
                 )
             except RunFailed as error:
                 errors.print(Text(f"error: {error}"), soft_wrap=True)
@@ -76,13 +76,13 @@ def _target(arguments: argparse.Namespace) -> tuple[Path, bool]:
     return find_sweep(arguments.target, arguments.outputs), False
 
 
-def _planned(arguments: argparse.Namespace, folder: Path, is_run: bool, bench: Workbench) -> Averages:
+def _planned(arguments: argparse.Namespace, folder: Path, is_run: bool, session: Session) -> Averages:
     from thawline.sweeps import averages
 
     alphas = _numbers(arguments.alphas) if arguments.method == "wise_ft" else []
     if is_run:
-        return averages.of_run(folder.absolute(), alphas, arguments.start, bench)
-    return averages.of_sweep(folder, arguments.method, alphas, arguments.start, Invocation.current(), bench)
+        return averages.of_run(folder.absolute(), alphas, arguments.start, session)
+    return averages.of_sweep(folder, arguments.method, alphas, arguments.start, Invocation.current(), session)
 
 
 def _numbers(text: str) -> list[float]:

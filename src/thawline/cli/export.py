@@ -24,14 +24,14 @@ def run(argv: Sequence[str]) -> int:
     from thawline.execution.weights import ensure_model
     from thawline.files import atomic_write
     from thawline.planning.plan import plan_of_run
-    from thawline.planning.session import Workbench
+    from thawline.planning.session import Session
 
     arguments = _parser().parse_args(argv)
     if arguments.output.exists() and not arguments.force:
         raise usage_error("--output", f"{arguments.output} exists; --force replaces it")
     folder = find_run(arguments.run, arguments.outputs)
-    bench = Workbench()
-    model = ensure_model(plan_of_run(folder, bench), bench)
+    session = Session()
+    model = ensure_model(plan_of_run(folder, session), session)
     with atomic_write(arguments.output) as stream:
         stream.write(model.read_bytes())
     with safe_open(model, framework="numpy") as tensors:

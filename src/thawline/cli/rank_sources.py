@@ -38,15 +38,15 @@ def run(argv: Sequence[str]) -> int:
         UsageError: a source or the target cannot be used.
     """
     from thawline.files import atomic_write
-    from thawline.planning.session import Workbench
+    from thawline.planning.session import Session
     from thawline.reports.rendering import csv_text
     from thawline.sweeps.source_ranking import rank, write_ranking
 
     arguments = _parser().parse_intermixed_args(argv)
     candidates = _candidates(arguments)
-    bench = Workbench(len(candidates))
+    session = Session(len(candidates))
     with errors.status("") as status:
-        ranking = rank(candidates, arguments.by, bench, lambda label: status.update(Text(label)))
+        ranking = rank(candidates, arguments.by, session, lambda label: status.update(Text(label)))
     file = write_ranking(ranking)
     table = file.with_suffix(".csv")
     with atomic_write(table) as stream:

@@ -39,14 +39,14 @@ def run(argv: Sequence[str]) -> int:
     from thawline.ledger.runs import RunFailed
     from thawline.planning.devices import require_devices
     from thawline.planning.plan import plan_run
-    from thawline.planning.session import Workbench
+    from thawline.planning.session import Session
     from thawline.sweeps.local import run_all
 
     with _place(arguments.keep) as place:
-        bench = Workbench()
-        plan = plan_run(_config(recorded, folder, place), recorded.overrides, bench, f"{recorded.identity} again")
+        session = Session()
+        plan = plan_run(_config(recorded, folder, place), recorded.overrides, session, f"{recorded.identity} again")
         require_devices(plan.settings)
-        failures = run_all([plan], bench, group=None, console=console)
+        failures = run_all([plan], session, group=None, console=console)
         if failures:
             error: RunFailed = failures[0].error
             raise error

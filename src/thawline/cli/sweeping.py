@@ -42,23 +42,23 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
 
     with Bars(console, shown=config.trainer.progress), step("loading libraries"):
         from thawline.planning.devices import require_workers
-        from thawline.planning.session import Workbench
+        from thawline.planning.session import Session
         from thawline.sweeps.sweep import plan_sweep
     choices = config.hydra.runtime.choices
-    bench = Workbench(runs=len(cells))
+    session = Session(runs=len(cells))
     label = f"{choices['dataset']}-{choices['backbone']}".replace("/", "-")
     here = config.hydra.launcher._target_ in _HERE
     workers = config.hydra.launcher.get("workers") if here else None
     if workers is not None:
         require_workers(int(workers))
     with Bars(console, shown=config.trainer.progress), step("planning"):
-        planned = plan_sweep(cells, grid.axes, label, Invocation.current(), bench, here=here)
+        planned = plan_sweep(cells, grid.axes, label, Invocation.current(), session, here=here)
     console.print(f"sweep [bold]{planned.name}[/]: {len(planned.plans)} runs", highlight=False)
     print_data(planned.plans)
     if config.hydra.launcher._target_ == _LOCAL:
         from thawline.sweeps.local import run_all
 
-        run_all(planned.plans, bench, group=planned.name, console=console, fail_fast=bool(config.sweep.fail_fast))
+        run_all(planned.plans, session, group=planned.name, console=console, fail_fast=bool(config.sweep.fail_fast))
     else:
         _launch(context, task, config, planned)
     unfinished = report_sweep(planned)

@@ -6,7 +6,7 @@ What it moves, it chooses on validation; the test split is opened once, for what
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,9 @@ from thawline.execution.finish import BEST_FILE, Finished, Outcome, finish
 from thawline.execution.inputs import AugmentedInputs, ImageInputs
 from thawline.execution.weights import recorded_file, source_backbone, with_head
 from thawline.freeze_policies import Phase
+from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan, plan_of_run, plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.planning.settings import AverageSettings
 from thawline.records import Record, Selection, run_folder
 from thawline.records.metrics import NEVER
@@ -108,43 +109,43 @@ def batch_norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
 # The run --------------------------------------------------------------------------------------------------------------
 
 
-def average(plan: Plan, bench: Workbench, on_candidate: OnCandidate) -> Record:
+def average(plan: Plan, session: Session, on_candidate: OnCandidate) -> Record:
     """Average the runs that the plan names, choose on validation, test once, and write the record.
 
     Args:
         plan: a run with `average` settings.
-        bench: what the runs of this process share.
+        session: what the runs of this process share.
         on_candidate: told the row of the history of each average that was judged.
     """
     settings = plan.settings.average
     if settings is None:
         raise TypeError("the plan says nothing of averages")
-    plans = [plan_of(identity, plan, bench) for identity in settings.ingredients]
+    plans = [plan_of(identity, plan, session) for identity in settings.ingredients]
     trained = frozenset[str]().union(*(phase.trainable for one in plans for phase in one.phases))
     plan = dataclasses.replace(plan, phases=(Phase("average", trained, epochs=0),))
-    work = _Average(plan, settings, bench, on_candidate)
+    work = _Average(plan, settings, session, on_candidate)
     {"wise_ft": work.wise_ft, "uniform": work.uniform, "greedy": work.greedy}[settings.method]()
     return work.to_record(trained)
 
 
-def plan_of(identity: str, plan: Plan, bench: Workbench) -> Plan:
+def plan_of(identity: str, plan: Plan, session: Session) -> Plan:
     """The plan of a finished run beside `plan`'s own folder.
 
     Raises:
         UsageError: there is no such run, its record is damaged, or what it was made from has changed.
     """
-    return plan_of_run(run_folder(plan.settings.output_dir, identity), bench)
+    return plan_of_run(run_folder(plan.settings.output_dir, identity), session)
 
 
 class _Average:
     """An average in progress: the model, and what each candidate was worth on validation."""
 
-    def __init__(self, plan: Plan, settings: AverageSettings, bench: Workbench, on_candidate: OnCandidate) -> None:
-        self._plan, self._settings, self._bench, self._on_candidate = plan, settings, bench, on_candidate
+    def __init__(self, plan: Plan, settings: AverageSettings, session: Session, on_candidate: OnCandidate) -> None:
+        self._plan, self._settings, self._session, self._on_candidate = plan, settings, session, on_candidate
         self._outcome = Outcome()
-        self._backbone = source_backbone(plan, bench)
-        self._model = with_head(plan, self._backbone).to(bench.device(plan.settings))
-        self._diagnosis = Diagnosis(plan, self._model, self._backbone, bench)
+        self._backbone = source_backbone(plan, session)
+        self._model = with_head(plan, self._backbone).to(device_of(plan.settings))
+        self._diagnosis = Diagnosis(plan, self._model, self._backbone, session)
         self._moved = {identity: self._tensors(identity) for identity in settings.ingredients}
         start = {} if settings.start is None else self._tensors(settings.start)
         self._names = sorted({name for tensors in (*self._moved.values(), start) for name in tensors})
@@ -205,10 +206,10 @@ class _Average:
             notes=(self._note(),),
             facts={"average": self._report()},
         )
-        return finish(run, self._bench)
+        return finish(run, self._session)
 
     def _tensors(self, identity: str) -> dict[str, torch.Tensor]:
-        return load_file(recorded_file(run_folder(self._plan.settings.output_dir, identity), BEST_FILE, self._bench))
+        return load_file(recorded_file(run_folder(self._plan.settings.output_dir, identity), BEST_FILE, self._session))
 
     def _lay(self, tensors: Tensors) -> None:
         state = self._model.state_dict()
@@ -227,7 +228,7 @@ class _Average:
     def _training_batches(self) -> Iterator[torch.Tensor]:
         """The training images once, augmented as in the first epoch, in batches of nearly equal size."""
         plan = self._plan
-        decoded = decoded_images(plan, self._bench)
+        decoded = decoded_images(plan, self._session)
         random = plan.transform.is_random
         inputs = AugmentedInputs(decoded, plan.transform, plan.settings.data_seed) if random else ImageInputs(decoded)
         rows = plan.splits.train.indices
@@ -255,7 +256,7 @@ class _Average:
     def _evaluated(self, rows: Rows) -> tuple[Metrics, Predictions]:
         """The metrics of the model as it is on these samples, and what it says of each."""
         plan, rows = self._plan, np.sort(rows)
-        outputs, _ = outputs_of(plan, self._model, self._bench, decoded_images(plan, self._bench), rows)
+        outputs, _ = outputs_of(plan, self._model, self._session, decoded_images(plan, self._session), rows)
         targets = torch.from_numpy(plan.splits.images.targets[rows])
         predictions = Predictions.of(plan.settings.task, outputs, targets, torch.from_numpy(rows))
         return metrics_of(plan, outputs, targets), predictions
@@ -290,7 +291,7 @@ def _of_split(row: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def wise_ft_plan(
-    plan: Plan, alphas: Sequence[float], start: str | None, overrides: Sequence[str], bench: Workbench
+    plan: Plan, alphas: Sequence[float], start: str | None, overrides: Sequence[str], session: Session
 ) -> Plan:
     """The plan of a WiSE-FT average of a finished run with its source, or with the run `start`.
 
@@ -299,28 +300,26 @@ def wise_ft_plan(
     Raises:
         UsageError: `start` is not a run of the same network on the same data.
     """
-    if start is not None and alike(plan_of(start, plan, bench)) != alike(plan):
+    if start is not None and alike(plan_of(start, plan, session)) != alike(plan):
         raise usage_error("--start", f"run {start} has another network, head, source or data than run {plan.identity}")
     settings = {"method": "wise_ft", "ingredients": [plan.identity], "alphas": list(alphas), "start": start}
-    return _averaged(plan, settings, overrides, bench)
+    return _averaged(plan, settings, overrides, session)
 
 
-def soup_plan(plans: Sequence[Plan], method: str, overrides: Sequence[str], bench: Workbench) -> Plan:
+def soup_plan(plans: Sequence[Plan], method: str, overrides: Sequence[str], session: Session) -> Plan:
     """The plan of a soup of finished runs that are `alike`; its configuration is otherwise that of the first."""
     ordered = sorted(plans, key=lambda plan: plan.identity)
     settings = {"method": method, "ingredients": [plan.identity for plan in ordered]}
-    return _averaged(ordered[0], settings, overrides, bench)
+    return _averaged(ordered[0], settings, overrides, session)
 
 
-def alike(plan: Plan) -> str:
-    """The same for runs whose weights can be averaged: one network, head and source, one validation and test split."""
-    settings, splits, transform = plan.settings, plan.splits, plan.transform
-    source = plan.source.identity if plan.source else settings.seed if settings.backbone.weights is None else ""
-    network = f"{settings.backbone!r} {source} {settings.adapter!r} {settings.head!r} {plan.outputs}"
-    data = f"{splits.fingerprint} {splits.val.sha256} {splits.test.sha256 if splits.test else None}"
-    return f"{network} {data} {transform.output_size} {transform.fixed}"
+def alike(plan: Plan) -> Hashable:
+    """Equal for runs whose weights can be averaged: one network, head and source, one validation and test split."""
+    splits, transform = plan.splits, plan.transform
+    data = (splits.fingerprint, splits.val.sha256, splits.test.sha256 if splits.test else None)
+    return (plan.model_key, data, str(transform.fixed))
 
 
-def _averaged(plan: Plan, settings: Mapping[str, Any], overrides: Sequence[str], bench: Workbench) -> Plan:
+def _averaged(plan: Plan, settings: Mapping[str, Any], overrides: Sequence[str], session: Session) -> Plan:
     config = {**plan.config, "output_dir": str(plan.settings.output_dir), "average": dict(settings)}
-    return plan_run(config, overrides, bench)
+    return plan_run(config, overrides, session)

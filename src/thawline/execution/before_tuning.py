@@ -15,7 +15,7 @@ from thawline.execution.decoding import decoded_images
 from thawline.execution.evaluate import metrics_of
 from thawline.network.model import TransferModel
 from thawline.planning.plan import Plan
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import Record
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def before_tuning(
-    plan: Plan, model: TransferModel, backbone: Backbone, bench: Workbench, source_record: Record
+    plan: Plan, model: TransferModel, backbone: Backbone, session: Session, source_record: Record
 ) -> dict[str, dict[str, float | None]]:
     """The metrics of the copy before tuning, on validation splits: the test splits stay closed.
 
@@ -41,9 +41,12 @@ def before_tuning(
     if plan.settings.adapter is not None:  # it may change the network from the start, as visual prompts do
         device = model.pixel_mean.device
         model = TransferModel(backbone.module, model.head, backbone.mean, backbone.std).to(device)
-    key = f"{source.identity} {splits.fingerprint}"
     features = {
-        name: bench.once("features", f"{key} {split.sha256}", functools.partial(_features, plan, model, bench, split))
+        name: session.once(
+            "features",
+            (source.identity, splits.fingerprint, split.sha256),
+            functools.partial(_features, plan, model, session, split),
+        )
         for name, split in (("train", splits.train), ("val", splits.val))
     }
     targets = {"train": _targets(splits.train), "val": _targets(splits.val)}
@@ -55,8 +58,8 @@ def before_tuning(
         head.weight.copy_(classifier.weight)
         head.bias.copy_(torch.zeros(len(classifier.weight)) if classifier.bias is None else classifier.bias)
     source_val = source.splits.val
-    source_features = bench.once(
-        "features", f"{source.identity} val", lambda: _features(source, model, bench, source_val)
+    source_features = session.once(
+        "features", f"{source.identity} val", lambda: _features(source, model, session, source_val)
     )
     again = _metrics(head, source_features, _targets(source_val), source)
     _require_recorded(source, again, source_record.metrics["val"])
@@ -79,9 +82,9 @@ def _require_recorded(source: Plan, again: dict[str, float | None], recorded: di
             )
 
 
-def _features(plan: Plan, model: TransferModel, bench: Workbench, split: Split) -> torch.Tensor:
+def _features(plan: Plan, model: TransferModel, session: Session, split: Split) -> torch.Tensor:
     """The backbone's features (N, feature_dim) of a split."""
-    decoded = decoded_images(plan, bench)
+    decoded = decoded_images(plan, session)
     body = TransferModel(model.backbone, nn.Identity(), (0.0,), (1.0,))
     body.pixel_mean, body.pixel_scale = model.pixel_mean, model.pixel_scale
     body.eval()

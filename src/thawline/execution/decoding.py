@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from thawline.planning.plan import Plan
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.store.decoded_images import DecodedImages, decoded
 from thawline.training.batches import Rows
 
@@ -13,7 +13,7 @@ _MOST_UNUSED = 4
 """A set is kept whole while it has at most this many times the samples that a run reads."""
 
 
-def decoded_images(plan: Plan, bench: Workbench) -> DecodedImages:
+def decoded_images(plan: Plan, session: Session) -> DecodedImages:
     """The decoded images of the plan's data set, each decoded once where the store or the memory takes them."""
     transform, splits = plan.transform, plan.splits
     indices = _rows_in_use(plan)
@@ -21,7 +21,7 @@ def decoded_images(plan: Plan, bench: Workbench) -> DecodedImages:
 
     def make() -> DecodedImages:
         return decoded(
-            bench.store(plan.settings.cache),
+            session.data.store(plan.settings.cache),
             splits.train.images,
             fixed,
             transform.decode,
@@ -31,7 +31,7 @@ def decoded_images(plan: Plan, bench: Workbench) -> DecodedImages:
         )
 
     key = f"{splits.fingerprint} {fixed} {transform.output_size} {plan.settings.cache!r} {hash(indices.tobytes())}"
-    return bench.once("decoded", key, make)
+    return session.once("decoded", key, make)
 
 
 def _rows_in_use(plan: Plan) -> Rows:

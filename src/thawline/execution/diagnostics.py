@@ -19,8 +19,9 @@ from thawline.execution.decoding import decoded_images
 from thawline.execution.source_scores import source_key, source_scores
 from thawline.execution.weights import build_model
 from thawline.network.model import TransferModel
+from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.randomness import permutation
 from thawline.training.batches import Rows
 
@@ -37,11 +38,11 @@ class Diagnosis:
         plan: the run.
         model: before any tuning.
         backbone: the source, whose classifier the transferability scores read.
-        bench: what the runs of this process share.
+        session: what the runs of this process share.
     """
 
-    def __init__(self, plan: Plan, model: TransferModel, backbone: Backbone, bench: Workbench) -> None:
-        self._plan, self._bench = plan, bench
+    def __init__(self, plan: Plan, model: TransferModel, backbone: Backbone, session: Session) -> None:
+        self._plan, self._session = plan, session
         self._start = _starting_point(plan, model)
         self._found: dict[str, Any] = {}
         if plan.settings.diagnostics.transferability and distributed.is_first():
@@ -49,12 +50,12 @@ class Diagnosis:
             self._found["transferability"] = {
                 "split": "train",
                 "samples": samples,
-                **source_scores(plan, backbone, bench),
+                **source_scores(plan, backbone, session),
             }
 
     def of(self, model: TransferModel) -> dict[str, Any]:
         """What there is to say of `model`, which holds the selected epoch's tensors; nothing but on the first rank."""
-        plan, bench, wanted = self._plan, self._bench, self._plan.settings.diagnostics
+        plan, session, wanted = self._plan, self._session, self._plan.settings.diagnostics
         if not distributed.is_first():
             return {}
         found = dict(self._found)
@@ -63,7 +64,7 @@ class Diagnosis:
         if wanted.cka or wanted.feature_distance:
             rows = _validation_rows(plan)
             about = {"split": "val", "samples": len(rows)}
-            tuned, source = _seen(plan, model, bench, rows), _seen_by_source(plan, bench, rows)
+            tuned, source = _seen(plan, model, session, rows), _seen_by_source(plan, session, rows)
             if wanted.cka:
                 found["cka"] = {**about, "groups": _cka(plan, source, tuned)}
             if wanted.feature_distance:
@@ -141,13 +142,13 @@ def _validation_rows(plan: Plan) -> Rows:
     return np.sort(rows[permutation(len(rows), "diagnostics", settings.data_seed)[: settings.diagnostics.samples]])
 
 
-def _seen(plan: Plan, model: TransferModel, bench: Workbench, rows: Rows) -> Activations:
+def _seen(plan: Plan, model: TransferModel, session: Session, rows: Rows) -> Activations:
     groups = plan.network.groups if plan.settings.diagnostics.cka else ()
-    size, device = plan.settings.trainer.eval_batch_size, bench.device(plan.settings)
-    return activations(model, groups, decoded_images(plan, bench), rows, size, device)
+    size, device = plan.settings.trainer.eval_batch_size, device_of(plan.settings)
+    return activations(model, groups, decoded_images(plan, session), rows, size, device)
 
 
-def _seen_by_source(plan: Plan, bench: Workbench, rows: Rows) -> Activations:
+def _seen_by_source(plan: Plan, session: Session, rows: Rows) -> Activations:
     """The activations of the model before any tuning; runs that start alike share them."""
-    key = f"{source_key(plan, bench)} {plan.settings.diagnostics!r} {plan.network.groups!r} {hash(rows.tobytes())}"
-    return bench.once("source activations", key, lambda: _seen(plan, build_model(plan, bench), bench, rows))
+    key = (source_key(plan), repr(plan.settings.diagnostics), repr(plan.network.groups), rows.tobytes())
+    return session.once("source activations", key, lambda: _seen(plan, build_model(plan, session), session, rows))

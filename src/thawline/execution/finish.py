@@ -22,7 +22,7 @@ from thawline.ledger import provenance
 from thawline.network.model import TransferModel
 from thawline.optimization.optimizers import States
 from thawline.planning.plan import IDENTITY_FORMAT, Plan
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.planning.statements import recipe_of, strategy_of
 from thawline.records import (
     ContractRecord,
@@ -167,7 +167,7 @@ class Finished:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def finish(run: Finished, bench: Workbench) -> Record:
+def finish(run: Finished, session: Session) -> Record:
     """Evaluate on test if the plan opens it, which nothing else does; then diagnose and write the files and the record.
 
     Every process of a run on several devices calls it; the first one writes.
@@ -177,7 +177,7 @@ def finish(run: Finished, bench: Workbench) -> Record:
         began = time.perf_counter()
         outcome.metrics["test"], predictions = run.evaluate(test)
         outcome.task_fields = plan.settings.task.record_fields(predictions.arrays(), plan.outputs)
-        outcome.metrics |= shifted_metrics(plan, run.model, bench)
+        outcome.metrics |= shifted_metrics(plan, run.model, session)
         outcome.evaluate_seconds += time.perf_counter() - began
     outcome.diagnostics = {**run.diagnosis.of(run.model), **run.facts}
     first = distributed.is_first()

@@ -14,8 +14,9 @@ from torch import nn
 from thawline.execution.decoding import decoded_images
 from thawline.freeze_policies import Phase
 from thawline.network.model import TransferModel
+from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import StoredValue, ThawLineRecord
 from thawline.store.decoded_images import DecodedImages
 from thawline.store.store import ArraySpec, Entry, EntrySpec, Store, StoreRefusedError
@@ -83,26 +84,26 @@ class PhaseInputs:
 
 
 def phase_inputs(
-    plan: Plan, model: TransferModel, bench: Workbench, phase: Phase, *, whole_because: str = "", pristine: bool = True
+    plan: Plan, model: TransferModel, session: Session, phase: Phase, *, whole_because: str = "", pristine: bool = True
 ) -> PhaseInputs:
     """The inputs of a phase whose trainable set `model` has already.
 
     Args:
         plan: the run.
         model: in the modes in which it trains.
-        bench: what the runs of this process share.
+        session: what the runs of this process share.
         phase: the phase.
         whole_because: why this phase must see the whole model, if it must.
         pristine: whether everything that this phase freezes still has its source weights.
     """
-    decoded = decoded_images(plan, bench)
+    decoded = decoded_images(plan, session)
     images = _image_inputs(plan, decoded)
     whole = PhaseInputs(_parts(plan, images), Forwards(model, model))
     reason = whole_because or _why_not(plan)
     if reason:
         return _explained(whole, reason)
     try:
-        line = bench.thaw_line(model, phase, _example(plan, model), reuse=pristine)
+        line = session.lines.of_phase(model, phase, _example(plan, model), reuse=pristine)
     except UntraceableError as error:
         return _explained(whole, f"not traceable: {error}")
     if line.is_whole:
@@ -112,7 +113,7 @@ def phase_inputs(
             prefix_flops_per_sample=0,
             suffix_flops_per_sample=line.suffix_flops_per_sample,
         )
-    return _LineStore(plan, bench, line, decoded, images).inputs(model) or whole
+    return _LineStore(plan, session, line, decoded, images).inputs(model) or whole
 
 
 def _why_not(plan: Plan) -> str:
@@ -155,18 +156,18 @@ class _LineStore:
     def __init__(
         self,
         plan: Plan,
-        bench: Workbench,
+        session: Session,
         line: ThawLine,
         decoded: DecodedImages,
         images: dict[str, ImageInputs | AugmentedInputs],
     ) -> None:
-        self._plan, self._bench, self._line, self._decoded, self._images = plan, bench, line, decoded, images
+        self._plan, self._session, self._line, self._decoded, self._images = plan, session, line, decoded, images
         self._views = plan.settings.cache.views if plan.transform.is_random else 0
 
     def inputs(self, model: TransferModel) -> PhaseInputs | None:
         """The stored inputs, or the whole model on images where storing does not pay or the store refuses."""
         plan, line = self._plan, self._line
-        store = self._bench.store(plan.settings.cache)
+        store = self._session.data.store(plan.settings.cache)
         whole = PhaseInputs(_parts(plan, self._images), Forwards(model, model))
         facts: dict[str, Any] = {
             "values": [StoredValue(name=v.name, shape=list(v.shape), dtype=str(v.dtype)) for v in line.values],
@@ -219,7 +220,7 @@ class _LineStore:
             if views
             else 0,
             "rows": indices.tolist() if views else 0,
-            "device": str(self._bench.device(plan.settings)),
+            "device": str(device_of(plan.settings)),
             "precision": plan.settings.trainer.precision,
             "channels_last": plan.settings.trainer.channels_last,
             "torch": torch.__version__,
@@ -244,16 +245,16 @@ class _LineStore:
             input_bytes_per_sample=3 * height * width,
             samples=sum(spec.samples for spec in kinds.values()),
             epochs=sum(phase.epochs or 0 for phase in plan.phases),
-            runs_sharing=self._bench.runs,
+            runs_sharing=self._session.runs,
             already_stored=all(entry is not None for entry in stored),
             budget_bytes=cache.max_bytes,
             free_bytes=shutil.disk_usage(cache.dir).free,
-            rates=machine_rates(self._bench.device(plan.settings).type),
+            rates=machine_rates(device_of(plan.settings).type),
         )
 
     def _entry(self, store: Store, part: str, spec: EntrySpec) -> Entry:
         """The stored values of a part, computed now if they are not there: from a shallower line's if there is one."""
-        images, indices, line, bench = self._images[part], self._indices(part), self._line, self._bench
+        images, indices, line, session = self._images[part], self._indices(part), self._line, self._session
 
         def from_images(rows: Rows) -> tuple[torch.Tensor, ...]:
             view, sample = divmod(rows, len(indices))
@@ -262,7 +263,7 @@ class _LineStore:
 
         produce: Callable[[Rows], tuple[torch.Tensor, ...]] = from_images
         rows_key = f"{self._decoded.spec.identity} {spec.samples} {self._views_of(part)}"
-        shallower = bench.shallower(line, rows_key)
+        shallower = session.lines.shallower(line, rows_key)
         if shallower is not None:
             entry, onward = shallower
 
@@ -271,12 +272,12 @@ class _LineStore:
 
             produce = from_shallower
         made = store.build(spec, produce, _PREFIX_BATCH)
-        bench.remember(line, rows_key, made)
+        session.lines.remember(line, rows_key, made)
         return made
 
     def _computed(self, side: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The line's values as the run's own forward pass computes them, on its device and in its precision."""
-        device = self._bench.device(self._plan.settings)
+        device = device_of(self._plan.settings)
         mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(self._plan.settings.trainer.precision)
         with torch.no_grad(), torch.autocast(device.type, dtype=mixed, enabled=mixed is not None):
             values = side(*(value.to(device) for value in inputs))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +24,9 @@ from thawline.execution.inputs import phase_inputs
 from thawline.execution.probing import features
 from thawline.execution.weights import new_head, source_backbone, with_head
 from thawline.optimization.learning_rates import Uniform
+from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import OptimizerGroup, PhaseRecord, Record, Selection
 from thawline.records.metrics import NEVER
 from thawline.tasks.classification import Classification
@@ -40,16 +41,16 @@ _MOST_FLOATS = 2**26
 """Of all probes' weights, with the optimizer's state: 256 MiB."""
 
 
-def packs(plans: Sequence[Plan], bench: Workbench) -> dict[str, Pack]:
+def packs(plans: Sequence[Plan], session: Session) -> dict[str, Pack]:
     """The packs of a sweep's cells: identity -> the pack that trains it; cells that cannot be packed are left out."""
-    alike: dict[str, list[Plan]] = {}
+    alike: dict[Hashable, list[Plan]] = {}
     for plan in plans:
         if _can_be_packed(plan):
             alike.setdefault(_alike(plan), []).append(plan)
     found: dict[str, Pack] = {}
     for group in alike.values():
         if len(group) > 1:
-            pack = Pack(group, bench)
+            pack = Pack(group, session)
             found.update({plan.identity: pack for plan in group})
     return found
 
@@ -80,16 +81,15 @@ def _can_be_packed(plan: Plan) -> bool:
     )
 
 
-def _alike(plan: Plan) -> str:
-    """The same for runs that differ in rates and seed alone."""
+def _alike(plan: Plan) -> Hashable:
+    """Equal for runs that differ in rates and seed alone."""
     deciding = plan.settings.deciding()
     for name in ("optimizer", "scheduler", "loss", "seed", "head"):
         deciding.pop(name, None)
+    deciding["task"].pop("label_smoothing", None)
     deciding["kind"] = plan.settings.optimizer.target
     deciding["data"], deciding["transform"] = plan.splits.fingerprint, plan.transform.deciding()
-    weights = plan.settings.backbone.weights
-    deciding["weights"] = weights or f"random {plan.settings.seed}"
-    return json.dumps(deciding, sort_keys=True, default=str)
+    return (json.dumps(deciding, sort_keys=True, default=str), plan.start)
 
 
 @dataclass
@@ -107,14 +107,14 @@ class Pack:
 
     Args:
         plans: runs that differ in rates and seeds alone.
-        bench: what the runs of this process share.
+        session: what the runs of this process share.
     """
 
-    def __init__(self, plans: Sequence[Plan], bench: Workbench) -> None:
+    def __init__(self, plans: Sequence[Plan], session: Session) -> None:
         first = plans[0]
-        width = bench.skeleton(first.settings).feature_dim * len(first.outputs)
+        width = session.networks.skeleton(first.settings).feature_dim * len(first.outputs)
         self._most = max(1, _MOST_FLOATS // (4 * width))
-        self._plans, self._bench = list(plans), bench
+        self._plans, self._session = list(plans), session
         self._trained: dict[str, tuple[list[dict[str, Any]], _Best]] = {}
         self._seconds = self._cpu_seconds = 0.0
 
@@ -136,15 +136,15 @@ class Pack:
 
     def _prepare(self) -> None:
         """The features of every split, from the store where it pays."""
-        plan, bench = self._plans[0], self._bench
-        self._backbone = source_backbone(plan, bench)
+        plan, session = self._plans[0], self._session
+        self._backbone = source_backbone(plan, session)
         self._model = with_head(plan, self._backbone)
-        self._model.to(bench.device(plan.settings))
+        self._model.to(device_of(plan.settings))
         self._model.set_trainable(plan.phases[0].trainable)
         self._model.train()
         self._contract = FreezeContract(self._model)
         self._contract.remember()
-        inputs = phase_inputs(plan, self._model, bench, plan.phases[0])
+        inputs = phase_inputs(plan, self._model, session, plan.phases[0])
         self._thaw_line, self._inputs = inputs.thaw_line, inputs
         self._features = {part: features(inputs, self._model, part) for part in ("train", "val")}
         self._metrics = plan.settings.task.metrics(plan.outputs)
@@ -221,7 +221,7 @@ class Pack:
             raise TypeError("a packed probe is one linear layer")
         # The model has the head of the probe recorded before: drift counts from this one's own start.
         head.load_state_dict(self._head(plan).state_dict())
-        diagnosis = Diagnosis(plan, self._model, self._backbone, self._bench)
+        diagnosis = Diagnosis(plan, self._model, self._backbone, self._session)
         with torch.no_grad():
             head.weight.copy_(best.weight)
             head.bias.copy_(best.bias)
@@ -240,7 +240,7 @@ class Pack:
         outcome.began -= self._seconds
         outcome.cpu_began -= self._cpu_seconds
         evaluate = functools.partial(self._evaluated, plan, best)
-        return finish(Finished(plan, self._model, self._backbone, outcome, evaluate, diagnosis), self._bench)
+        return finish(Finished(plan, self._model, self._backbone, outcome, evaluate, diagnosis), self._session)
 
     def _evaluated(self, plan: Plan, best: _Best, split: Split) -> tuple[Metrics, Predictions]:
         """The metrics and predictions of a probe on the test split, whose features all probes of the pack share."""

@@ -17,7 +17,7 @@ def main(job_file: Path, parent: int) -> int:
     from thawline.files import read_json
     from thawline.invocation import Invocation
     from thawline.planning.plan import plan_run
-    from thawline.planning.session import Workbench
+    from thawline.planning.session import Session
     from thawline.runtime.signals import Interrupted, listening
     from thawline.runtime.streams import show_everything
 
@@ -26,10 +26,10 @@ def main(job_file: Path, parent: int) -> int:
     Invocation(**job["invocation"]).adopt()
     try:
         with listening():
-            bench = Workbench()
-            plan = plan_run(job["config"], job["overrides"], bench, job["label"])
+            session = Session()
+            plan = plan_run(job["config"], job["overrides"], session, job["label"])
             rows = job_file.with_name(EPOCHS_FILE)
-            execute(plan, bench, group=job["group"], on_epoch=lambda row: tell_epoch(rows, row))
+            execute(plan, session, group=job["group"], on_epoch=lambda row: tell_epoch(rows, row))
     except Interrupted as interruption:
         return interruption.exit_status
     return 0

@@ -15,8 +15,9 @@ from thawline.execution.decoding import decoded_images
 from thawline.execution.weights import backbone_of
 from thawline.layer_groups import LayerGroup
 from thawline.network.model import TransferModel
+from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.regularizers import Context, Teacher
 from thawline.regularizers.observation import Observer
 from thawline.store.decoded_images import DecodedImages
@@ -41,14 +42,13 @@ class Regularizing:
 
     Args:
         plan: the run.
-        bench: what the runs of this process share.
+        session: what the runs of this process share.
         model: the run's model, before anything trains.
         backbone: the source network: its normalisation and its classifier.
-        alike: the same for runs whose models start alike.
     """
 
-    def __init__(self, plan: Plan, bench: Workbench, model: TransferModel, backbone: Backbone, alike: str) -> None:
-        self._plan, self._bench, self._model, self._backbone, self._alike = plan, bench, model, backbone, alike
+    def __init__(self, plan: Plan, session: Session, model: TransferModel, backbone: Backbone) -> None:
+        self._plan, self._session, self._model, self._backbone = plan, session, model, backbone
         needed = any("source" in regularizer.needs for regularizer in plan.settings.regularizer.values())
         self._source = self._frozen(copy.deepcopy(model.backbone), backbone) if needed else None
 
@@ -60,7 +60,7 @@ class Regularizing:
         specs = self._plan.settings.regularizer
         if not specs:
             return Penalties()
-        device = self._bench.device(self._plan.settings)
+        device = device_of(self._plan.settings)
         student = Observer(self._model.to(device), _groups_inside(self._plan))
         source = Observer(self._source.to(device), student.groups) if self._source is not None else None
         others = [source] if source is not None else []
@@ -80,19 +80,19 @@ class Regularizing:
         return penalties
 
     def _context(self, name: str, student: Observer, source: Observer | None, others: list[Observer]) -> Context:
-        plan, bench = self._plan, self._bench
+        plan, session = self._plan, self._session
         settings, splits = plan.settings, plan.splits
-        device = bench.device(settings)
-        decoded = decoded_images(plan, bench)
-        key = f"{self._alike} {plan.transform!r} {splits.fingerprint} {splits.train.sha256} {splits.val.sha256}"
+        device = device_of(settings)
+        decoded = decoded_images(plan, session)
+        key = (plan.model_key, repr(plan.transform), splits.fingerprint, splits.train.sha256, splits.val.sha256)
 
         def build(teacher: Teacher) -> Observer:
-            built = backbone_of(cast("BackboneSpec", teacher), plan, bench, f"regularizer.{name}.teacher")
+            built = backbone_of(cast("BackboneSpec", teacher), plan, session, f"regularizer.{name}.teacher")
             others.append(Observer(self._frozen(built.module, built).to(device), built.groups))
             return others[-1]
 
         def remember(what: str, make: Callable[[], Any]) -> Any:
-            return bench.once("regularizer", f"{what} {key}", make)
+            return session.once("regularizer", (what, key), make)
 
         return Context(
             name=name,

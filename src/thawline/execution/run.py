@@ -27,8 +27,9 @@ from thawline.execution.threads import on_threads
 from thawline.execution.weights import source_backbone, with_head
 from thawline.freeze_policies import Phase
 from thawline.ledger.runs import run_once
+from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import Record, Resumption
 from thawline.runtime.clock import now
 from thawline.runtime.memory import freeing, keep_freed_memory
@@ -38,88 +39,79 @@ from thawline.training.module import Predictions
 
 
 def execute(
-    plan: Plan, bench: Workbench, *, group: str | None, on_epoch: OnEpoch, packs: dict[str, Pack] | None = None
+    plan: Plan, session: Session, *, group: str | None, on_epoch: OnEpoch, packs: dict[str, Pack] | None = None
 ) -> Record:
     """Run `plan` from start to record, in its folder.
 
     Args:
         plan: the run.
-        bench: what the runs of this process share.
+        session: what the runs of this process share.
         group: the sweep that the run belongs to, for loggers.
         on_epoch: gets each epoch's row of the history.
         packs: linear probes that are trained together, by the identity of each run; a pack is dropped after its last
             run so that its model can be freed.
     """
-    _settle_libraries(plan, bench)
+    _settle_libraries(plan, session)
     source_record = None
     if plan.source is not None:
         source_record = run_once(
             plan.source,
-            lambda source: _source_stage(source, bench, group),
-            began=bench.began,
+            lambda source: _source_stage(source, session, group),
+            began=session.began,
             retries=plan.settings.sweep.retries,
         )
     if distributed.wanted(plan) and plan.settings.average is None:
         return distributed.execute_on_all(plan, group, on_epoch)
     spec = plan.settings.logger if distributed.is_first() else None
     about = Mirrored(plan.folder, plan.identity, plan.label or plan.identity, group, plan.config)
-    with freeing(), on_threads(plan, bench), mirroring(spec, about, on_epoch) as mirror:
+    with freeing(), on_threads(plan, session), mirroring(spec, about, on_epoch) as mirror:
         pack = (packs or {}).pop(plan.identity, None)
         if plan.settings.average is not None:
-            record = average(plan, bench, mirror.epoch)
+            record = average(plan, session, mirror.epoch)
         elif pack is not None:
             record = pack.record(plan, mirror.epoch)
         else:
-            record = _trained(plan, bench, mirror.epoch, source_record)
+            record = _trained(plan, session, mirror.epoch, source_record)
         mirror.summary.update(summary_of(record))
     return record
 
 
-def _source_stage(source: Plan, bench: Workbench, group: str | None) -> Record:
+def _source_stage(source: Plan, session: Session, group: str | None) -> Record:
     with step("source model: epochs", sum(phase.epochs or 0 for phase in source.phases)) as advance:
-        return execute(source, bench, group=group, on_epoch=lambda row: advance(1))
+        return execute(source, session, group=group, on_epoch=lambda row: advance(1))
 
 
-def _trained(plan: Plan, bench: Workbench, on_epoch: OnEpoch, source_record: Record | None) -> Record:
+def _trained(plan: Plan, session: Session, on_epoch: OnEpoch, source_record: Record | None) -> Record:
     """The record of a run that trains; from its start where its checkpoint turns out to be of no use."""
     try:
-        return _Run(plan, bench, on_epoch).to_record(source_record)
+        return _Run(plan, session, on_epoch).to_record(source_record)
     except UnusableCheckpoint as error:
         Checkpoint(plan).refuse(f"is damaged ({error})")
-    return _Run(plan, bench, on_epoch).to_record(source_record)
+    return _Run(plan, session, on_epoch).to_record(source_record)
 
 
-def _settle_libraries(plan: Plan, bench: Workbench) -> None:
+def _settle_libraries(plan: Plan, session: Session) -> None:
     """Lightning's advice is about choices that are made here on purpose; its errors still come through."""
     for name in ("pytorch_lightning", "lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
-    if bench.device(plan.settings).type == "cpu":
+    if device_of(plan.settings).type == "cpu":
         keep_freed_memory()
-
-
-def _built_alike(plan: Plan) -> str:
-    """The same for runs whose models are built alike from the same source weights."""
-    settings = plan.settings
-    seed = settings.seed if settings.backbone.weights is None and plan.source is None else ""
-    source = plan.source.identity if plan.source else ""
-    network = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r}"
-    return f"{network} {source} {plan.outputs} {plan.transform.output_size} {seed}"
 
 
 class _Run:
     """A run in progress: the model, and what its phases leave."""
 
-    def __init__(self, plan: Plan, bench: Workbench, on_epoch: OnEpoch) -> None:
-        self._plan, self._bench, self._on_epoch = plan, bench, on_epoch
+    def __init__(self, plan: Plan, session: Session, on_epoch: OnEpoch) -> None:
+        self._plan, self._session, self._on_epoch = plan, session, on_epoch
         self._outcome = Outcome()
-        self._backbone = source_backbone(plan, bench)
-        self._model = bench.settled(_built_alike(plan), with_head(plan, self._backbone))
-        self._device = bench.device(plan.settings)
+        self._backbone = source_backbone(plan, session)
+        self._model = session.lines.reuse_model(plan.model_key, with_head(plan, self._backbone))
+        self._device = device_of(plan.settings)
         self._model.to(self._device)
-        self._diagnosis = Diagnosis(plan, self._model, self._backbone, bench)
+        self._diagnosis = Diagnosis(plan, self._model, self._backbone, session)
         self._checkpoint = Checkpoint(plan)
-        self._regularizing = Regularizing(plan, bench, self._model, self._backbone, _built_alike(plan))
+        self._regularizing = Regularizing(plan, session, self._model, self._backbone)
 
     def to_record(self, source_record: Record | None) -> Record:
         """Evaluate before tuning, train, select, and finish."""
@@ -128,13 +120,13 @@ class _Run:
         if saved is not None:
             outcome = self._go_on(saved)
         elif source_record is not None:
-            outcome.metrics |= before_tuning(plan, self._model, self._backbone, self._bench, source_record)
+            outcome.metrics |= before_tuning(plan, self._model, self._backbone, self._session, source_record)
         for index, phase in enumerate(plan.phases):
             if saved is None or index >= saved.phase:
                 fit = self._fit(index, phase, saved.fit if saved is not None and index == saved.phase else None)
         outcome.metrics["val"] = self._validated()
         evaluate = functools.partial(self._evaluated, fit)
-        record = finish(Finished(plan, self._model, self._backbone, outcome, evaluate, self._diagnosis), self._bench)
+        record = finish(Finished(plan, self._model, self._backbone, outcome, evaluate, self._diagnosis), self._session)
         if distributed.is_first():
             self._checkpoint.remove()
         return record
@@ -165,7 +157,7 @@ class _Run:
             self._model.cpu()
         frozen_moved = outcome.moved - phase.trainable
         inputs = phase_inputs(
-            plan, self._model, self._bench, phase, whole_because=why_whole(plan), pristine=not frozen_moved
+            plan, self._model, self._session, phase, whole_because=why_whole(plan), pristine=not frozen_moved
         )
         began = time.perf_counter()
         values = self._model.state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,8 +12,9 @@ from thawline.evaluation.transferability import h_score, leep, logme, nce, shrun
 from thawline.execution.activations import activations
 from thawline.execution.decoding import decoded_images
 from thawline.network.model import TransferModel
+from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 
 if TYPE_CHECKING:
     from thawline.backbones import Backbone
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 Scores = dict[str, float | None]
 
 
-def source_scores(plan: Plan, backbone: Backbone, bench: Workbench) -> Scores:
+def source_scores(plan: Plan, backbone: Backbone, session: Session) -> Scores:
     """LEEP, NCE, H-score, its shrunk form and LogME of a source model for the plan's training split.
 
     LEEP and NCE are None where the source has no classifier of its own. The runs of a process that start alike from
@@ -30,25 +32,22 @@ def source_scores(plan: Plan, backbone: Backbone, bench: Workbench) -> Scores:
     Args:
         plan: the target: data, transform, device.
         backbone: the source, with its own weights.
-        bench: what the runs of this process share.
+        session: what the runs of this process share.
     """
 
     def make() -> Scores:
         split = plan.splits.train
         model = TransferModel(backbone.module, nn.Identity(), backbone.mean, backbone.std)
-        size, device = plan.settings.trainer.eval_batch_size, bench.device(plan.settings)
-        features = activations(model, (), decoded_images(plan, bench), split.indices, size, device).features
+        size, device = plan.settings.trainer.eval_batch_size, device_of(plan.settings)
+        features = activations(model, (), decoded_images(plan, session), split.indices, size, device).features
         return scores(features, torch.from_numpy(split.targets), backbone.source_classifier)
 
-    return bench.once("source scores", source_key(plan, bench) + plan.splits.train.sha256, make)
+    return session.once("source scores", (source_key(plan), plan.splits.train.sha256), make)
 
 
-def source_key(plan: Plan, bench: Workbench) -> str:
-    """The same for plans that start from the same weights and see the same pictures at the same size."""
-    settings = plan.settings
-    source = plan.source.identity if plan.source else ""
-    seed = settings.seed if settings.backbone.weights is None and plan.source is None else ""
-    return f"{settings.backbone!r} {source} {seed} {plan.transform!r} {plan.splits.fingerprint} "
+def source_key(plan: Plan) -> Hashable:
+    """Equal for plans that start from the same weights and see the same images at the same size."""
+    return (plan.start, repr(plan.transform), plan.splits.fingerprint)
 
 
 def scores(features: torch.Tensor, labels: torch.Tensor, classifier: SourceClassifier | None) -> Scores:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import torch
 
 from thawline.layer_groups import group_table
+from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 
 FLOPS_PER_THREAD = 16_000_000
 """Of one operation on one batch. With less, a thread waits for the others about as long as it computes: a MobileNetV3
@@ -19,7 +20,7 @@ ResNet-18 at 32 pixels in batches of ten (37 million) takes two thirds of the ti
 
 
 @contextmanager
-def on_threads(plan: Plan, bench: Workbench) -> Iterator[None]:
+def on_threads(plan: Plan, session: Session) -> Iterator[None]:
     """Within the block torch computes with the run's number of threads.
 
     They decide how sums are split and so their last bits; they follow from the network, the size of its input, the
@@ -28,7 +29,7 @@ def on_threads(plan: Plan, bench: Workbench) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     given = plan.settings.trainer.threads
-    limits = (before, _free(bench) if given is None else given, _worthwhile(plan, bench))
+    limits = (before, _free(session) if given is None else given, _worthwhile(plan, session))
     torch.set_num_threads(min(limit for limit in limits if limit is not None))
     try:
         yield
@@ -36,7 +37,7 @@ def on_threads(plan: Plan, bench: Workbench) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _free(bench: Workbench) -> int | None:
+def _free(session: Session) -> int | None:
     """The cores that other processes leave free; None where the user has said how many threads there are to be.
 
     Threads that share their cores with those of others wait for each other at every operation: on a busy machine a run
@@ -44,25 +45,25 @@ def _free(bench: Workbench) -> int | None:
     """
     if any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")):
         return None
-    return bench.once("free cores", "", bench.core_use.free_cores)
+    return session.once("free cores", "", session.core_use.free_cores)
 
 
-def _worthwhile(plan: Plan, bench: Workbench) -> int | None:
+def _worthwhile(plan: Plan, session: Session) -> int | None:
     """How many threads the mean operation of the network has work for; None where that is not known, or not the CPU."""
     settings = plan.settings
-    if bench.device(settings).type != "cpu":
+    if device_of(settings).type != "cpu":
         return None
     size = plan.transform.output_size
-    operation = bench.once("operation", f"{settings.backbone!r} {size}", lambda: _mean_flops(plan, bench))
+    operation = session.once("operation", f"{settings.backbone!r} {size}", lambda: _mean_flops(plan, session))
     if operation is None:
         return None
     batch = max(1, settings.trainer.batch_size // settings.trainer.devices)
     return max(1, int(operation * batch / FLOPS_PER_THREAD))
 
 
-def _mean_flops(plan: Plan, bench: Workbench) -> float | None:
+def _mean_flops(plan: Plan, session: Session) -> float | None:
     """FLOPs of the network's forward pass for one image over the number of its weight matrices and kernels."""
-    backbone = bench.skeleton(plan.settings)
+    backbone = session.networks.skeleton(plan.settings)
     counts = [row.multiply_adds for row in group_table(backbone.module, backbone.groups, plan.transform.output_size)]
     weights = sum(parameter.dim() > 1 for parameter in backbone.module.parameters())
     if weights == 0 or any(count is None for count in counts):

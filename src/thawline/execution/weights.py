@@ -16,8 +16,9 @@ from thawline.errors import usage_error
 from thawline.execution.finish import BEST_FILE, MODEL_FILE
 from thawline.files import atomic_write
 from thawline.network.model import TransferModel
+from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan, plan_of_run, weights_file
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.preprocessing import Preprocessing
 from thawline.records import require_record
 from thawline.tensor_files import is_whole, to_bytes
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from thawline.backbones import Backbone, BackboneSpec
 
 
-def ensure_model(plan: Plan, bench: Workbench) -> Path:
+def ensure_model(plan: Plan, session: Session) -> Path:
     """The path of ``model.safetensors`` of a finished run, written now where it is not there yet.
 
     A run keeps only what training moved (`BEST_FILE`): in a sweep over depths, most of the network is the same source
@@ -38,8 +39,8 @@ def ensure_model(plan: Plan, bench: Workbench) -> Path:
     """
     path = plan.folder / MODEL_FILE
     if not is_whole(path):
-        model = build_model(plan, bench)
-        restore(model, recorded_file(plan.folder, BEST_FILE, bench))
+        model = build_model(plan, session)
+        restore(model, recorded_file(plan.folder, BEST_FILE, session))
         adapter = plan.settings.adapter
         if adapter is not None and not adapter.merge(model.backbone):
             name = type(adapter).__name__
@@ -49,7 +50,7 @@ def ensure_model(plan: Plan, bench: Workbench) -> Path:
     return path
 
 
-def recorded_file(folder: Path, name: str, bench: Workbench) -> Path:
+def recorded_file(folder: Path, name: str, session: Session) -> Path:
     """A file of a finished run, held against the hash in its record.
 
     Raises:
@@ -58,7 +59,7 @@ def recorded_file(folder: Path, name: str, bench: Workbench) -> Path:
     path, digest = folder / name, require_record(folder).files.get(name)
     if not path.is_file():
         raise usage_error("", f"{path}: missing, but the record names it")
-    if digest != bench.file_hash(path):
+    if digest != session.hashes.of(path):
         raise usage_error("", f"{path}: damaged: its SHA-256 is not the record's; run it again (remove {folder} first)")
     return path
 
@@ -77,36 +78,36 @@ def _about(plan: Plan) -> dict[str, str]:
     }
 
 
-def build_model(plan: Plan, bench: Workbench) -> TransferModel:
+def build_model(plan: Plan, session: Session) -> TransferModel:
     """The plan's model before any tuning."""
-    backbone = source_backbone(plan, bench)
+    backbone = source_backbone(plan, session)
     return with_head(plan, backbone)
 
 
-def source_backbone(plan: Plan, bench: Workbench) -> Backbone:
+def source_backbone(plan: Plan, session: Session) -> Backbone:
     """A fresh copy of the network that the run starts from."""
     settings = plan.settings
     if plan.source is not None:
-        file, known = ensure_model(plan.source, bench), bench.known_of_weights(settings.backbone, settings)
-        return _laid_out(bench.backbone(settings.backbone, settings.seed, file, known), plan, bench)
-    return backbone_of(settings.backbone, plan, bench)
+        file, known = ensure_model(plan.source, session), session.networks.known_of_weights(settings.backbone, settings)
+        return _laid_out(session.networks.backbone(settings.backbone, settings.seed, file, known), plan, session)
+    return backbone_of(settings.backbone, plan, session)
 
 
-def backbone_of(spec: BackboneSpec, plan: Plan, bench: Workbench, field: str = "backbone") -> Backbone:
+def backbone_of(spec: BackboneSpec, plan: Plan, session: Session, field: str = "backbone") -> Backbone:
     """A fresh copy of a backbone with its weights; the whole model of a finished run is put together here."""
     settings = plan.settings
     file = weights_file(spec, settings, field)
     if file is not None and str(spec.weights).startswith("run:"):
-        file = ensure_model(plan_of_run(file.parent, bench), bench)
-    known = bench.known_of_weights(spec, settings)
-    return _laid_out(bench.backbone(spec, settings.seed, file, known), plan, bench)
+        file = ensure_model(plan_of_run(file.parent, session), session)
+    known = session.networks.known_of_weights(spec, settings)
+    return _laid_out(session.networks.backbone(spec, settings.seed, file, known), plan, session)
 
 
-def _laid_out(backbone: Backbone, plan: Plan, bench: Workbench) -> Backbone:
+def _laid_out(backbone: Backbone, plan: Plan, session: Session) -> Backbone:
     """The same network with its tensors in memory as the run has them."""
     trainer = plan.settings.trainer
     last = trainer.channels_last
-    if last == "auto" and bench.device(plan.settings).type == "cuda":
+    if last == "auto" and device_of(plan.settings).type == "cuda":
         last = trainer.precision != "32-true"
     elif last == "auto":
         # On a CPU depthwise convolutions take half the time so, and 3 x 3 ones at low resolution a quarter more.

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from thawline.errors import usage_error
 from thawline.runtime.cores import available_cores
 
 if TYPE_CHECKING:
+    import torch
+
     from thawline.planning.settings import RunSettings, TrainerSettings
 
 _PER_CORE = 4
 _FEWEST = 16
+
+
+def device_of(settings: RunSettings) -> torch.device:
+    """Where the run computes; of several devices, this process's."""
+    import torch
+
+    if settings.trainer.accelerator == "mps":
+        return torch.device("mps")
+    if settings.trainer.accelerator != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def require_devices(settings: RunSettings) -> None:

@@ -17,9 +17,10 @@ from thawline.optimization.batch_sizes import batch_sizes
 from thawline.optimization.learning_rates import MeasuredRates
 from thawline.own_code import SourceFile, own_code
 from thawline.planning.phases import phases_of
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.planning.settings import RunSettings, parse, recorded_config, source_config
 from thawline.planning.shift import ShiftedSet, shifted_sets
+from thawline.planning.start import ModelKey, Start
 from thawline.preprocessing import Preprocessing
 from thawline.records import RECORD_FILE, identity_of, require_record, run_folder
 from thawline.specs import classes_in
@@ -56,6 +57,19 @@ class Plan:
     identity_parts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def start(self) -> Start:
+        """The weights that the run starts from."""
+        if self.settings.backbone.weights is None and self.source is None:
+            return Start(repr(self.settings.backbone), None, self.settings.seed)
+        return Start(repr(self.settings.backbone), str(self.identity_parts["weights"]), None)
+
+    @property
+    def model_key(self) -> ModelKey:
+        """The run's model before training."""
+        adapter, head = repr(self.settings.adapter), repr(self.settings.head)
+        return ModelKey(self.start, adapter, head, self.outputs, self.transform.output_size)
+
+    @property
     def folder(self) -> Path:
         """Where the run leaves its files: named by its identity."""
         return run_folder(self.settings.output_dir, self.identity)
@@ -75,22 +89,22 @@ class Plan:
         return [f"{seen} of {len(test)} test images were training or validation images of the source"] if seen else []
 
 
-def plan_run(config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench, label: str = "") -> Plan:
+def plan_run(config: Mapping[str, Any], overrides: Sequence[str], session: Session, label: str = "") -> Plan:
     """The plan of the run that a resolved configuration describes.
 
     Args:
         config: the resolved configuration.
         overrides: what the command line changed.
-        bench: what the plans of this process share.
+        session: what the plans of this process share.
         label: how the run is called on the terminal; default: its overrides.
 
     Raises:
         UsageError: anything in it cannot be used: a wrong field, a missing file, k beyond the layer groups, ...
     """
-    return _plan(parse(config), config, overrides, bench, label or " ".join(overrides))
+    return _plan(parse(config), config, overrides, session, label or " ".join(overrides))
 
 
-def plan_of_run(folder: Path, bench: Workbench) -> Plan:
+def plan_of_run(folder: Path, session: Session) -> Plan:
     """The plan of a finished run, from its record.
 
     Raises:
@@ -100,26 +114,26 @@ def plan_of_run(folder: Path, bench: Workbench) -> Plan:
     if record.identity_format != IDENTITY_FORMAT:
         made = f"made by another version of thawline (identity format {record.identity_format}, not {IDENTITY_FORMAT})"
         raise usage_error("run", f"{folder}: {made}; run it again")
-    plan = plan_run(recorded_config(record.config, folder.parent.parent), record.overrides, bench)
+    plan = plan_run(recorded_config(record.config, folder.parent.parent), record.overrides, session)
     if plan.identity != record.identity:
         raise usage_error("run", f"{folder}: its data, source weights or own code are not those that it was made from")
     return plan
 
 
 def _plan(
-    settings: RunSettings, config: Mapping[str, Any], overrides: Sequence[str], bench: Workbench, label: str
+    settings: RunSettings, config: Mapping[str, Any], overrides: Sequence[str], session: Session, label: str
 ) -> Plan:
     settings.backbone.check()
     _check_task(settings)
     source = None
     if settings.source is not None:
-        source = _plan(settings.source, source_config(config), (), bench, f"source of {label}")
-    splits = _fitting(bench.splits(settings), settings)
+        source = _plan(settings.source, source_config(config), (), session, f"source of {label}")
+    splits = _fitting(session.data.splits(settings), settings)
     outputs = settings.task.outputs(splits.classes)
-    skeleton = bench.skeleton(settings)
+    skeleton = session.networks.skeleton(settings)
     transform = settings.transform.fitted(skeleton.preprocessing)
-    classifier = _classifier_to_come(settings, source, bench)
-    network = bench.network(settings, outputs, classifier)
+    classifier = _classifier_to_come(settings, source, session)
+    network = session.networks.network(settings, outputs, classifier)
     phases = phases_of(settings.freeze_policy, network, settings.trainer.max_epochs)
     if settings.trainer.shares_weights:
         _check_shared(settings, splits)
@@ -128,12 +142,12 @@ def _plan(
     if settings.probe is not None:
         _check_path(network, phases, transform)
     elif settings.average is None and _smallest_share(settings, splits) == 1:
-        model, _ = bench.model_skeleton(settings, outputs, classifier)
+        model, _ = session.networks.model_skeleton(settings, outputs, classifier)
         _check_single_images(settings, model, phases, transform.output_size)
     trained = source is not None or settings.backbone.weights is not None
     for name, regularizer in settings.regularizer.items():
         regularizer.check(f"regularizer.{name}", skeleton.module, network, source_classifier=trained)
-    shifted = shifted_sets(settings.shift, splits, transform, lambda dataset: bench.loaded(dataset, settings))
+    shifted = shifted_sets(settings.shift, splits, transform, lambda dataset: session.data.loaded(dataset, settings))
     code = own_code(classes_in([settings, transform]))
     decides: dict[str, Any] = {
         "format": IDENTITY_FORMAT,
@@ -142,11 +156,11 @@ def _plan(
         "data": _data_identity(splits),
         "further_tests": {item.name: [item.fingerprint, item.split.sha256] for item in shifted},
         "input": _input_identity(skeleton),
-        "weights": f"run:{source.identity}" if source else weights_identity(settings.backbone, settings, bench),
+        "weights": f"run:{source.identity}" if source else weights_identity(settings.backbone, settings, session),
         "teachers": {
             name: [
-                weights_identity(teacher, settings, bench, f"regularizer.{name}"),
-                _images_of(teacher, settings, bench).model_dump(mode="json"),
+                weights_identity(teacher, settings, session, f"regularizer.{name}"),
+                _images_of(teacher, settings, session).model_dump(mode="json"),
             ]
             for name, teacher in teachers(settings).items()
         },
@@ -219,7 +233,7 @@ def _data_identity(splits: Splits) -> dict[str, Any]:
     }
 
 
-def _classifier_to_come(settings: RunSettings, source: Plan | None, bench: Workbench) -> SourceClassifier | None:
+def _classifier_to_come(settings: RunSettings, source: Plan | None, session: Session) -> SourceClassifier | None:
     """Shape and classes of the classifier of a source model that thawline trains, or has trained; on the meta device.
 
     The model itself may not be there yet, and the names of its classes are not in the backbone's skeleton.
@@ -232,12 +246,12 @@ def _classifier_to_come(settings: RunSettings, source: Plan | None, bench: Workb
     elif weights.startswith("run:"):
         record = require_record(run_folder(settings.output_dir, weights.removeprefix("run:")))
         classes = tuple(record.classes)
-        head = bench.network(parse(record.config), classes).head
+        head = session.networks.network(parse(record.config), classes).head
     else:
         return None
     if set(head) != {"head.weight", "head.bias"}:
         return None
-    width = bench.skeleton(settings).feature_dim
+    width = session.networks.skeleton(settings).feature_dim
     with torch.device("meta"):
         return SourceClassifier(torch.empty(len(classes), width), torch.empty(len(classes)), classes)
 
@@ -252,21 +266,21 @@ def teachers(settings: RunSettings) -> dict[str, BackboneSpec]:
     }
 
 
-def _images_of(teacher: BackboneSpec, settings: RunSettings, bench: Workbench) -> Preprocessing:
+def _images_of(teacher: BackboneSpec, settings: RunSettings, session: Session) -> Preprocessing:
     """What is known of the images of a teacher's weights."""
     file = teacher.local_weights()
-    return bench.known_of_weights(teacher, settings) if file is None else described(file).preprocessing
+    return session.networks.known_of_weights(teacher, settings) if file is None else described(file).preprocessing
 
 
 def weights_identity(
-    backbone: BackboneSpec, settings: RunSettings, bench: Workbench, field: str = "backbone"
+    backbone: BackboneSpec, settings: RunSettings, session: Session, field: str = "backbone"
 ) -> str | None:
     """What a network starts from: a file's SHA-256, a hub tag, ``run:IDENTITY``, or None for random weights."""
     if backbone.weights == "source":
         raise usage_error(f"{field}.weights", "there is no source run here; name a file, a tag or run:IDENTITY")
     file = weights_file(backbone, settings, field)
     if file is not None and not str(backbone.weights).startswith("run:"):
-        return f"sha256:{bench.file_hash(file)}"
+        return f"sha256:{session.hashes.of(file)}"
     return backbone.weights
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from thawline.errors import usage_error
 from thawline.execution.averaging import alike, soup_plan, wise_ft_plan
 from thawline.invocation import Invocation
 from thawline.planning.plan import Plan, plan_of_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import load_record, require_record
 from thawline.sweeps.manifest import CellEntry, Manifest, read_manifest, write_manifest
 
@@ -42,19 +42,19 @@ class _Finished:
     overrides: tuple[str, ...]
 
 
-def of_run(folder: Path, alphas: Sequence[float], start: str | None, bench: Workbench) -> Averages:
+def of_run(folder: Path, alphas: Sequence[float], start: str | None, session: Session) -> Averages:
     """The WiSE-FT average of one run.
 
     Raises:
         UsageError: there is no finished run, or `start` does not fit it.
     """
-    plan = _plan(folder, bench)
+    plan = _plan(folder, session)
     overrides = [*plan.overrides, f"{AXIS}=wise_ft"]
-    return Averages((wise_ft_plan(plan, alphas, start, overrides, bench),))
+    return Averages((wise_ft_plan(plan, alphas, start, overrides, session),))
 
 
 def of_sweep(
-    folder: Path, method: Method, alphas: Sequence[float], start: str | None, invocation: Invocation, bench: Workbench
+    folder: Path, method: Method, alphas: Sequence[float], start: str | None, invocation: Invocation, session: Session
 ) -> Averages:
     """The averages of a sweep: one of each run (WiSE-FT), or one soup of all runs that are alike.
 
@@ -67,17 +67,17 @@ def of_sweep(
         alphas: of WiSE-FT.
         start: of WiSE-FT, the run at the other end of the line, or None for the source.
         invocation: the command that makes the averages again.
-        bench: what the plans share.
+        session: what the plans share.
 
     Raises:
         UsageError: nothing can be averaged.
     """
     manifest = read_manifest(folder)
-    runs, left_out = _finished(folder, manifest, bench)
+    runs, left_out = _finished(folder, manifest, session)
     if method == "wise_ft":
-        plans = [wise_ft_plan(run.plan, alphas, start, [*run.overrides, f"{AXIS}=wise_ft"], bench) for run in runs]
+        plans = [wise_ft_plan(run.plan, alphas, start, [*run.overrides, f"{AXIS}=wise_ft"], session) for run in runs]
     else:
-        plans, alone = _soups(runs, method, bench)
+        plans, alone = _soups(runs, method, session)
         left_out += [f"run {identity}: no other run of the sweep is like it" for identity in alone]
     if not plans:
         raise usage_error("sweep", f"{folder}: nothing to average: {'; '.join(left_out) or 'it has no finished run'}")
@@ -100,7 +100,7 @@ def of_sweep(
     return Averages(tuple(plans), tuple(left_out), beside)
 
 
-def _finished(folder: Path, manifest: Manifest, bench: Workbench) -> tuple[list[_Finished], list[str]]:
+def _finished(folder: Path, manifest: Manifest, session: Session) -> tuple[list[_Finished], list[str]]:
     """The runs that can be averaged, and why the others cannot."""
     runs_folder = Path(os.path.normpath(folder.absolute() / manifest.runs_folder))
     found, left_out = [], []
@@ -114,22 +114,22 @@ def _finished(folder: Path, manifest: Manifest, bench: Workbench) -> tuple[list[
         if record.diverged or record.selection.value is None:
             left_out.append(f"run {cell.identity}: diverged")
         elif record.config.get("average") is None:
-            found.append(_Finished(_plan(place, bench), tuple(cell.overrides)))
+            found.append(_Finished(_plan(place, session), tuple(cell.overrides)))
     return found, left_out
 
 
-def _plan(folder: Path, bench: Workbench) -> Plan:
+def _plan(folder: Path, session: Session) -> Plan:
     record = require_record(folder)
     if record.config.get("average") is not None:
         raise usage_error("", f"{folder} is an average itself")
     if record.diverged:
         raise usage_error("", f"{folder} diverged: {record.divergence}")
-    return plan_of_run(folder, bench)
+    return plan_of_run(folder, session)
 
 
-def _soups(runs: Sequence[_Finished], method: Method, bench: Workbench) -> tuple[list[Plan], list[str]]:
+def _soups(runs: Sequence[_Finished], method: Method, session: Session) -> tuple[list[Plan], list[str]]:
     """A soup for each set of runs that are alike, and the runs that are like no other."""
-    groups: dict[str, list[_Finished]] = {}
+    groups: dict[Hashable, list[_Finished]] = {}
     for run in runs:
         groups.setdefault(alike(run.plan), []).append(run)
     soups, alone = [], []
@@ -138,5 +138,5 @@ def _soups(runs: Sequence[_Finished], method: Method, bench: Workbench) -> tuple
             alone += [run.plan.identity for run in group]
             continue
         shared = [item for item in group[0].overrides if all(item in run.overrides for run in group)]
-        soups.append(soup_plan([run.plan for run in group], method, [*shared, f"{AXIS}={method}"], bench))
+        soups.append(soup_plan([run.plan for run in group], method, [*shared, f"{AXIS}={method}"], session))
     return soups, alone

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from thawline.ledger.runs import POLL_SECONDS, RunBusy, RunFailed, run_once
 from thawline.planning.plan import Plan
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import Record, read_record
 from thawline.runtime import signals
 from thawline.runtime.steps import step
@@ -30,7 +30,7 @@ class Failure:
 
 
 def run_all(
-    plans: Sequence[Plan], bench: Workbench, *, group: str | None, console: Console, fail_fast: bool = False
+    plans: Sequence[Plan], session: Session, *, group: str | None, console: Console, fail_fast: bool = False
 ) -> list[Failure]:
     """Run what has no valid record yet, one after the other; a failure does not stop the others.
 
@@ -44,13 +44,13 @@ def run_all(
     failures: list[Failure] = []
     with SweepProgress(console, len(plans), shown=shown) as progress:
         left = [plan for plan in plans if not _is_there(plan, progress)]
-        packs = _packs(left, bench)
+        packs = _packs(left, session)
         while left:
             busy, places = [], []
             for plan in left:
                 signals.check()
                 try:
-                    failure = _run(plan, bench, group, progress, packs)
+                    failure = _run(plan, session, group, progress, packs)
                 except RunBusy as error:
                     busy.append(plan)
                     places.append(str(error))
@@ -66,14 +66,14 @@ def run_all(
     return failures
 
 
-def _packs(plans: Sequence[Plan], bench: Workbench) -> dict[str, Pack]:
+def _packs(plans: Sequence[Plan], session: Session) -> dict[str, Pack]:
     """The linear probes that are trained together, by identity."""
     if len(plans) < 2:
         return {}
     with step("loading the training libraries"):
         from thawline.execution.packing import packs
 
-    return packs(plans, bench)
+    return packs(plans, session)
 
 
 def _is_there(plan: Plan, progress: SweepProgress) -> bool:
@@ -84,7 +84,7 @@ def _is_there(plan: Plan, progress: SweepProgress) -> bool:
 
 
 def _run(
-    plan: Plan, bench: Workbench, group: str | None, progress: SweepProgress, packs: dict[str, Pack]
+    plan: Plan, session: Session, group: str | None, progress: SweepProgress, packs: dict[str, Pack]
 ) -> Failure | None:
     ran = False
 
@@ -96,10 +96,10 @@ def _run(
         nonlocal ran
         ran = True
         progress.start(plan)
-        return execute(plan, bench, group=group, on_epoch=progress.epoch, packs=packs)
+        return execute(plan, session, group=group, on_epoch=progress.epoch, packs=packs)
 
     try:
-        record = run_once(plan, run, began=bench.began, retries=plan.settings.sweep.retries, wait=False)
+        record = run_once(plan, run, began=session.began, retries=plan.settings.sweep.retries, wait=False)
     except RunFailed as error:
         progress.finish(plan, "failed", error.error)
         return Failure(plan, error)

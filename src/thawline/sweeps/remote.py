@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from thawline.planning.session import Workbench
+    from thawline.planning.session import Session
 
 
 log = logging.getLogger("thawline")
@@ -32,18 +32,18 @@ class _Kept:
     """What a process that takes one remote job after the other keeps between them."""
 
     runs = 0
-    workbench: Workbench | None = None
+    workbench: Session | None = None
     collecting = contextlib.ExitStack()
 
 
-def workbench() -> Workbench:
+def workbench() -> Session:
     """What a run may share with others: with all before it in a process of remote jobs, else with none."""
-    from thawline.planning.session import Workbench
+    from thawline.planning.session import Session
 
     if not _Kept.runs:
-        return Workbench()
+        return Session()
     if _Kept.workbench is None:
-        _Kept.workbench = Workbench(runs=_Kept.runs)
+        _Kept.workbench = Session(runs=_Kept.runs)
     return _Kept.workbench
 
 

@@ -16,7 +16,7 @@ from thawline.files import write_json
 from thawline.invocation import Invocation
 from thawline.ledger import provenance
 from thawline.planning.plan import Plan, plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import identity_of, require_record, run_folder
 from thawline.runtime.clock import now
 
@@ -69,24 +69,24 @@ def of_run(config: Mapping[str, Any], identity: str) -> dict[str, Any]:
 
 
 def rank(
-    candidates: Sequence[Candidate], by: str, bench: Workbench, on_source: Callable[[str], None] = lambda label: None
+    candidates: Sequence[Candidate], by: str, session: Session, on_source: Callable[[str], None] = lambda label: None
 ) -> Ranking:
     """Score every candidate on the target's training split, and order them.
 
     Args:
         candidates: the sources; their configurations name the same target.
         by: one of `SCORES`.
-        bench: what they share.
+        session: what they share.
         on_source: told the label of each source before its turn.
 
     Raises:
         UsageError: with the problems of all candidates, before any is scored.
     """
-    plans = _plans(candidates, bench)
+    plans = _plans(candidates, session)
     scored = []
     for candidate, plan in zip(candidates, plans, strict=True):
         on_source(candidate.label)
-        scored.append(_scored(candidate.label, plan, bench))
+        scored.append(_scored(candidate.label, plan, session))
     target = plans[0].splits
     decides = {
         "target": [target.fingerprint, target.train.sha256, plans[0].settings.deciding()["transform"]],
@@ -124,12 +124,12 @@ def write_ranking(ranking: Ranking) -> Path:
     return path
 
 
-def _plans(candidates: Sequence[Candidate], bench: Workbench) -> list[Plan]:
+def _plans(candidates: Sequence[Candidate], session: Session) -> list[Plan]:
     plans: list[Plan] = []
     problems: dict[str, Problem] = {}
     for candidate in candidates:
         try:
-            plans.append(plan_run(candidate.config, (), bench))
+            plans.append(plan_run(candidate.config, (), session))
         except UsageError as error:
             for problem in error.problems:
                 problems.setdefault(str(problem), Problem(problem.field, f"{problem.message} ({candidate.label})"))
@@ -145,10 +145,10 @@ def _target(plan: Plan) -> tuple[str, str]:
     return plan.splits.fingerprint, plan.splits.train.sha256
 
 
-def _scored(label: str, plan: Plan, bench: Workbench) -> RankedSource:
+def _scored(label: str, plan: Plan, session: Session) -> RankedSource:
     began = time.perf_counter()
-    backbone = source_backbone(plan, bench)
-    scores = source_scores(plan, backbone, bench)
+    backbone = source_backbone(plan, session)
+    scores = source_scores(plan, backbone, session)
     classifier = backbone.source_classifier
     return RankedSource(
         label=label,

@@ -10,7 +10,7 @@ from pathlib import Path
 from thawline.invocation import Invocation
 from thawline.planning.devices import require_devices
 from thawline.planning.plan import Plan, plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import run_folder
 from thawline.sweeps.cells import Cell, for_each
 from thawline.sweeps.manifest import CellEntry, Manifest, write_manifest
@@ -35,7 +35,7 @@ def plan_sweep(
     axes: Mapping[str, Sequence[str]],
     label: str,
     invocation: Invocation,
-    bench: Workbench,
+    session: Session,
     *,
     here: bool = True,
 ) -> Sweep:
@@ -46,7 +46,7 @@ def plan_sweep(
         axes: the swept keys and their values.
         label: a readable start for the sweep's name where the configuration gives none.
         invocation: the command that makes the sweep again.
-        bench: what the plans share.
+        session: what the plans share.
         here: whether the runs will use this machine's devices, which must then be there.
 
     Raises:
@@ -54,7 +54,7 @@ def plan_sweep(
     """
 
     def plan(cell: Cell) -> Plan:
-        planned = plan_run(cell.config, cell.overrides, bench, cell.label)
+        planned = plan_run(cell.config, cell.overrides, session, cell.label)
         if here:
             require_devices(planned.settings)
         return planned

@@ -1,0 +1,89 @@
+"""The thaw lines of a session: one model at a time, its partitions, and where their values are stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from thawline.network.model import TransferModel
+from thawline.runtime.memory import free_what_earlier_runs_made
+from thawline.runtime.steps import step
+from thawline.store.store import Entry
+from thawline.thaw_line.partition import ThawLine, partition
+
+if TYPE_CHECKING:
+    from thawline.freeze_policies import Phase
+    from thawline.planning.start import ModelKey
+
+_MOST_LINES = 16
+
+
+class SharedLines:
+    """The last model that was built, and what is known of its thaw lines: runs that are built alike share both."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[tuple[ThawLine, Entry]]] = {}
+        self._model_key: ModelKey | None = None
+        self._model: TransferModel | None = None
+        self._partitions: dict[tuple[object, ...], ThawLine] = {}
+
+    def reuse_model(self, key: ModelKey, fresh: TransferModel) -> TransferModel:
+        """A model with the state of `fresh`: that of the run before, if it is built alike, so that its partitions hold.
+
+        Args:
+            key: equal for models that are built alike and start from the same source weights.
+            fresh: a new model.
+        """
+        if (
+            self._model is None
+            or key != self._model_key
+            or self._model.state_dict().keys() != fresh.state_dict().keys()
+        ):
+            is_first = self._model is None
+            self._model_key, self._model = key, fresh
+            # Both hold the old model.
+            self._partitions, self._lines = {}, {}
+            if not is_first:
+                free_what_earlier_runs_made()
+            return fresh
+        model = self._model.to(fresh.pixel_mean.device)
+        with torch.no_grad():
+            model.load_state_dict(fresh.state_dict())
+        model.set_trainable(())
+        return model
+
+    def of_phase(self, model: TransferModel, phase: Phase, example: torch.Tensor, *, reuse: bool) -> ThawLine:
+        """The partition of a model that is about to train a phase.
+
+        With `reuse`, everything frozen has its source weights; then the partition is kept for the runs to come.
+        """
+        key = (phase.trainable, phase.running_statistics, tuple(example.shape), example.device, id(model))
+        kept = self._partitions.get(key)
+        if kept is not None and reuse:
+            return kept
+        with step("tracing the network"):
+            line = partition(model, phase.trainable, example)
+        if reuse and model is self._model:
+            self._partitions[key] = line
+        return line
+
+    def shallower(self, line: ThawLine, rows: str) -> tuple[Entry, nn.Module] | None:
+        """Stored values of the same rows at a shallower line, the deepest there is, and the way on from there."""
+        known = self._lines.get(rows, [])
+        for other, entry in sorted(known, key=lambda pair: -pair[0].prefix_flops_per_sample):
+            onward = line.continue_from(other)
+            if onward is not None:
+                return entry, onward
+        return None
+
+    def remember(self, line: ThawLine, rows: str, entry: Entry) -> None:
+        """Values at `line` are stored for these rows: deeper lines can start from them.
+
+        A line of a model that only passes through, such as a pack's, is not kept: it would hold the model.
+        """
+        if not any(line is kept for kept in self._partitions.values()):
+            return
+        known = self._lines.setdefault(rows, [])
+        known[:] = [*(pair for pair in known if pair[0] is not line), (line, entry)][-_MOST_LINES:]

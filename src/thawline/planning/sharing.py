@@ -1,0 +1,154 @@
+"""What the runs of one process share: data sets, source networks, thaw lines, hashes. Nothing that a run may change."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from thawline.adapters import Attached, attach, refuse_unused
+from thawline.datasets import not_reading
+from thawline.files import sha256_of_file
+from thawline.network import Network, SourceClassifier
+from thawline.network.model import TransferModel, network_of
+from thawline.preprocessing import Preprocessing
+from thawline.records import require_record, run_folder
+from thawline.runtime.steps import step
+from thawline.store.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from thawline.backbones import Backbone, BackboneSpec
+    from thawline.datasets import Dataset, Splits
+    from thawline.planning.settings import CacheSettings, RunSettings
+
+_Made = TypeVar("_Made")
+_MOST = {"backbone": 3, "decoded": 3, "features": 4, "regularizer": 4, "source activations": 4}
+"""How many of a kind are kept, those used last: what takes memory must not pile up in a sweep over backbones or data
+sets. A run has use for a backbone, its source and its teacher."""
+
+
+class Memo:
+    """Keeps what was made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, dict[Hashable, object]] = {}
+
+    def once(self, kind: str, key: Hashable, make: Callable[[], _Made]) -> _Made:
+        """What `make` gives, made at the first call with this kind and key, and kept among the last of its kind."""
+        made = self._made.setdefault(kind, {})
+        found: _Made = made.pop(key) if key in made else make()  # type: ignore[assignment]  # the kind fixes the type
+        made[key] = found
+        while len(made) > _MOST.get(kind, len(made)):
+            made.pop(next(iter(made)))
+        return found
+
+
+class SharedData:
+    """Data sets and the store of their decoded images and values."""
+
+    def __init__(self, memo: Memo) -> None:
+        self._memo = memo
+
+    def splits(self, settings: RunSettings) -> Splits:
+        """The data set of these settings, drawn by their data seed."""
+        return self.loaded(settings.dataset, settings)
+
+    def loaded(self, dataset: Dataset, settings: RunSettings) -> Splits:
+        """A data set, drawn by the settings' data seed."""
+
+        def load() -> Splits:
+            own = settings.output_dir
+            # Where the folder of the outputs is that of the data, only what the program makes there is left out.
+            with not_reading(own, own / "runs", own / "sweeps", settings.cache.dir):
+                return dataset.load(settings.data_seed, settings.cache.dir / "digests")
+
+        return self._memo.once("splits", f"{dataset!r} {settings.data_seed}", load)
+
+    def store(self, cache: CacheSettings) -> Store | None:
+        """The store for decoded images and values at the thaw line, unless it is off."""
+        if cache.mode == "off":
+            return None
+        return self._memo.once("store", f"{cache.dir} {cache.max_bytes}", lambda: Store(cache.dir, cache.max_bytes))
+
+
+class SharedNetworks:
+    """Source networks: their shapes and names, and copies with weights."""
+
+    def __init__(self, memo: Memo) -> None:
+        self._memo = memo
+
+    def skeleton(self, settings: RunSettings) -> Backbone:
+        """The source network on the meta device: its shapes and names; nothing is loaded and no memory taken."""
+        known = self.known_of_weights(settings.backbone, settings)
+        key = (repr(settings.backbone), repr(known))
+        return self._memo.once("skeleton", key, lambda: settings.backbone.skeleton(known))
+
+    def known_of_weights(self, backbone: BackboneSpec, settings: RunSettings) -> Preprocessing:
+        """What is known of the images of weights that another run makes or made."""
+        weights = str(backbone.weights)
+        if settings.source is not None and backbone is settings.backbone:
+            return self.preprocessing(settings.source)
+        if weights.startswith("run:"):
+            record = require_record(run_folder(settings.output_dir, weights.removeprefix("run:")))
+            return record.preprocessing or Preprocessing()
+        return Preprocessing()
+
+    def preprocessing(self, settings: RunSettings) -> Preprocessing:
+        """How images become the input of a run's network: by its transform, and its backbone's mean and std."""
+        own = self.skeleton(settings).preprocessing
+        return settings.transform.fitted(own).preprocessing(own)
+
+    def network(
+        self, settings: RunSettings, classes: tuple[str, ...], classifier: SourceClassifier | None = None
+    ) -> Network:
+        """The parameters of the settings' model by name; `classifier` is what a source in training will have."""
+
+        def make() -> Network:
+            model, attached = self.model_skeleton(settings, classes, classifier)
+            return network_of(model, attached.groups, attached.parameters)
+
+        known = classifier.classes if classifier is not None else ()
+        key = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r} {classes} {known}"
+        return self._memo.once("network", key, make)
+
+    def model_skeleton(
+        self, settings: RunSettings, classes: tuple[str, ...], classifier: SourceClassifier | None = None
+    ) -> tuple[TransferModel, Attached]:
+        """The settings' model on the meta device, and what its adapter has attached."""
+        backbone = copy.deepcopy(self.skeleton(settings))
+        attached = Attached(backbone.groups, ())
+        with torch.device("meta"):
+            if settings.adapter is not None:
+                attached = attach(settings.adapter, backbone.module, backbone.groups, backbone.input_size, seed=0)
+                refuse_unused(backbone.module, attached, backbone.input_size)
+            source = backbone.source_classifier or classifier
+            head = settings.head.build(backbone.feature_dim, classes, source, seed=0)
+            return TransferModel(backbone.module, head, backbone.mean, backbone.std), attached
+
+    def backbone(self, spec: BackboneSpec, seed: int, weights_file: Path | None, known: Preprocessing) -> Backbone:
+        """A fresh copy of a network with its weights; `seed` decides random ones (`BackboneSpec.build`)."""
+        random = spec.weights is None
+        key = f"{spec!r} {weights_file} {known!r} {seed if random else ''}"
+
+        def build() -> Backbone:
+            with step("loading weights"):
+                return spec.build(seed=seed, weights_file=weights_file, known=known)
+
+        return copy.deepcopy(self._memo.once("backbone", key, build))
+
+
+class FileHashes:
+    """The SHA-256 of files."""
+
+    def __init__(self, memo: Memo) -> None:
+        self._memo = memo
+
+    def of(self, path: Path) -> str:
+        """The SHA-256 of a file, read once while nothing shows that it was written to."""
+        status = path.stat()
+        stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return self._memo.once("hash", f"{path} {stamp}", lambda: sha256_of_file(path))

@@ -1,0 +1,31 @@
+"""What a run starts from, as keys: equal for runs that can share what follows from it alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights that a run starts from.
+
+    Attributes:
+        backbone: the source network, as its configuration describes it.
+        weights: what the weights are by content: a file's hash, a tag or a run; None: random.
+        seed: what decides random weights; None where they are not.
+    """
+
+    backbone: str
+    weights: str | None
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class ModelKey:
+    """A model as it is built, before any training: its start, what is put on it, and the size of its input (H, W)."""
+
+    start: Start
+    adapter: str
+    head: str
+    outputs: tuple[str, ...]
+    input_size: tuple[int, int]
