@@ -60,7 +60,7 @@ run()
 
 def test_a_sweep_over_networks_keeps_few_of_them(thawline, monkeypatch):
     made, alive = weakref.WeakSet(), []
-    build, make_record = TransferModel.__init__, experiment.make_record
+    build, finish = TransferModel.__init__, experiment.finish
 
     def noted(model, *arguments):
         build(model, *arguments)
@@ -68,10 +68,10 @@ def test_a_sweep_over_networks_keeps_few_of_them(thawline, monkeypatch):
 
     def counted(*arguments):
         alive.append(sum(model.pixel_mean.device.type != "meta" for model in made))
-        return make_record(*arguments)
+        return finish(*arguments)
 
     monkeypatch.setattr(TransferModel, "__init__", noted)
-    monkeypatch.setattr(experiment, "make_record", counted)
+    monkeypatch.setattr(experiment, "finish", counted)
     # Random weights: a network of its own for each seed.
     grid = ("freeze_policy.k=1", "seed=range(0,6)", "backbone.weights=null", "sweep.report=false")
     result = thawline("train", "-m", *TINY, *grid, "trainer.max_epochs=1")
