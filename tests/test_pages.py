@@ -1,0 +1,113 @@
+"""The pages: links that lead somewhere, a picture of the floors that is that of the source, commands that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+from tools.architecture import PICTURE, description, imports, picture
+
+from tests.conftest import REPOSITORY
+
+PAGES = sorted(
+    [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *(REPOSITORY / "experiments").rglob("*.md")]
+    + [REPOSITORY / "tests" / "README.md"]
+)
+
+
+def names(page: Path) -> str:
+    return str(page.relative_to(REPOSITORY))
+
+
+def links(page: Path) -> list[str]:
+    """What the links and pictures of a page point to."""
+    waiting, found = list(MarkdownIt("commonmark").parse(page.read_text())), []
+    while waiting:
+        token = waiting.pop()
+        waiting += token.children or []
+        found += [str(token.attrs[key]) for key in ("href", "src") if key in token.attrs]
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and mkdocs make them."""
+    tokens = MarkdownIt("commonmark").parse(page.read_text())
+    headings = [tokens[index + 1].content for index, token in enumerate(tokens) if token.type == "heading_open"]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_every_link_leads_to_a_file_and_its_heading(page):
+    for link in links(page):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert target.is_relative_to(REPOSITORY), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_the_picture_of_the_floors_is_that_of_the_source():
+    assert PICTURE.read_text() == picture(), "run `make architecture`"
+
+
+def test_the_picture_has_a_dot_for_every_import():
+    imported = imports()
+    assert imported["thaw_line"] == {"store"}
+    assert {"planning", "training", "thaw_line"} <= imported["execution"]
+    assert picture().count("<circle") == sum(map(len, imported.values()))
+    assert description("heads") == "What is put on the backbone's features for the target task"
+
+
+def test_the_map_names_every_page():
+    index = REPOSITORY / "docs" / "index.md"
+    linked = {(index.parent / link.partition("#")[0]).resolve() for link in links(index) if "://" not in link}
+    assert {page for page in (REPOSITORY / "docs").rglob("*.md") if page != index} <= linked
+
+
+def test_the_documentation_lists_every_page():
+    site = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())
+    listed = {page for entry in site["nav"] for page in _pages_of(entry)}
+    docs = REPOSITORY / "docs"
+    assert listed == {str(page.relative_to(docs)) for page in docs.rglob("*.md")}
+
+
+def _pages_of(entry: object) -> list[str]:
+    if isinstance(entry, dict):
+        return [page for value in entry.values() for page in _pages_of(value)]
+    return [page for item in entry for page in _pages_of(item)] if isinstance(entry, list) else [str(entry)]
+
+
+def test_the_map_of_the_tests_names_every_file():
+    text = (REPOSITORY / "tests" / "README.md").read_text()
+    files = {path.name for path in (REPOSITORY / "tests").rglob("*.py")} - {"__init__.py"}
+    assert {name for name in files if f"`{name}`" not in text} == set()
+    assert set(re.findall(r"`(\w+\.py)`", text)) <= files
+
+
+def test_the_readme_names_every_folder():
+    text = (REPOSITORY / "README.md").read_text()
+    packages = {path.parent.name for path in (REPOSITORY / "src" / "thawline").glob("*/__init__.py")}
+    assert {name for name in packages if f"{name}/" not in text} == set()
+
+
+def test_the_citation_has_the_version():
+    from thawline import __version__
+
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    changes = (REPOSITORY / "CHANGELOG.md").read_text()
+    assert f"## [{__version__}]" in changes
+    assert "## [Unreleased]" in changes
+
+
+def test_every_target_of_make_that_a_page_names_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"(?:`|^\s*)make ([a-z][a-z-]*)", page.read_text(), re.MULTILINE))
+        assert named <= targets, page
