@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-EXTRAS := dev,tensorboard,lora,slurm,ray
+EXTRAS := dev,docs,tensorboard,lora,slurm,ray
 # Not all of the lowest versions have wheels for newer Pythons.
 LOWEST := .venv-lowest
 LOWEST_PYTHON ?= python3.11
 
-.PHONY: help demo demo-pages test test-slow test-lowest smoke-lowest lint types constraints check bench wheel clean
+.PHONY: help demo demo-pages test test-slow test-lowest smoke-lowest lint types constraints check bench wheel architecture docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -65,7 +65,13 @@ wheel: $(INSTALLED)  ## build the wheel and run it in an empty environment
 	$(BIN)/python -m build --outdir dist
 	./.ci/smoke dist
 
+architecture: $(INSTALLED)  ## draw the floors of the source: docs/architecture.svg
+	$(BIN)/python -m tools.architecture
+
+docs: $(INSTALLED)  ## the documentation with the API reference, every link checked, into site/
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 check: lint types test wheel  ## what continuous integration runs
 
 clean:  ## remove what was built (not outputs)
-	rm -rf dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf dist build site .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,220 @@
+"""Every part of CONTRIBUTING.md's table from outside thawline: a small class and a yaml of each, in one run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY, records
+from thawline import specs
+from thawline.records import load_record
+
+PARTS = '''
+import json
+from typing import final
+
+import torch
+from torch import nn
+
+from thawline.backbones import Backbone, WeightsOrigin
+from thawline.freeze_policies import Phase
+from thawline.layer_groups import layer_groups
+from thawline.planning.shift import ShiftedSet
+from thawline.preprocessing import Preprocessing
+from thawline.randomness import seeded
+from thawline.regularizers import Term, Weight
+from thawline.specs import Spec
+
+SIZE = (16, 16)
+
+
+@final
+class TwoConvolutions(Spec):
+    """A backbone: two convolutions with random weights."""
+
+    weights: str | None = None
+    width: int = 6
+
+    def check(self):
+        pass
+
+    def local_weights(self):
+        return None
+
+    def skeleton(self, known=Preprocessing()):
+        with torch.device("meta"):
+            return self._described()
+
+    def build(self, *, seed, weights_file=None, known=Preprocessing()):
+        with seeded("backbone", seed):
+            return self._described()
+
+    def _described(self):
+        module = nn.Sequential(
+            nn.Conv2d(3, self.width, 3, 2), nn.ReLU(), nn.Conv2d(self.width, self.width, 3, 2), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )
+        images = Preprocessing(
+            mean=(0.5,) * 3, std=(0.25,) * 3, network_size=SIZE, size=SIZE, resize="squash", crop_pct=1.0,
+            interpolation="bilinear", fill=(0, 0, 0),
+        )
+        groups = layer_groups(module, "block", SIZE)
+        return Backbone(module, "two", self.width, SIZE, images, groups, None, WeightsOrigin("random", None))
+
+
+@final
+class Ends(Spec):
+    """A freeze policy: the outermost layer groups, the adapter and the head train."""
+
+    def phases(self, network):
+        outer = (*network.groups[0].parameters, *network.groups[-1].parameters)
+        return (Phase("ends", frozenset((*outer, *network.adapter, *network.head))),)
+
+
+@final
+class NoBias(Spec):
+    """A head: one linear layer without bias."""
+
+    def build(self, feature_dim, classes, source, seed):
+        with seeded("head", seed):
+            return nn.Linear(feature_dim, len(classes), bias=False)
+
+
+class Added(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, features):
+        return features * self.gain
+
+
+@final
+class Gain(Spec):
+    """An adapter: the features times one number."""
+
+    def insert(self, module, groups, input_size):
+        module.append(Added())
+
+    def merge(self, module):
+        return False
+
+
+@final
+class Mean(Spec):
+    """A regularizer: the square of the head's mean weight."""
+
+    weight: Weight
+
+    @property
+    def needs(self):
+        return frozenset()
+
+    def check(self, field, backbone, network, *, source_classifier):
+        pass
+
+    def attach(self, context):
+        return Term(lambda step: context.model.head.weight.mean().square())
+
+
+class HalfSGD(torch.optim.SGD):
+    """An optimizer."""
+
+
+@final
+class Halving(Spec):
+    """A scheduler."""
+
+    def factor(self, step, steps):
+        return 0.5**step
+
+
+@final
+class Mirrored(Spec):
+    """A shift: the test images under another name."""
+
+    def sets(self, splits, transform, load):
+        def decode(image):
+            return transform.decode(image).flip(-1)
+
+        test = splits.test
+        return [
+            ShiftedSet(
+                "mirrored", test, test.images.targets, None, decode, {**transform.fixed, "flip": True},
+                splits.fingerprint,
+            )
+        ]
+
+
+class Lines:
+    def __init__(self, file):
+        self.file = file
+
+    def epoch(self, row):
+        with self.file.open("a") as lines:
+            lines.write(json.dumps(row["val/top1"]) + "\\n")
+
+    def close(self, summary, *, failed):
+        with self.file.open("a") as lines:
+            lines.write(json.dumps(failed) + "\\n")
+
+
+@final
+class Tracker(Spec):
+    """A tracker: one line an epoch."""
+
+    def open(self, run):
+        return Lines(run.folder / "lines.txt")
+'''
+OPTIONS = {
+    "backbone/two": "_target_: own.parts.TwoConvolutions\nweights: null\nwidth: 6\n",
+    "freeze_policy/ends": "_target_: own.parts.Ends\n",
+    "head/no_bias": "_target_: own.parts.NoBias\n",
+    "adapter/gain": "_target_: own.parts.Gain\n",
+    "regularizer/mean": "# @package regularizer\nmean:\n  _target_: own.parts.Mean\n  weight: 0.5\n",
+    "optimizer/half_sgd": "_target_: own.parts.HalfSGD\nlr: 0.05\nmomentum: 0.9\n",
+    "scheduler/halving": "_target_: own.parts.Halving\n",
+    "shift/mirrored": "mirrored:\n  _target_: own.parts.Mirrored\n",
+    "logger/lines": "_target_: own.parts.Tracker\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def _own(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "__init__.py").write_text("")
+    (tmp_path / "own" / "parts.py").write_text(PARTS)
+    for name, text in OPTIONS.items():
+        file = tmp_path / "conf" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setattr(specs, "_extra_prefixes", [])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    for name in ("own", "own.parts"):
+        sys.modules.pop(name, None)
+
+
+def test_one_run_of_own_parts_alone(thawline):
+    chosen = [f"{group}={option}" for group, option in (name.split("/") for name in OPTIONS)]
+    shared = [item for item in TINY if item.partition("=")[0] not in ("backbone", "logger")]
+    result = thawline("train", "--allow", "own", "--config-dir", "conf", *shared, *chosen)
+    assert result.status == 0, result.err
+    (folder,) = records()
+    record = load_record(folder)
+    (phase,) = record.phases
+    # Two convolutions of 6 channels, one gain, and 10 classes without a bias.
+    assert phase.trainable_parameters == (6 * 3 * 9 + 6) + (6 * 6 * 9 + 6) + 1 + 10 * 6 == record.parameters.total
+    assert (phase.name, list(phase.regularizers)) == ("ends", ["mean"])
+    assert record.provenance.weights.description == "random"
+    assert record.config["optimizer"]["_target_"] == "own.parts.HalfSGD"
+    assert {"test", "test/mirrored"} <= record.metrics.keys()
+    assert record.metrics["test"]["loss"] != record.metrics["test/mirrored"]["loss"]
+    lines = [json.loads(line) for line in (Path(folder) / "lines.txt").read_text().splitlines()]
+    assert lines == [*(row["val/top1"] for row in record.history), False]
+    # 40 training images are 3 steps an epoch; a row has the rate that comes after its last step.
+    rates = [row["lr"] for row in record.history]
+    assert rates == pytest.approx([0.05 * 0.5**3, 0.05 * 0.5**6])
