@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tools.constraints import constraints
 from tools.demo_pages import PAGES, table_in, write_pages
+from tools.docs_site import OUTSIDE
 from tools.floors import floors
 from tools.requirements import requirements
 
@@ -53,7 +54,7 @@ def imported(*folders: str) -> set[str]:
 
 def test_what_the_library_imports_is_what_it_declares():
     extras = PROJECT["optional-dependencies"]
-    optional = set().union(*(names(lines) for extra, lines in extras.items() if extra != "dev"))
+    optional = set().union(*(names(lines) for extra, lines in extras.items() if extra not in ("dev", "docs")))
     # Lightning's TensorBoard logger imports it, thawline does not.
     assert imported("src") == names(PROJECT["dependencies"]) | optional - {"tensorboard"}
 
@@ -169,8 +170,8 @@ def test_the_demo_is_put_into_its_pages(tmp_path):
     assert (tmp_path / "docs" / "demo.png").read_bytes() == b"figure"
 
 
-# Files that a run or `make session` writes, and those of examples.
-WRITTEN = {"performance_gpu.md", "report.md", "table.md"}
+# Files that a run, `make bench` or `make docs` writes.
+WRITTEN = {"performance_gpu.md", "report.md", "table.md", *OUTSIDE.values()}
 
 
 def test_texts_cite_files_that_are_there():

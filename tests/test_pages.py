@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 from tools.architecture import PICTURE, description, imports, picture
+from tools.docs_site import OUTSIDE
 
 from tests.conftest import REPOSITORY
+from tests.test_floors import SOURCE
 
 PAGES = sorted(
-    [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *(REPOSITORY / "experiments").rglob("*.md")]
-    + [REPOSITORY / "tests" / "README.md"]
+    page
+    for pattern in ("*.md", "docs/**/*.md", "experiments/**/*.md", "tests/README.md")
+    for page in REPOSITORY.glob(pattern)
 )
 
 
@@ -64,6 +68,25 @@ def test_the_picture_has_a_dot_for_every_import():
     assert description("heads") == "What is put on the backbone's features for the target task"
 
 
+def defined(file: Path) -> set[str]:
+    """The functions, classes and methods of a module, as ``Class.method``."""
+    found = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+    return found
+
+
+def test_what_the_page_of_the_architecture_names_is_in_the_source():
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`([\w/]+\.py):([\w.]+)`", text)
+    assert len(named) > 25
+    wrong = [(file, name) for file, name in named if name not in defined(SOURCE / file)]
+    assert wrong == []
+
+
 def test_the_map_names_every_page():
     index = REPOSITORY / "docs" / "index.md"
     linked = {(index.parent / link.partition("#")[0]).resolve() for link in links(index) if "://" not in link}
@@ -73,8 +96,9 @@ def test_the_map_names_every_page():
 def test_the_documentation_lists_every_page():
     site = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())
     listed = {page for entry in site["nav"] for page in _pages_of(entry)}
-    docs = REPOSITORY / "docs"
-    assert listed == {str(page.relative_to(docs)) for page in docs.rglob("*.md")}
+    docs = {str(page.relative_to(REPOSITORY / "docs")) for page in (REPOSITORY / "docs").rglob("*.md")}
+    # The reference is put into the navigation by tools/docs_site.py.
+    assert listed | {"api.md"} == docs | {page for page in OUTSIDE.values() if page.endswith(".md")}
 
 
 def _pages_of(entry: object) -> list[str]:

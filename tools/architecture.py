@@ -7,6 +7,7 @@ the first sentence of its docstring, and a dot for each other one that it import
 from __future__ import annotations
 
 import ast
+import functools
 import textwrap
 from collections.abc import Iterator
 from html import escape
@@ -25,10 +26,11 @@ FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 
 
 def rows() -> list[str]:
-    """The packages and modules below ``thawline``, from the highest floor to the lowest; the entry point is left out."""
+    """The packages and modules below ``thawline``, from the highest floor down; the entry point is left out."""
     return [name for names in reversed(FLOORS) for name in sorted(names) if not name.startswith("__")]
 
 
+@functools.cache
 def imports() -> dict[str, set[str]]:
     """What each package or module imports of the others."""
     found: dict[str, set[str]] = {name: set() for name in rows()}
@@ -54,12 +56,26 @@ def picture() -> str:
     names, imported = rows(), imports()
     width, height = DOTS + CELL * len(names) + 52, TOP + ROW * len(names) + BOTTOM
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'font-family="{FONT}" role="img" aria-label="The packages of thawline by floor, and what each imports">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+            f'font-family="{FONT}" role="img" aria-label="The packages of thawline by floor, and what each imports">'
+        ),
         f'<rect width="{width}" height="{height}" fill="{PAPER}"/>',
         _text(24, 44, "The floors of thawline", size=23, bold=True),
-        _text(24, 70, "A package imports only what is on a lower floor; on floor 0 each other without a circle.", size=13.5, fill=PALE),
-        _text(24, 89, "A dot: the package of this row imports the one of this column. A square: the package itself.", size=13.5, fill=PALE),
+        _text(
+            24,
+            70,
+            "A package imports only what is on a lower floor; on floor 0 also each other.",
+            size=13.5,
+            fill=PALE,
+        ),
+        _text(
+            24,
+            89,
+            "A dot: the package of the row imports that of the column. A square: itself.",
+            size=13.5,
+            fill=PALE,
+        ),
         *_bands(names, width),
         *_columns(names, height),
     ]
@@ -83,12 +99,13 @@ def _floors(names: list[str]) -> Iterator[tuple[int, int, int]]:
 def _bands(names: list[str], width: int) -> Iterator[str]:
     for floor, first, end in _floors(names):
         y, height = TOP + first * ROW, (end - first) * ROW
-        yield f'<rect x="16" y="{y + 1}" width="{width - 32}" height="{height - 2}" rx="5" fill="{_shade(floor, 0.09)}"/>'
-        yield f'<rect x="16" y="{y + 1}" width="32" height="{height - 2}" rx="5" fill="{_shade(floor)}"/>'
+        side = f'y="{y + 1}" height="{height - 2}"'
+        yield f'<rect x="16" {side} width="{width - 32}" rx="5" fill="{_shade(floor, 0.09)}"/>'
+        yield f'<rect x="16" {side} width="32" rx="5" fill="{_shade(floor)}"/>'
         yield _text(32, y + height / 2 + 5.5, str(floor), size=15, bold=True, fill=PAPER, anchor="middle")
         # The imports inside a floor would be here.
-        x, side = DOTS + first * CELL, (end - first) * CELL
-        yield f'<rect x="{x}" y="{y + 1}" width="{side}" height="{height - 2}" fill="{_shade(floor, 0.22)}"/>'
+        x, inside = DOTS + first * CELL, (end - first) * CELL
+        yield f'<rect x="{x}" {side} width="{inside}" fill="{_shade(floor, 0.22)}"/>'
 
 
 def _columns(names: list[str], height: int) -> Iterator[str]:

@@ -40,7 +40,6 @@ def documented() -> list[str]:
     return sorted([*packages, *(file.stem for file in source.glob("*.py") if not file.stem.startswith("__"))])
 
 
-
 def relinked(markdown: str, page: str) -> str:
     """The links of a page as they are in the documentation; `page` is its path in the repository."""
 

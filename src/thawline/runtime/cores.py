@@ -55,8 +55,8 @@ def sleep_between_operations() -> None:
     """Let the threads of OpenMP sleep while they wait for each other; call it before torch is imported.
 
     By default they spin for milliseconds. On a machine that others use too, that takes the core from the thread that is
-    waited for: measured beside uncontrolled load, two spinning threads took 2.5 times as long as two sleeping ones. What
-    the user has set stays.
+    waited for: measured beside uncontrolled load, two spinning threads took 2.5 times as long as two sleeping ones.
+    What the user has set stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
