@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.zygote import Zygote
 from thawline import specs
 from thawline.cli import main
+from thawline.datasets import Split
 from thawline.records import Record, load_record
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -82,6 +84,13 @@ def train(thawline: Callable[..., Result]) -> Callable[..., Record]:
 def records(output_dir: str = "outputs") -> list[Path]:
     """The folders of all finished runs."""
     return sorted(path.parent for path in Path(output_dir).glob("runs/*/record.json"))
+
+
+def per_class(split: Split, classes: int) -> list[int]:
+    """How many samples of a split each class has."""
+    counts = Counter(split.targets.tolist())
+    assert set(counts) <= set(range(classes))
+    return [counts[label] for label in range(classes)]
 
 
 def _is_source(folder: Path) -> bool:

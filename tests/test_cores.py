@@ -87,7 +87,7 @@ def test_a_run_leaves_the_cores_that_others_use(train, monkeypatch, busy, given,
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        assert train("trainer.max_epochs=1", *given).provenance["threads"] == expected
+        assert train("trainer.max_epochs=1", *given).provenance.threads == expected
     finally:
         torch.set_num_threads(before)
 

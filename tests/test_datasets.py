@@ -13,6 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from tests.conftest import per_class
 from thawline.datasets import Digits, ImageFolder, Split, TorchvisionDataset, image_files
 from thawline.errors import UsageError
 from thawline.specs import resolve
@@ -75,7 +76,7 @@ def test_digits_are_divided_by_class_and_the_test_part_is_the_same_for_every_dat
     first, second = Digits().load(0), Digits().load(1)
     assert [len(first.train), len(first.val), len(first.test)] == [1008, 250, 539]
     assert first.classes == tuple("0123456789")
-    assert first.train.per_class(10) == [100, 102, 99, 102, 102, 102, 102, 100, 98, 101]
+    assert per_class(first.train, 10) == [100, 102, 99, 102, 102, 102, 102, 100, 98, 101]
     assert_apart(first)
     assert first.test.sha256 == second.test.sha256
     assert first.val.sha256 != second.val.sha256
@@ -111,8 +112,8 @@ def test_subsets_are_balanced_nested_and_leave_validation_and_test_alone():
     full = Digits().load(5)
     subsets = [Digits(n_per_class=n).load(5) for n in (1, 5, 25)] + [Digits(fraction=f).load(5) for f in (0.5, 0.75)]
     subsets.append(full)
-    assert [split.train.per_class(10) for split in subsets[:3]] == [[1] * 10, [5] * 10, [25] * 10]
-    assert subsets[3].train.per_class(10) == [50, 51, 50, 51, 51, 51, 51, 50, 49, 51]
+    assert [per_class(split.train, 10) for split in subsets[:3]] == [[1] * 10, [5] * 10, [25] * 10]
+    assert per_class(subsets[3].train, 10) == [50, 51, 50, 51, 51, 51, 51, 50, 49, 51]
     for smaller, larger in itertools.pairwise(subsets):
         assert set(smaller.train.keys) < set(larger.train.keys)
         assert smaller.val.sha256 == full.val.sha256
@@ -120,7 +121,7 @@ def test_subsets_are_balanced_nested_and_leave_validation_and_test_alone():
         assert smaller.fingerprint == full.fingerprint
     assert Digits(n_per_class=5).load(6).train.sha256 != subsets[1].train.sha256
     assert Digits(fraction=1.0).load(5).train.sha256 == full.train.sha256
-    assert Digits(fraction=1e-6).load(5).train.per_class(10) == [1] * 10
+    assert per_class(Digits(fraction=1e-6).load(5).train, 10) == [1] * 10
 
 
 def test_the_digest_of_a_split_is_of_all_its_keys_in_order():
@@ -190,7 +191,7 @@ def test_the_draw_does_not_depend_on_the_other_pictures(tmp_path):
 def test_class_folders_are_cut_into_three(tmp_path):
     splits = ImageFolder(root=class_folders(tmp_path), val_fraction=0.25, test_fraction=0.2).load(0)
     assert splits.classes == ("cat", "dog")
-    assert [split.per_class(2) for split in (splits.train, splits.val, splits.test)] == [[6, 6], [2, 2], [2, 2]]
+    assert [per_class(split, 2) for split in (splits.train, splits.val, splits.test)] == [[6, 6], [2, 2], [2, 2]]
     assert_apart(splits)
     assert splits.notes == (
         "the set has no test part: 4 images cut from train, the same for every data seed",
@@ -627,9 +628,9 @@ def test_cifar10_in_its_own_format(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": checksum(folder / "batches.meta")})
     splits = TorchvisionDataset(name="CIFAR10", root=tmp_path, n_per_class=3).load(0)
     assert splits.classes == tuple(names)
-    assert splits.train.per_class(10) == [3] * 10
-    assert splits.val.per_class(10) == [2] * 10
-    assert splits.test.per_class(10) == [2] * 10
+    assert per_class(splits.train, 10) == [3] * 10
+    assert per_class(splits.val, 10) == [2] * 10
+    assert per_class(splits.test, 10) == [2] * 10
     assert_apart(splits)
     assert splits.test.keys == tuple(f"test/{index:06d}" for index in range(20))
     position = int(splits.test.indices[7])
@@ -652,7 +653,7 @@ def test_mnist_in_its_own_format(tmp_path, name):
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, n) + labels[rows].tobytes())
     splits = TorchvisionDataset(name=name, root=tmp_path, classes=[3, 7]).load(0)
     assert splits.classes == (("3", "7") if name == "MNIST" else ("Dress", "Sneaker"))
-    assert [split.per_class(2) for split in (splits.train, splits.val, splits.test)] == [[3, 3], [1, 1], [2, 2]]
+    assert [per_class(split, 2) for split in (splits.train, splits.val, splits.test)] == [[3, 3], [1, 1], [2, 2]]
     picture = splits.images.read(int(splits.test.indices[0]))
     assert (picture.mode, picture.size) == ("RGB", (28, 28))
     assert np.array_equal(np.asarray(picture)[:, :, 2], pixels[43])
@@ -863,19 +864,19 @@ def test_unknown_sets_and_arguments_are_refused_with_the_nearest_names():
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "per_class"),
+    ("name", "sizes", "each"),
     [
         ("flowers5", [450, 150, 300], [90, 30, 60]),
         pytest.param("sign_digits", [1442, 308, 309], None, marks=pytest.mark.slow),
     ],
 )
-def test_real_pictures_with_a_table(tmp_path, name, sizes, per_class):
+def test_real_pictures_with_a_table(tmp_path, name, sizes, each):
     root = unpacked(name, tmp_path)
     splits = ImageFolder(root=root).load(0)
     assert [len(splits.train), len(splits.val), len(splits.test)] == sizes
-    if per_class:
-        counts = [split.per_class(5) for split in (splits.train, splits.val, splits.test)]
-        assert counts == [[n] * 5 for n in per_class]
+    if each:
+        counts = [per_class(split, 5) for split in (splits.train, splits.val, splits.test)]
+        assert counts == [[n] * 5 for n in each]
     assert_apart(splits)
     with (root / "splits.csv").open(newline="") as stream:
         rows = {row["path"]: row for row in csv.DictReader(stream)}
@@ -893,11 +894,11 @@ def test_real_pictures_in_folders(tmp_path):
     (root / "splits.csv").unlink()
     splits = ImageFolder(root=root).load(0)
     assert [len(splits.train), len(splits.val), len(splits.test)] == [3200, 800, 2000]
-    assert [splits.val.per_class(10), splits.test.per_class(10)] == [[80] * 10, [200] * 10]
+    assert [per_class(splits.val, 10), per_class(splits.test, 10)] == [[80] * 10, [200] * 10]
     assert splits.train.sha256 == by_table.train.sha256
     assert splits.fingerprint == by_table.fingerprint
     few = ImageFolder(root=root, n_per_class=20).load(0)
-    assert few.train.per_class(10) == [20] * 10
+    assert per_class(few.train, 10) == [20] * 10
     assert set(few.train.keys) < set(splits.train.keys)
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import TINY
+from tests.conftest import TINY, per_class
 from thawline.datasets import ImageFolder, image_files
 from thawline.errors import UsageError
 from thawline.records import load_record
@@ -75,14 +75,14 @@ def test_copies_stay_in_one_part_of_a_cut(tmp_path, seed):
     assert splits.warnings == ("2 images have a copy in another class: cat/dog.png; dog/04.png",)
     assert "7 are copies of others, and copies stay in one part" in splits.notes[0]
     # The shares are those of a set without copies: 30 % of 18 and of 13, then 40 % of the rest, to within one pair.
-    counts = [getattr(splits, name).per_class(2) for name in NAMES]
+    counts = [per_class(getattr(splits, name), 2) for name in NAMES]
     assert np.abs(np.array(counts) - [[8, 5], [5, 4], [5, 4]]).max() <= 1
 
 
 def test_a_cut_without_copies_is_that_of_the_keys_alone(tmp_path):
     splits = ImageFolder(root=class_folders(tmp_path, n=5), val_fraction=0.25).load(3)
     # Counted by hand: one of five for the test part, one of the four left for validation.
-    assert [getattr(splits, name).per_class(2) for name in NAMES] == [[3, 3], [1, 1], [1, 1]]
+    assert [per_class(getattr(splits, name), 2) for name in NAMES] == [[3, 3], [1, 1], [1, 1]]
     assert not splits.warnings
 
 
@@ -259,7 +259,7 @@ def test_composed_and_decomposed_names_are_one_class(tmp_path):
     noise(root / "train" / apart / "more.png", 77)
     splits = ImageFolder(root=root).load(0)
     assert splits.classes == (composed, "dog") if composed < "dog" else ("dog", composed)
-    assert [split.per_class(2)[splits.classes.index(composed)] for split in (splits.train, splits.val)] == [5, 4]
+    assert [per_class(split, 2)[splits.classes.index(composed)] for split in (splits.train, splits.val)] == [5, 4]
     (warning,) = splits.warnings
     assert warning.startswith(f"2 folders in {root / 'train'} are called 'Größe', with differently encoded accents")
     chosen = ImageFolder(root=root, classes=[apart, "dog"]).load(0)

@@ -153,6 +153,9 @@ def _become(folder: Path, order: dict[str, Any]) -> None:
     status = 70
     try:
         os.setsid()
+        # A shell starts what runs in the background, or under nohup, with these ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.chdir(order["folder"])
         os.environ.update(order["environment"])
         for stream, suffix in ((1, "out"), (2, "err")):
