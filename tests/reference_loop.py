@@ -75,6 +75,13 @@ def set_modes(model, statistics_frozen):
             module.eval()
 
 
+def batches_of(order, size):
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    if len(parts) > 1 and 2 * len(parts[-1]) < size:
+        parts[-2:] = np.array_split(np.concatenate(parts[-2:]), 2)
+    return parts
+
+
 def evaluate(model, part):
     model.eval()
     with torch.no_grad():
@@ -97,8 +104,7 @@ def run(model, train, val, setting):
             set_modes(model, phase.statistics_frozen)
             philox = np.random.Philox(counter_seed("order", setting.data_seed, len(history)))
             order, total, right = np.random.Generator(philox).permutation(len(train[0])), 0.0, 0
-            for start in range(0, len(order), setting.batch):
-                rows = order[start : start + setting.batch]
+            for rows in batches_of(order, setting.batch):
                 factor = setting.schedule(step, batches * phase.epochs)
                 for group in optimizer.param_groups:
                     group["lr"] = group["full"] * factor

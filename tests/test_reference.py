@@ -105,6 +105,7 @@ NESTEROV = {"momentum": 0.9, "nesterov": True}
 ALL = (Phase(3),)
 TABLE = {
     "plain SGD": ((*PLAIN, "seed=3", "data_seed=5"), Setting(ALL, seed=3, data_seed=5)),
+    "small last batch": ((*PLAIN, "trainer.batch_size=7"), Setting(ALL, batch=7)),
     "nesterov, cosine": (("optimizer.weight_decay=0",), Setting(ALL, arguments=NESTEROV, schedule=cosine)),
     "decay of weights": ((*PLAIN, "optimizer.weight_decay=0.5"), Setting(ALL, decay=0.5)),
     "momentum, decay of all": (
