@@ -32,8 +32,9 @@ demo-pages:  ## put the demo's table and figure into the pages that show them
 test: $(INSTALLED)  ## the quick tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
 
-test-slow: $(INSTALLED)  ## every timm model, real images, real clusters
+test-slow: $(INSTALLED)  ## every timm model, real images, real clusters, a sweep with the lowest versions
 	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(MAKE) smoke-lowest
 
 $(LOWEST)/.installed: pyproject.toml tools/floors.py tools/requirements.py | $(INSTALLED)
 	$(LOWEST_PYTHON) -m venv --clear $(LOWEST)
