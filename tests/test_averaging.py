@@ -266,7 +266,7 @@ def test_from_one_run_to_another(thawline, rates):
 
 
 def test_runs_with_other_splits_make_soups_of_their_own(thawline):
-    """One run's training pictures are in another's validation split: their mean would be judged on what it has seen."""
+    """One run's training images are in another's validation split: their mean has seen what it is evaluated on."""
     seeds = ("optimizer.lr=0.001,0.01", "seed=0,1")
     assert (
         thawline("train", "-m", *TINY, "freeze_policy.k=1", *seeds, "sweep.name=seeds", "sweep.report=false").status

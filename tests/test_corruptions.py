@@ -1,4 +1,4 @@
-"""Corrupted pictures: the same bits for the same key, stronger with the strength, and what each one is."""
+"""Corrupted images: the same bits for the same key, stronger with the strength, and what each one is."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_impulse_noise_hits_its_share_with_black_and_white():
 def test_blurs_leave_a_plain_picture_alone_and_widen_with_its_side(name):
     grey = torch.full((3, 40, 60), 90, dtype=torch.uint8)
     assert torch.equal(corrupt(grey, name, 5, 0), grey)
-    # 448 pixels are blurred twice as wide as 224, 32 as the authors' small pictures: by about a pixel.
+    # 448 pixels are blurred twice as wide as 224, 32 as the authors' small images: by about a pixel.
     widths = {side: _blurred_columns(corrupt(_edge(side), name, 4, 0)) for side in (32, 224, 448)}
     assert widths[448] == pytest.approx(2 * widths[224], abs=2)
     assert 2 <= widths[32] <= 4

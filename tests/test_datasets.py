@@ -268,8 +268,8 @@ def test_hidden_and_other_files_are_ignored_and_links_are_followed(tmp_path):
     save(root / ".git" / "1.png")
     save(root / "__MACOSX" / "cat" / "1.png")
     save(root / "cat" / ".cache" / "1.png")
-    (root / "cat" / "notes.txt").write_text("no picture")
-    (root / "Thumbs.db").write_bytes(b"no picture")
+    (root / "cat" / "notes.txt").write_text("no image")
+    (root / "Thumbs.db").write_bytes(b"no image")
     (root / "cat" / "loop").symlink_to(root / "cat", target_is_directory=True)
     assert ImageFolder(root=root).load(0).fingerprint == plain.fingerprint
     save(tmp_path / "elsewhere" / "deep" / "far.JPEG", 500)
@@ -298,7 +298,7 @@ def test_classes_that_are_numbers_are_in_the_order_of_the_numbers(tmp_path):
 
 def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert ImageFolder(root="~/pictures").root == tmp_path / "pictures"
+    assert ImageFolder(root="~/images").root == tmp_path / "images"
 
 
 # --------------------------------------------------------------------------------------------------------- splits.csv
@@ -369,7 +369,7 @@ def test_a_table_that_is_no_table_is_refused(tmp_path):
     assert problems(error)[-1] == "dataset.root: and 80 more of the kind"
 
 
-# ------------------------------------------------------------------------------------------------ pictures that are bad
+# ------------------------------------------------------------------------------------------------ images that are bad
 
 
 def a_bomb(path):
@@ -393,7 +393,7 @@ def bad_pictures(folder):
     noise.save(folder / "cut.png")
     (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:3000])
     (folder / "empty.png").touch()
-    (folder / "text.jpg").write_text("not a picture")
+    (folder / "text.jpg").write_text("not an image")
     (folder / "script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
     a_bomb(folder / "bomb.png")
     return ["bomb.png", "cut.jpg", "cut.png", "empty.png", "script.png", "text.jpg"]
@@ -816,7 +816,7 @@ def test_every_config_of_a_data_set_is_whole(name):
     assert path.read_text().startswith("# ")
     node = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     if name == "image_folder":
-        node["root"] = "pictures"
+        node["root"] = "images"
     dataset = resolve(node)
     assert set(node) - {"_target_"} == set(type(dataset).model_fields)
     fields = type(dataset).model_fields.items()
@@ -860,7 +860,7 @@ def test_unknown_sets_and_arguments_are_refused_with_the_nearest_names():
         resolve({"_target_": "thawline.datasets.TorchvisionDataset", "name": "DTD", "arguments": {"split": "test"}})
 
 
-# ------------------------------------------------------------------------------------------------------- real pictures
+# ------------------------------------------------------------------------------------------------------- real images
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Pictures:
 
     def read(self, index):
         if index == self.unreadable:
-            raise usage_error("dataset", f"picture {index}.jpg cannot be read")
+            raise usage_error("dataset", f"image {index}.jpg cannot be read")
         self.reads.append(index)
         return Image.fromarray(pixels(index))
 
@@ -120,7 +120,7 @@ def test_without_room_large_sets_are_decoded_at_each_read(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("with_store", [True, False])
 def test_an_unreadable_image_is_the_images_own_error_and_leaves_no_entry(store, with_store):
-    with pytest.raises(UsageError, match=r"^dataset: picture 77\.jpg cannot be read$"):
+    with pytest.raises(UsageError, match=r"^dataset: image 77\.jpg cannot be read$"):
         open_decoded(store if with_store else None, Pictures(unreadable=77))
     assert store.entries() == []
 

@@ -27,7 +27,7 @@ def names(page: Path) -> str:
 
 
 def links(page: Path) -> list[str]:
-    """What the links and pictures of a page point to."""
+    """What the links and images of a page point to."""
     waiting, found = list(MarkdownIt("commonmark").parse(page.read_text())), []
     while waiting:
         token = waiting.pop()

@@ -56,7 +56,7 @@ CLASSES, SOURCE_CLASSES = 3, 5
 
 @dataclass(frozen=True)
 class Pictures:
-    """Random pictures with labels in turn."""
+    """Random images with labels in turn."""
 
     pixels: torch.Tensor
 

@@ -100,7 +100,7 @@ def resumed_at(record: Record) -> list[tuple[str, int]]:
         pytest.param("INT:8", 130, 3, marks=pytest.mark.slow),
         ("TERM:7,TERM:8", 143, 2),
         ("KILL:8", -9, 2),
-        # The last step of an epoch, before it is judged.
+        # The last step of an epoch, before it is evaluated.
         pytest.param("KILL:9", -9, 2, marks=pytest.mark.slow),
         pytest.param("TERM:9", 143, 3, marks=pytest.mark.slow),
     ],

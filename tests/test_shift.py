@@ -1,4 +1,4 @@
-"""Further test sets: corrupted copies of the test pictures, and a second data set through its class map."""
+"""Further test sets: corrupted copies of the test images, and a second data set through its class map."""
 
 from __future__ import annotations
 
@@ -144,11 +144,11 @@ def test_a_second_data_set_is_judged_over_the_classes_that_both_have(train):
     assert record.splits["test/other"].samples == len(low)
     assert record.splits["test/other"].per_class == per_class(low, 5)
     assert record.splits["test/other"].sha256 == low.sha256
-    assert "test/other is judged over 5 of 10 classes: 0, 1, 2, 3, 4" in record.notes
+    assert "test/other is evaluated over 5 of 10 classes: 0, 1, 2, 3, 4" in record.notes
 
 
 def folder_of(root: Path, classes: dict[str, int]) -> Path:
-    """Pictures of some digits under other names: class folders below ``test`` and ``train``."""
+    """Images of some digits under other names: class folders below ``test`` and ``train``."""
     images = load(Digits()).images
     for part in ("train", "test"):
         for name, digit in classes.items():
@@ -169,7 +169,7 @@ def test_a_class_map_gives_the_second_sets_classes_their_place(train, tmp_path):
     )
     assert record.splits["test/words"].per_class == [14, 7]
     assert record.notes[-2:] == [
-        "test/words is judged over 2 of 10 classes: 3, 7",
+        "test/words is evaluated over 2 of 10 classes: 3, 7",
         "test/words leaves out 1 classes of its data set: unknown",
     ]
     plan, model = tuned(record)

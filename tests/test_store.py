@@ -225,10 +225,10 @@ def test_an_error_of_the_producer_passes_through_and_leaves_no_entry(store):
 
     def failing(rows):
         if 8 in rows:
-            raise FileNotFoundError("the eighth picture")
+            raise FileNotFoundError("the eighth image")
         return produce(rows)
 
-    with pytest.raises(FileNotFoundError, match="the eighth picture"):
+    with pytest.raises(FileNotFoundError, match="the eighth image"):
         store.build(spec, failing, 4)
     assert names(store.folder) == []
     assert torch.equal(store.build(spec, produce, 4).read([8])[0], torch.from_numpy(produce(np.array([8]))[0]))

@@ -1,6 +1,6 @@
-"""From a picture to the uint8 tensor that the model takes: a fixed part for every picture, and random augmentation.
+"""From an image to the uint8 tensor that the model takes: a fixed part for every image, and random augmentation.
 
-The fixed part (`decode`) gives a picture its size; its result can be stored. Augmentation (`augment`) works on that
+The fixed part (`decode`) gives an image its size; its result can be stored. Augmentation (`augment`) works on that
 result and is a function of (data seed, epoch, index) alone, so it is the same bits for any number of workers, batch
 size and order. Scaling to floats and normalisation belong to the model.
 """
@@ -34,7 +34,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "ham
 
 
 class Transform(Spec):
-    """How a picture becomes the model's input.
+    """How an image becomes the model's input.
 
     A field that is None is the backbone's own: `fitted` fills it in.
 
@@ -50,7 +50,7 @@ class Transform(Spec):
         fill: The colour of a border, RGB in 0..255; None is the backbone's mean for border, and black for pad.
         augmentation: Classes of torchvision.transforms.v2 with their arguments, applied in this order to uint8 tensors
             (3, H, W) of the fixed size in training, and to nothing else. A ``size`` that is left out is the input's.
-            RandomResizedCrop thus works on the picture after its fixed resize.
+            RandomResizedCrop thus works on the image after its fixed resize.
     """
 
     size: _Pixels | tuple[_Pixels, _Pixels] | None = None
@@ -69,7 +69,7 @@ class Transform(Spec):
 
     @property
     def is_random(self) -> bool:
-        """Whether a training picture looks different from epoch to epoch."""
+        """Whether a training image looks different from epoch to epoch."""
         return bool(self.augmentation)
 
     @property
@@ -114,7 +114,7 @@ class Transform(Spec):
         return Preprocessing(size=self.output_size, **self.fixed).over(own)
 
     def decode(self, image: Image, size: Size | None = None) -> Tensor:
-        """The picture (RGB) at its fixed size: uint8, (3, H, W). The same bits on every machine.
+        """The image (RGB) at its fixed size: uint8, (3, H, W). The same bits on every machine.
 
         `size` (H, W) overrides the transform's own. What is not fitted is bicubic, and a crop that keeps all.
         """
@@ -135,7 +135,7 @@ class Transform(Spec):
         return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
 
     def augment(self, image: Tensor, data_seed: int, epoch: int, index: int) -> Tensor:
-        """The view of a picture in an epoch: uint8, (3, H, W) as `image`.
+        """The view of an image in an epoch: uint8, (3, H, W) as `image`.
 
         Args:
             image: What `decode` gave: uint8, (3, H, W).

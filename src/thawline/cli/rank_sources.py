@@ -178,7 +178,7 @@ def _show(ranking: Ranking, file: Path, csv: Path) -> None:
     target = ranking.target
     console.print(
         Text(
-            f"by {_HEADINGS[ranking.by]}, on {target['samples']:,} training pictures of {len(target['classes'])} "
+            f"by {_HEADINGS[ranking.by]}, on {target['samples']:,} training images of {len(target['classes'])} "
             "classes; higher is better, within a column only"
         )
     )

@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "sweep", metavar="SWEEP", help="a sweep's folder, its name under outputs/sweeps, or a runs folder"
     )
-    parser.add_argument("--metric", help="judge the runs by this metric (default: what they selected by)")
+    parser.add_argument("--metric", help="compare the runs by this metric (default: what they selected by)")
     parser.add_argument("--axis", help="draw along this axis of the sweep (default: the one that counts layer groups)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go (default: SWEEP/report)")
     parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where sweeps lie")

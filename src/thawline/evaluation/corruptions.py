@@ -1,10 +1,10 @@
-"""Corrupted pictures as further test sets: noise, blur, contrast, brightness, JPEG and pixels at five strengths.
+"""Corrupted images as further test sets: noise, blur, contrast, brightness, JPEG and pixels at five strengths.
 
 The strengths are those of ImageNet-C (D. Hendrycks and T. Dietterich, Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations, ICLR 2019, read in the authors' make_imagenet_c.py and make_cifar_c.py). The widths of
 blurs are in pixels: the authors' for 32 and for 224 pixels of the shorter side, linear in between, and beyond 224 in
 proportion to the side.
-The noise of a picture is a function of (corruption, strength, index) alone: every run meets the same pixels.
+The noise of an image is a function of (corruption, strength, index) alone: every run meets the same pixels.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def corruption_of(set_name: str) -> tuple[str, int] | None:
 
 
 def corrupt(image: Tensor, name: str, strength: int, index: int) -> Tensor:
-    """A corrupted copy of a picture: uint8 (3, H, W), as `image`.
+    """A corrupted copy of an image: uint8 (3, H, W), as `image`.
 
     Args:
         image: decoded, uint8 (3, H, W).
@@ -57,7 +57,7 @@ def corrupt(image: Tensor, name: str, strength: int, index: int) -> Tensor:
     return torch.from_numpy(rounded).permute(2, 0, 1).contiguous()
 
 
-# Each takes pixels (H, W, 3) from 0 to 1, the strength from 0 to 4 and the picture's own randomness.
+# Each takes pixels (H, W, 3) from 0 to 1, the strength from 0 to 4 and the image's own randomness.
 
 
 def _gaussian_noise(pixels: Pixels, strength: int, random: np.random.Generator) -> Pixels:
@@ -142,7 +142,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     "jpeg": _jpeg,
     "pixelate": _pixelate,
 }
-"""What can be done to a picture, by name."""
+"""What can be done to an image, by name."""
 
 STRENGTHS = (1, 2, 3, 4, 5)
 

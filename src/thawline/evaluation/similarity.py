@@ -1,4 +1,4 @@
-"""How far a tuned network is from its source: in its weights, and in what it makes of the same pictures."""
+"""How far a tuned network is from its source: in its weights, and in what it makes of the same images."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def linear_cka(one: torch.Tensor, other: torch.Tensor) -> float:
 def feature_distance(source: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
     """How far each channel's response has moved: ``‖F_S - F_T‖ / sqrt(N)`` over the samples, (D,), from (N, D) each.
 
-    Divided by sqrt(N), so that it does not grow with the number of pictures; 0 before any training.
+    Divided by sqrt(N), so that it does not grow with the number of images; 0 before any training.
     """
     if source.shape != tuned.shape:
         raise ValueError(f"features of shape {tuple(source.shape)} and {tuple(tuned.shape)} have no distance")

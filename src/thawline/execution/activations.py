@@ -1,4 +1,4 @@
-"""What a network makes of pictures: the pooled output of every layer group, and the features that the head sees."""
+"""What a network makes of images: the pooled output of every layer group, and the features that the head sees."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from thawline.training.batches import Rows
 
 @dataclass(frozen=True)
 class Activations:
-    """Of N pictures: `groups` has one (N, C) per layer group, in their order, `features` is (N, feature_dim).
+    """Of N images: `groups` has one (N, C) per layer group, in their order, `features` is (N, feature_dim).
 
     A group whose output is not one tensor has None.
     """
@@ -35,14 +35,14 @@ def activations(
     batch_size: int,
     device: torch.device,
 ) -> Activations:
-    """The activations of `model` in eval mode on the pictures `rows`, in single precision, on the CPU.
+    """The activations of `model` in eval mode on the images `rows`, in single precision, on the CPU.
 
     Args:
         model: moved to `device`, and left in eval mode.
         groups: layer groups whose outputs are wanted; parameter names are the model's own. May be empty.
-        images: the pictures.
+        images: the images.
         rows: which of them, (N,).
-        batch_size: pictures per forward pass.
+        batch_size: images per forward pass.
         device: where to compute.
     """
     model.to(device).eval()

@@ -115,7 +115,7 @@ def average(plan: Plan, session: Session, on_candidate: OnCandidate) -> Record:
     Args:
         plan: a run with `average` settings.
         session: what the runs of this process share.
-        on_candidate: told the row of the history of each average that was judged.
+        on_candidate: told the row of the history of each average that was evaluated.
     """
     settings = plan.settings.average
     if settings is None:
@@ -157,14 +157,14 @@ class _Average:
         self._best_row: dict[str, Any] = {}
 
     def wise_ft(self) -> None:
-        """Judge every step from the start to the tuned weights; the best on validation is kept."""
+        """Evaluate every step from the start to the tuned weights; the best on validation is kept."""
         (end,) = self._all.values()
         for alpha in self._settings.alphas:
             self._lay(interpolated(self._start, end, alpha))
             self._consider({"alpha": alpha})
 
     def uniform(self) -> None:
-        """Judge the mean of all ingredients."""
+        """Evaluate the mean of all ingredients."""
         self._lay_mean(self._settings.ingredients)
         self._consider({"ingredients": list(self._settings.ingredients)})
 
@@ -274,7 +274,7 @@ class _Average:
 
     def _note(self) -> str:
         settings, row = self._settings, self._best_row
-        judged = f"{len(self._outcome.history)} judged on validation"
+        judged = f"{len(self._outcome.history)} evaluated on validation"
         if settings.method == "wise_ft":
             start = f"run {settings.start}" if settings.start else "the source"
             way = f"from {start} to run {settings.ingredients[0]}, a = {row['alpha']:g}"

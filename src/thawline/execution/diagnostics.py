@@ -1,6 +1,6 @@
 """What a run did to the network, beside its accuracy: drift, similarity to the source, and what the source promised.
 
-Everything is measured on training and validation pictures; the test split stays closed.
+Everything is measured on training and validation images; the test split stays closed.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def prepare_fit(
 
 
 class _SameStatistics(Callback):
-    """Before an evaluation, gives every device the first one's running statistics: what is judged is what is kept."""
+    """Before an evaluation, gives every device the first one's running statistics: evaluated is what is kept."""
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The statistics of the last training step differ, as the devices' shares of it did; DDP does so by itself."""

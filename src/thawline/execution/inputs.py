@@ -121,7 +121,7 @@ def _why_not(plan: Plan) -> str:
     if cache.mode == "off":
         return "cache=off"
     if plan.settings.trainer.shares_weights:
-        return "trainer.strategy=fsdp: the weights of both sides are shared out"
+        return "trainer.strategy=fsdp: the weights of both sides are sharded"
     if plan.settings.trainer.precision.endswith("-true") and plan.settings.trainer.precision != "32-true":
         return f"precision={plan.settings.trainer.precision} changes the weights' type when the fit starts"
     if plan.transform.is_random and not cache.views:

@@ -27,7 +27,7 @@ def source_scores(plan: Plan, backbone: Backbone, session: Session) -> Scores:
     """LEEP, NCE, H-score, its shrunk form and LogME of a source model for the plan's training split.
 
     LEEP and NCE are None where the source has no classifier of its own. The runs of a process that start alike from
-    the same pictures share them.
+    the same images share them.
 
     Args:
         plan: the target: data, transform, device.

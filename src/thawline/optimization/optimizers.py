@@ -110,7 +110,7 @@ class Optimizer(Component):
 
         takes = inspect.signature(import_class(self.target)).parameters
         chosen = "foreach" in self.arguments or "fused" in self.arguments
-        # torch fuses no step of every class for weights that are shared out (DTensor).
+        # torch fuses no step of every class for weights that are sharded (DTensor).
         fusible = all(p.is_floating_point() and not hasattr(p, "full_tensor") for p in parameters.values())
         return {"fused": True} if "fused" in takes and fusible and not chosen else {}
 

@@ -134,14 +134,14 @@ class SweepSettings(Spec):
 
 
 class DiagnosticsSettings(Spec):
-    """What is measured of a run beside its metrics, on training and validation pictures.
+    """What is measured of a run beside its metrics, on training and validation images.
 
     Attributes:
         drift: how far each layer group's weights have gone from the source's; costs a copy of what trains.
         cka: linear CKA between source and tuned outputs of each layer group, pooled over positions.
         feature_distance: how far each channel of the pooled features has gone.
         transferability: LEEP, NCE, H-score and LogME of the source on the training split, before training.
-        samples: validation pictures for `cka` and `feature_distance`, at most.
+        samples: validation images for `cka` and `feature_distance`, at most.
     """
 
     TASKS_WITH_TRANSFERABILITY: ClassVar[frozenset[str]] = frozenset({"classification"})
@@ -160,7 +160,7 @@ class AverageSettings(Spec):
         method: ``wise_ft`` - on the line from the start to one run; ``uniform``, ``greedy`` - the mean of several runs.
         ingredients: the identities of the runs.
         start: of ``wise_ft``, the run at the other end of the line; None: the weights before any tuning.
-        alphas: of ``wise_ft``, the places on the line that are judged, 0 (the start) to 1 (the run).
+        alphas: of ``wise_ft``, the places on the line that are evaluated, 0 (the start) to 1 (the run).
     """
 
     method: Literal["wise_ft", "uniform", "greedy"]

@@ -1,4 +1,4 @@
-"""Further test sets: the test pictures corrupted, or another data set with the same things in it.
+"""Further test sets: the test images corrupted, or another data set with the same things in it.
 
 Each shift says, before any training, which sets it makes; the record has their metrics under ``test/<name>``, beside
 those of ``test``.
@@ -37,11 +37,11 @@ class ShiftedSet:
 
     Attributes:
         name: its metrics are under ``test/<name>``.
-        split: its pictures.
+        split: its images.
         targets: the target of every image of ``split.images``, (N, ...); a class counts through `outputs`.
         outputs: which of the model's outputs it is evaluated over, (C',); None: all.
-        decode: picture -> uint8 (3, H, W).
-        pixels: what decides the pixels beside the pictures themselves (JSON-able).
+        decode: image -> uint8 (3, H, W).
+        pixels: what decides the pixels beside the images themselves (JSON-able).
         fingerprint: the SHA-256 of the data set's content.
         mean: the name of the mean that it counts in, if any.
         notes: what a reader of the record has to know.
@@ -70,7 +70,7 @@ class Shift(Protocol):
 
 
 class Corruptions(Spec):
-    """The test pictures corrupted: a set for each corruption and strength, and the mean over all of them.
+    """The test images corrupted: a set for each corruption and strength, and the mean over all of them.
 
     Attributes:
         names: the corruptions, of `thawline.evaluation.corruptions.CORRUPTIONS`.
@@ -118,14 +118,14 @@ class Corruptions(Spec):
 
 
 class OtherDataset(Spec):
-    """A second data set as a test out of distribution, judged over the classes that both have.
+    """A second data set as a test out of distribution, evaluated over the classes that both have.
 
     Attributes:
         dataset: the second set.
         name: what its metrics are called: ``test/<name>``.
         class_map: class of the second set -> class of the target; null maps equal names. Classes without a place in it
             are left out, and the model chooses among the mapped target classes only.
-        part: its test pictures (``test``), or all of its pictures (``all``), where nothing ever trained on them.
+        part: its test images (``test``), or all of its images (``all``), where nothing ever trained on them.
     """
 
     TASKS: ClassVar[frozenset[str] | None] = frozenset({"classification"})
@@ -184,7 +184,7 @@ class OtherDataset(Spec):
 
 @dataclass(frozen=True)
 class CorruptedImages:
-    """Pictures at the model's size, corrupted; targets and keys are those of `images`."""
+    """Images at the model's size, corrupted; targets and keys are those of `images`."""
 
     images: Images
     decode: Callable[[Image], Tensor]
@@ -200,14 +200,14 @@ class CorruptedImages:
         return len(self.images)
 
     def read(self, index: int) -> Image:
-        """The corrupted picture, in RGB, at its final size."""
+        """The corrupted image, in RGB, at its final size."""
         from PIL import Image
 
         pixels = corrupt(self.decode(self.images.read(index)), self.name, self.strength, index)
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
     def key(self, index: int) -> str:
-        """The picture's name."""
+        """The image's name."""
         return self.images.key(index)
 
 
@@ -255,7 +255,7 @@ def _unknown(names: Iterable[str], known: Sequence[str], whose: str) -> list[Pro
 def _notes(name: str, judged: Sequence[str], target: Sequence[str], left_out: Sequence[str]) -> tuple[str, ...]:
     notes = []
     if len(judged) < len(target):
-        notes.append(f"test/{name} is judged over {len(judged)} of {len(target)} classes: {_few(judged)}")
+        notes.append(f"test/{name} is evaluated over {len(judged)} of {len(target)} classes: {_few(judged)}")
     if left_out:
         notes.append(f"test/{name} leaves out {len(left_out)} classes of its data set: {_few(left_out)}")
     return tuple(notes)

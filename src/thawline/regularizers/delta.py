@@ -138,7 +138,7 @@ def check_layers(field: str, names: tuple[str, ...], backbone: nn.Module, networ
 
 @dataclass(frozen=True)
 class Judge:
-    """The source with a classifier for the target, and the images on which filters are judged."""
+    """The source with a classifier for the target, and the images on which filters are evaluated."""
 
     source: Observer
     classifier: Callable[[Tensor], Tensor]

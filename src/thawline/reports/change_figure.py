@@ -160,7 +160,7 @@ def _caption(maps: Sequence[_Map], drawn: int, rows: int) -> str:
         )
     if _CKA in maps:
         told.append(
-            "Linear CKA between the outputs of source and tuned network on validation pictures, averaged over "
+            "Linear CKA between the outputs of source and tuned network on validation images, averaged over "
             "positions: 1 is the same up to rotation and scale."
         )
     told.append("Means over the seeds; bold: chosen on validation.")

@@ -54,7 +54,7 @@ def draw_curves(study: Study) -> tuple[Drawing, ...]:
 
 
 def _drawing(name: str, figure: Figure, caption: str) -> Drawing:
-    # The layout is the same in every format: it is found once. Letters are as wide in it as in the picture: at a coarse
+    # The layout is the same in every format: it is found once. Letters are as wide in it as in the image: at a coarse
     # resolution long labels would be cut off.
     figure.set_dpi(PNG_DPI)
     figure.draw_without_rendering()

@@ -51,7 +51,7 @@ def make_report(
     Args:
         sweep_folder: a folder with a ``sweep.json``, or a folder of runs.
         output: where the files go; by default ``report`` inside the sweep's folder.
-        metric: what the runs are judged by; by default what they selected their checkpoint by.
+        metric: what the runs are evaluated by; by default what they selected their checkpoint by.
         axis: the axis of the figure; by default the one that counts layer groups.
 
     Raises:

@@ -236,7 +236,7 @@ class Study:
 
     @cached_property
     def corrupted_tests(self) -> dict[str, tuple[str, int]]:
-        """Of `further_tests` those of corrupted pictures: split -> (corruption, strength)."""
+        """Of `further_tests` those of corrupted images: split -> (corruption, strength)."""
         found = {split: corruption_of(split.removeprefix(f"{TEST}/")) for split in self.further_tests}
         return {split: which for split, which in found.items() if which is not None}
 
@@ -283,7 +283,7 @@ def make_study(sweep: Sweep, metric: str | None = None, axis: str | None = None)
 
     Args:
         sweep: the sweep.
-        metric: what the runs are judged by; by default what they selected their checkpoint by.
+        metric: what the runs are evaluated by; by default what they selected their checkpoint by.
         axis: the axis of the figure; by default the one that counts layer groups, if there is one.
 
     Raises:

@@ -59,7 +59,7 @@ def of_sweep(
     """The averages of a sweep: one of each run (WiSE-FT), or one soup of all runs that are alike.
 
     Runs with another validation or test split (another data seed) are not alike: what one of them was trained on
-    another would be judged on. Diverged runs and averages are left out.
+    another would be evaluated on. Diverged runs and averages are left out.
 
     Args:
         folder: the sweep's.

@@ -31,8 +31,8 @@ class FreezeContract(Callback):
     regularizers train beside the model is no part of it, and counted apart: ``companion_parameters``.
 
     Args:
-        model: what is trained; of weights that are shared out, each device checks its own share.
-        whole: the same model with whole weights, where `model` is shared out.
+        model: what is trained; of weights that are sharded, each device checks its own share.
+        whole: the same model with whole weights, where `model` is sharded.
     """
 
     def __init__(self, model: TransferModel, whole: TransferModel | None = None) -> None:

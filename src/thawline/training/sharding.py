@@ -1,4 +1,4 @@
-"""Weights, gradients and optimizer state shared out among a run's devices: fully sharded data parallel (FSDP2).
+"""Weights, gradients and optimizer state divided among a run's devices: fully sharded data parallel (FSDP2).
 
 Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", 2023; `torch.distributed.fsdp`. What is
 read or written outside a step (a checkpoint, the best epoch, the record) is whole: `whole` and `share_like` go between.
@@ -81,7 +81,7 @@ def share_out(model: TransferModel, mesh: DeviceMesh) -> None:
 
 
 def whole(value: Any) -> Any:
-    """The whole of a tensor that is shared out, on the host; anything else as it is. All processes take part."""
+    """The whole of a tensor that is sharded, on the host; anything else as it is. All processes take part."""
     return value.full_tensor().cpu() if _is_shared(value) else value
 
 
@@ -92,7 +92,7 @@ def own_share(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def share_like(value: Any, parameter: torch.Tensor) -> Any:
-    """A whole tensor, shared out as `parameter` of the same shape is; anything else as it is."""
+    """A whole tensor, sharded as `parameter` of the same shape is; anything else as it is."""
     if not (_is_shared(parameter) and isinstance(value, torch.Tensor) and value.shape == parameter.shape):
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -103,7 +103,7 @@ def share_like(value: Any, parameter: torch.Tensor) -> Any:
 
 
 def put_whole(tensors: Mapping[str, torch.Tensor], module: nn.Module) -> None:
-    """Put whole tensors, by name, into a module that may be shared out."""
+    """Put whole tensors, by name, into a module that may be sharded."""
     state = module.state_dict()
     with torch.no_grad():
         for name, tensor in tensors.items():
