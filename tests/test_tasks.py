@@ -140,7 +140,7 @@ def test_a_task_from_outside_runs_a_sweep_to_its_report(thawline, monkeypatch):
     monkeypatch.setattr("thawline.specs._extra_prefixes", [])
     assert thawline("verify", "numbers").status == 1  # own code is not run unless it is allowed
     assert thawline("verify", "--allow", "own", "numbers").status == 0
-    assert "mae" in thawline("status", "numbers").out
+    assert "4 runs: 4 done" in thawline("status", "numbers").out
 
 
 def test_what_speaks_of_classes_is_refused_by_name(thawline):
