@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +101,19 @@ def test_only_the_norms_that_are_named_are_reestimated():
 SWEEP = ("freeze_policy.k=1", "optimizer=adamw", "sweep.name=rates", "sweep.report=false", "data_seed=0")
 
 
+@pytest.fixture(scope="module")
+def swept(zygote, tmp_path_factory) -> Path:
+    """Three runs that differ in their learning rate."""
+    place = tmp_path_factory.mktemp("rates")
+    done = zygote.run("train", "-m", *TINY, *SWEEP, "optimizer.lr=0.001,0.01,0.03", folder=place)
+    assert done.wait() == 0, done.err
+    return place / "outputs"
+
+
 @pytest.fixture
-def rates(thawline):
-    """Three runs that differ in their learning rate; the folder's runs, best on validation first."""
-    assert thawline("train", "-m", *TINY, *SWEEP, "optimizer.lr=0.001,0.01,0.03").status == 0
+def rates(swept):
+    """The three runs, copied to where the test stands; best on validation first."""
+    shutil.copytree(swept, "outputs")
     found = [load_record(folder) for folder in records()]
     return sorted(found, key=lambda record: (-record.selection.value, record.identity))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -298,11 +297,11 @@ def test_a_folder_that_is_deleted_under_its_run_has_its_own_message_and_leaves_n
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
 
     def delete(seed: int) -> None:
-        shutil.rmtree("outputs")
-        # What a run writes would make its folder anew.
-        write_record(Path("outputs/runs/half"), make_records.record(identity="half"))
-        shutil.move("outputs/runs/half", folder)
-        (folder / "record.json").rename(folder / "best.safetensors")
+        # What a run writes would make its folder anew. Put there at once: the signal may come at any moment after.
+        written = write_record(Path("anew/runs", folder.name), make_records.record(identity=folder.name))
+        written.rename(written.with_name("best.safetensors"))
+        Path("outputs").rename("deleted")
+        Path("anew").rename("outputs")
         wait_for(lambda: False, "the signal to itself")
 
     def begin(seed: int) -> None:
