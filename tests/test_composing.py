@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from thawline.cli.composing import Grid, plain
+from thawline.commands.composing import Grid, plain
 from thawline.config_paths import conf_folder
 from thawline.errors import UsageError
 from thawline.sweeps.cells import Cell

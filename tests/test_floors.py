@@ -42,7 +42,8 @@ FLOORS = (
     ("ledger",),
     ("execution",),
     ("sweeps",),
-    ("cli",),
+    ("commands",),
+    ("api", "cli"),
     ("__main__",),
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tests.conftest import TINY
 from tests.stopping import STOP_AT, STOPPING
-from thawline.cli import console as terminal
+from thawline.commands import console as terminal
 from thawline.runtime import steps
 from thawline.runtime.steps import Bars
 from thawline.sweeps.progress import SweepProgress

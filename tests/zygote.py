@@ -125,7 +125,7 @@ def serve(folder: Path) -> None:
     """Answer orders until the input ends."""
     import timm  # noqa: F401 - to be there in every fork
 
-    import thawline.cli.train
+    import thawline.commands.training
     import thawline.execution.run
     import thawline.sweeps.local  # noqa: F401 - the same
 

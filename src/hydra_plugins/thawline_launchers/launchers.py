@@ -28,7 +28,7 @@ class ThawlineLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs, each given by its overrides, and return how they ended."""
-        from thawline.cli.console import console
+        from thawline.commands.console import console
         from thawline.sweeps.remote import RemoteJob, job_returns
 
         job = RemoteJob.of(self._context, self._config, self._task_function, len(job_overrides))

@@ -38,7 +38,7 @@ class ThawlineSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid of `arguments` laid over the experiment's own."""
-        from thawline.cli.sweeping import sweep
+        from thawline.commands.sweeping import sweep
 
         grid = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
         return sweep(self.hydra_context, self.task_function, self.config, grid)

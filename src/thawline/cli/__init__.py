@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thawline import __version__
-from thawline.config_paths import overridden, use_own_folder
 from thawline.errors import UsageError, WriteError, nearest, usage_error
 from thawline.runtime.cores import sleep_between_operations
 from thawline.runtime.memory import collecting_in_runs_only
@@ -78,9 +77,10 @@ def _run(verb: str, rest: Sequence[str]) -> int:
         hint = f"; you may want: thawline {_ALIASES[verb]}" if verb in _ALIASES else nearest(verb, _VERBS)
         raise usage_error("", f"there is no verb {verb!r}{hint}")
     sys.argv = [f"thawline {verb}", *rest]
-    if verb in _COMPOSING and (replaced := overridden()):
-        names = ", ".join(f"{name} ({file})" for name, file in replaced.items())
-        print(f"note: used instead of thawline's own: {names}", file=sys.stderr)
+    if verb in _COMPOSING:
+        from thawline.commands.options import print_replaced
+
+        print_replaced()
     with listening(), collecting_in_runs_only():
         status: int = importlib.import_module(f"thawline.cli.{_VERBS[verb][0]}").run(rest)
     return status
@@ -102,41 +102,11 @@ def _common(arguments: Sequence[str], *, quiet: bool = False) -> list[str]:
     Raises:
         UsageError: an option has no value, there is no such folder, or the project file is wrong.
     """
-    from thawline.cli.project import read_project, use_outputs
-    from thawline.specs import allow_targets
+    from thawline.commands.options import take_options, use_options
 
-    allow, folders, rest = _taken(arguments)
-    project = read_project()
-    allowed = project.allowed(allow) if project is not None else ()
-    allow_targets([*allow, *allowed])
-    settings = project.settings if project is not None else None
-    folder = Path(folders[-1]) if folders else (settings.config_dir if settings is not None else None)
-    use_own_folder(folder)
-    use_outputs(settings.output_dir if settings is not None else None)
-    if project is not None and not quiet:
-        print("\n".join(project.describe(allowed)), file=sys.stderr)
+    allow, folders, rest = take_options(arguments)
+    use_options(allow, Path(folders[-1]) if folders else None, quiet=quiet)
     return rest
-
-
-def _taken(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """The values of ``--allow`` and of ``--config-dir``, and the other arguments."""
-    allow: list[str] = []
-    folders: list[str] = []
-    rest: list[str] = []
-    homes = {"--allow": allow, "--config-dir": folders, "-cd": folders}
-    waiting = iter(arguments)
-    for argument in waiting:
-        option, equals, value = argument.partition("=")
-        if option not in homes:
-            rest.append(argument)
-            continue
-        value = value if equals else next(waiting, "")
-        if not value:
-            raise usage_error(option, "needs a value")
-        if homes[option] is folders and not Path(value).is_dir():
-            raise usage_error(option, f"there is no folder {value!r}")
-        homes[option].append(value)
-    return allow, folders, rest
 
 
 def _help() -> str:

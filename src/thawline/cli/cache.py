@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thawline.cli.project import outputs
+from thawline.commands.project import outputs
 from thawline.errors import usage_error
 from thawline.store.store import DEFAULT_MAX_BYTES, EntryStatus, Store, StoreRefusedError, readable_bytes
 

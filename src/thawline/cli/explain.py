@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from thawline.cli.console import console
+from thawline.commands.console import console
 from thawline.config_paths import conf_folder, options
 from thawline.errors import nearest_path, usage_error
 

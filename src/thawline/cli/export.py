@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from thawline.cli.console import console
-from thawline.cli.project import outputs
+from thawline.commands.console import console
+from thawline.commands.project import outputs
 from thawline.errors import usage_error
 
 
@@ -20,7 +20,7 @@ def run(argv: Sequence[str]) -> int:
     """
     from safetensors import safe_open
 
-    from thawline.cli.finding import find_run
+    from thawline.commands.finding import find_run
     from thawline.execution.weights import ensure_model
     from thawline.files import atomic_write
     from thawline.planning.plan import plan_of_run

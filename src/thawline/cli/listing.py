@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from thawline.cli.console import console
+from thawline.commands.console import console
 from thawline.config_paths import conf_folders
 from thawline.config_paths import options as conf_options
 from thawline.errors import nearest, usage_error

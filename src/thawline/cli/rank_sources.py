@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from thawline.cli.console import console, errors
+from thawline.commands.console import console, errors
 from thawline.config_paths import conf_folder
 from thawline.errors import Problem, UsageError, usage_error
 
@@ -63,7 +63,7 @@ def _candidates(arguments: argparse.Namespace) -> list[Candidate]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from thawline.cli.diagnosis import diagnose
+    from thawline.commands.diagnosis import diagnose
     from thawline.sweeps.source_ranking import Candidate
 
     shared, sources = _sources(arguments)
@@ -130,7 +130,7 @@ def _composed(network: str, overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from thawline.cli.composing import plain
+    from thawline.commands.composing import plain
     from thawline.sweeps.source_ranking import of_run
 
     GlobalHydra.instance().clear()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from thawline.cli.console import console
-from thawline.cli.project import outputs
+from thawline.commands.console import console
+from thawline.commands.project import outputs
 
 if TYPE_CHECKING:
     from thawline.reports import ReportFiles

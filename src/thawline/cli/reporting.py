@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
-from thawline.cli.console import console, errors
+from thawline.cli.report import show
+from thawline.commands.console import console, errors
 from thawline.evaluation.corruptions import corruption_of
-from thawline.ledger.runs import status_of
 from thawline.records import read_record
 
 if TYPE_CHECKING:
+    from thawline.commands.outcome import FinishedSweep
     from thawline.planning.plan import Plan
-    from thawline.sweeps.sweep import Sweep
 
 
 def print_run(plan: Plan) -> None:
@@ -45,33 +43,11 @@ def print_run(plan: Plan) -> None:
     console.print(f"record: {plan.folder / 'record.json'}")
 
 
-def print_data(plans: Sequence[Plan]) -> None:
-    """What is to be known of the data of these runs before they start: files left out, and warnings."""
-    for left_out in dict.fromkeys(tuple(plan.splits.left_out.items()) for plan in plans):
-        if left_out:
-            listed = ", ".join(f"{count} {kind}" for kind, count in left_out)
-            console.print(f"left out of the data: {escape(listed)}", highlight=False, soft_wrap=True)
-    told = Counter(warning for plan in plans for warning in plan.warnings)
-    for warning, count in told.items():
-        where = "" if count == len(plans) else f" (in {count} of {len(plans)} runs)"
-        errors.print(f"[yellow]warning[/]: {escape(warning)}{where}", highlight=False, soft_wrap=True)
-
-
-def report_sweep(sweep: Sweep) -> int:
-    """Print every failure, make the report, and return how many cells are not done."""
-    unfinished = 0
-    for plan in sweep.plans:
-        status = status_of(plan.folder)
-        if status.state == "done":
-            continue
-        unfinished += 1
-        where = f" (traceback: {status.traceback_file})" if status.traceback_file else ""
-        errors.print(f"[red]{status.state}[/]: {escape(plan.label)}: {escape(status.error)}{where}", soft_wrap=True)
-    first = sweep.plans[0].settings
-    if first.sweep.report and unfinished < len(sweep.plans):
-        from thawline.cli.report import report
-        from thawline.trackers import mirror_sweep
-
-        files = report(sweep.folder)
-        mirror_sweep(first.logger, sweep.name, sweep.folder, files.folder)
-    return unfinished
+def print_sweep(finished: FinishedSweep) -> None:
+    """Every run that is not done, and the report."""
+    for one in finished.unfinished:
+        where = f" (traceback: {one.status.traceback_file})" if one.status.traceback_file else ""
+        said = f"{escape(one.label)}: {escape(one.status.error)}{where}"
+        errors.print(f"[red]{one.status.state}[/]: {said}", soft_wrap=True)
+    if finished.report is not None:
+        show(finished.report)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from thawline.cli.console import console
-from thawline.cli.project import outputs
+from thawline.commands.console import console
+from thawline.commands.project import outputs
 
 if TYPE_CHECKING:
     from thawline.ledger.comparison import Comparison, Difference
@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
         UsageError: there is no such run, or its configuration cannot be used any more.
         RunFailed: it failed this time.
     """
-    from thawline.cli.finding import find_run
+    from thawline.commands.finding import find_run
     from thawline.records import load_record, require_record
 
     arguments = _parser().parse_args(argv)

@@ -16,8 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from thawline.cli.console import console
-from thawline.cli.project import outputs
+from thawline.commands.console import console
+from thawline.commands.project import outputs
 from thawline.runtime.signals import Interrupted
 from thawline.sweeps.manifest import CellStatus, Manifest, counts, read_manifest, statuses, sweep_folders
 from thawline.sweeps.progress import duration, first_line

@@ -2,133 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 import sys
-from typing import TYPE_CHECKING
-
-from thawline.config_paths import conf_folder
-from thawline.errors import UsageError, WriteError, usage_error
-from thawline.runtime.signals import listening
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from thawline.ledger.runs import RunFailed
-
-_FREE = re.compile(r"^[a-z][\w.]*\.(arguments|layer_weights)(\.|$)")
-_kept: list[UsageError | WriteError | RunFailed] = []
-"""Hydra prints its own text for an error that leaves a job, so that of a single run is kept here instead."""
 
 
 def run(argv: list[str]) -> int:
-    """Compose the configuration by Hydra and run it; see ``thawline train --help``."""
-    import hydra
-    import yaml
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    """Train, and show what was made; see ``thawline train --help``."""
+    from thawline.commands.diagnosis import is_override
+    from thawline.commands.outcome import FinishedRun, SweepIncomplete
+    from thawline.commands.training import train
+    from thawline.ledger.runs import RunFailed
 
-    from thawline.cli.diagnosis import diagnose, flags_first, is_override, one_line
-    from thawline.cli.project import with_output_dir
-    from thawline.cli.quoting import as_text
-    from thawline.cli.sweeping import SweepIncomplete
-
-    # Hydra would turn an error into a text and exit status 1; with this it passes the exception on.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    main = hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)
     asked = [argument for argument in argv if not argument.startswith("-") and not is_override(argument)]
     if asked and {"--help", "-h"} & set(argv):
         from thawline.cli import explain
 
         return explain.run(asked)
-    argv = [opened(as_text(argument)) if is_override(argument) else argument for argument in argv]
-    arguments = flags_first(with_output_dir(argv))
-    sys.argv = ["thawline train", *arguments]
-    _kept.clear()
     try:
-        main()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        # Hydra has no error of its own for a group whose option is a number.
-        if not isinstance(error, (HydraException, OmegaConfBaseException)) and "Config group" not in str(error):
-            raise
-        raise UsageError(diagnose(arguments, error)) from error
-    except yaml.YAMLError as error:
-        raise usage_error("", one_line(str(error))) from error
-    except SweepIncomplete:
+        made = train(argv)
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    for kept in _kept:
-        if isinstance(kept, (UsageError, WriteError)):
-            raise kept
-        print(f"error: {kept}", file=sys.stderr)
-    return 1 if _kept else 0
+    except SweepIncomplete as error:
+        from thawline.cli.reporting import print_sweep
 
+        print_sweep(error.finished)
+        return 1
+    if made is not None:
+        from thawline.cli.reporting import print_run, print_sweep
 
-def opened(argument: str) -> str:
-    """An override of a mapping with free keys, such as ``backbone.arguments.pad_type=same``, as Hydra takes it.
-
-    Hydra lets a known mapping be changed, not extended, unless the override says so (``++``). Which keys may be there
-    is checked by who takes the mapping.
-    """
-    key = argument.partition("=")[0]
-    return f"++{argument}" if _FREE.search(key) and "=" in argument else argument
-
-
-def job(config: DictConfig) -> str:
-    """One run, in this process; Hydra calls this, here or wherever a launcher has sent the job."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    from thawline.ledger.runs import RunFailed
-
-    try:
-        # Relative paths are those of the command, also where hydra.job.chdir asks for a folder of its own.
-        with listening(), contextlib.chdir(HydraConfig.get().runtime.cwd):
-            return _job(config)
-    except (UsageError, WriteError, RunFailed) as error:
-        if HydraConfig.get().mode != RunMode.RUN:
-            raise
-        _kept.append(error)
-        return ""
-
-
-def _job(config: DictConfig) -> str:
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    from thawline.cli.diagnosis import checked
-
-    # As they were written: an interpolation stays one.
-    task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    overrides = tuple(map(str, task if isinstance(task, list) else ()))
-    # A wrong field is found before torch is imported.
-    values = checked(config, overrides)
-    from thawline.cli.console import console
-    from thawline.runtime.steps import Bars, step
-
-    with Bars(console, shown=config.trainer.progress):
-        with step("loading libraries"):
-            from thawline.cli.reporting import print_data, print_run
-            from thawline.planning.devices import require_devices
-            from thawline.planning.plan import plan_run
-            from thawline.records import read_record
-            from thawline.sweeps.local import run_all
-            from thawline.sweeps.remote import workbench
-            from thawline.trackers import Mirrored, replay_for_agent
-        session = workbench()
-        with step("planning"):
-            plan = plan_run(values, overrides, session)
-    group = plan.settings.sweep.name
-    record = read_record(plan.folder)
-    if record is None:
-        require_devices(plan.settings)
-    else:
-        replay_for_agent(
-            plan.settings.logger, record, Mirrored(plan.folder, plan.identity, plan.label, group, plan.config)
-        )
-    print_data([plan])
-    failures = run_all([plan], session, group=group, console=console)
-    if failures:
-        raise failures[0].error
-    print_run(plan)
-    return plan.identity
+        if isinstance(made, FinishedRun):
+            print_run(made.plan)
+        else:
+            print_sweep(made)
+    return 0

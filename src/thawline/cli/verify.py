@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from thawline.cli.console import console, errors
-from thawline.cli.project import outputs
+from thawline.commands.console import console, errors
+from thawline.commands.project import outputs
 from thawline.errors import UsageError
 
 
@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _runs(name: str, outputs: Path) -> Iterator[tuple[Path, str]]:
     """The folders that `name` stands for, each with what to call it."""
-    from thawline.cli.finding import find_run
+    from thawline.commands.finding import find_run
     from thawline.reports.loading import find_sweep
     from thawline.sweeps.manifest import SWEEP_FILE, read_manifest
 

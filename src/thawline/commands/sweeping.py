@@ -6,8 +6,9 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from thawline.cli.composing import Grid, Point
-from thawline.cli.diagnosis import checked
+from thawline.commands.composing import Grid, Point
+from thawline.commands.diagnosis import checked
+from thawline.commands.outcome import FinishedSweep, SweepIncomplete, Unfinished, ended
 from thawline.invocation import Invocation
 from thawline.sweeps.cells import Cell, for_each
 
@@ -22,10 +23,6 @@ _LOCAL = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _HERE = (_LOCAL, "hydra_plugins.thawline_launchers.launchers.ParallelLauncher")
 
 
-class SweepIncomplete(Exception):
-    """Some cells of the sweep are not done; the process ends with exit status 1."""
-
-
 def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, arguments: Sequence[str]) -> None:
     """Run a grid: what has a valid record is skipped, the rest goes to the launcher; then report.
 
@@ -33,8 +30,8 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
         UsageError: a cell cannot be used; nothing has been written.
         SweepIncomplete: a cell is not done at the end.
     """
-    from thawline.cli.console import console
-    from thawline.cli.reporting import print_data, report_sweep
+    from thawline.commands.console import console
+    from thawline.commands.data_notes import print_data
 
     grid = Grid(context, config, arguments)
     cells = _checked(grid)
@@ -61,9 +58,10 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
         run_all(planned.plans, session, group=planned.name, console=console, fail_fast=bool(config.sweep.fail_fast))
     else:
         _launch(context, task, config, planned)
-    unfinished = report_sweep(planned)
-    if unfinished:
-        raise SweepIncomplete(f"{unfinished} of {len(planned.plans)} runs are not done")
+    finished = _finished(planned)
+    if finished.unfinished:
+        raise SweepIncomplete(finished)
+    ended.append(finished)
 
 
 def _checked(grid: Grid) -> list[Cell]:
@@ -73,6 +71,23 @@ def _checked(grid: Grid) -> list[Cell]:
         return Cell(point.overrides, point.label, checked(point.config, point.overrides))
 
     return for_each(((point.label, point) for point in grid), len(grid), check)
+
+
+def _finished(planned: Sweep) -> FinishedSweep:
+    """What of the sweep is not done, and its report, which trackers get too."""
+    from thawline.ledger.runs import status_of
+
+    found = (Unfinished(plan.identity, plan.label, status_of(plan.folder)) for plan in planned.plans)
+    unfinished = tuple(one for one in found if one.status.state != "done")
+    settings = planned.plans[0].settings
+    if not settings.sweep.report or len(unfinished) == len(planned.plans):
+        return FinishedSweep(planned, unfinished, None)
+    from thawline.reports import make_report
+    from thawline.trackers import mirror_sweep
+
+    files = make_report(planned.folder)
+    mirror_sweep(settings.logger, planned.name, planned.folder, files.folder)
+    return FinishedSweep(planned, unfinished, files)
 
 
 def _launch(context: HydraContext, task: TaskFunction, config: DictConfig, planned: Sweep) -> None:

@@ -111,7 +111,7 @@ def outputs() -> Path:
 
 def with_output_dir(overrides: Sequence[str]) -> list[str]:
     """The overrides, with the project's ``output_dir`` before them if they name none."""
-    from thawline.cli.quoting import quoted
+    from thawline.commands.quoting import quoted
 
     given = {override.partition("=")[0].lstrip("+") for override in overrides}
     if not _outputs or "output_dir" in given:

@@ -104,8 +104,8 @@ def checked(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: with one problem for each wrong value.
     """
-    from thawline.cli.composing import plain
-    from thawline.cli.quoting import restore_text
+    from thawline.commands.composing import plain
+    from thawline.commands.quoting import restore_text
 
     values = plain(config)
     problems = wrong_fields(values, config)
@@ -183,7 +183,7 @@ class _Composer:
         """The overrides that can be read."""
         from hydra.errors import OverrideParseException
 
-        from thawline.cli.quoting import in_shell, quoted
+        from thawline.commands.quoting import in_shell, quoted
 
         found = []
         for argument in arguments:

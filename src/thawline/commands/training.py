@@ -1,0 +1,139 @@
+"""A training command: Hydra composes its configuration, what is missing is run, and what was made is returned."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from thawline.commands.outcome import FinishedRun, FinishedSweep, ended
+from thawline.config_paths import conf_folder
+from thawline.errors import UsageError, WriteError, usage_error
+from thawline.runtime.signals import listening
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_FREE = re.compile(r"^[a-z][\w.]*\.(arguments|layer_weights)(\.|$)")
+
+
+def train(argv: Sequence[str]) -> FinishedRun | FinishedSweep | None:
+    """Compose the configuration of a command line by Hydra and run it.
+
+    Args:
+        argv: overrides and Hydra's flags.
+
+    Returns:
+        What is done now; None where a flag such as ``--cfg`` only asked to be shown something.
+
+    Raises:
+        UsageError: the input cannot be used; nothing has been run.
+        RunFailed: the run failed.
+        SweepIncomplete: runs of the sweep are not done.
+        WriteError: a file cannot be written.
+        Interrupted: a signal asked this process to stop.
+    """
+    import hydra
+    import yaml
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from thawline.commands.diagnosis import diagnose, flags_first, is_override, one_line
+    from thawline.commands.project import with_output_dir
+    from thawline.commands.quoting import as_text
+
+    # Hydra would turn an error into a text and exit status 1; with this it passes the exception on.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    main = hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)
+    argv = [opened(as_text(argument)) if is_override(argument) else argument for argument in argv]
+    arguments = flags_first(with_output_dir(argv))
+    sys.argv = ["thawline train", *arguments]
+    ended.clear()
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        # Hydra has no error of its own for a group whose option is a number.
+        if not isinstance(error, (HydraException, OmegaConfBaseException)) and "Config group" not in str(error):
+            raise
+        raise UsageError(diagnose(arguments, error)) from error
+    except yaml.YAMLError as error:
+        raise usage_error("", one_line(str(error))) from error
+    result = ended.pop() if ended else None
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def opened(argument: str) -> str:
+    """An override of a mapping with free keys, such as ``backbone.arguments.pad_type=same``, as Hydra takes it.
+
+    Hydra lets a known mapping be changed, not extended, unless the override says so (``++``). Which keys may be there
+    is checked by who takes the mapping.
+    """
+    key = argument.partition("=")[0]
+    return f"++{argument}" if _FREE.search(key) and "=" in argument else argument
+
+
+def job(config: DictConfig) -> str:
+    """One run, in this process; Hydra calls this, here or wherever a launcher has sent the job."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from thawline.ledger.runs import RunFailed
+
+    try:
+        # Relative paths are those of the command, also where hydra.job.chdir asks for a folder of its own.
+        with listening(), contextlib.chdir(HydraConfig.get().runtime.cwd):
+            return _job(config)
+    except (UsageError, WriteError, RunFailed) as error:
+        if HydraConfig.get().mode != RunMode.RUN:
+            raise
+        ended.append(error)
+        return ""
+
+
+def _job(config: DictConfig) -> str:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from thawline.commands.diagnosis import checked
+
+    # As they were written: an interpolation stays one.
+    task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    overrides = tuple(map(str, task if isinstance(task, list) else ()))
+    # A wrong field is found before torch is imported.
+    values = checked(config, overrides)
+    from thawline.commands.console import console
+    from thawline.runtime.steps import Bars, step
+
+    with Bars(console, shown=config.trainer.progress):
+        with step("loading libraries"):
+            from thawline.commands.data_notes import print_data
+            from thawline.planning.devices import require_devices
+            from thawline.planning.plan import plan_run
+            from thawline.records import read_record
+            from thawline.sweeps.local import run_all
+            from thawline.sweeps.remote import workbench
+            from thawline.trackers import Mirrored, replay_for_agent
+        bench = workbench()
+        with step("planning"):
+            plan = plan_run(values, overrides, bench)
+    group = plan.settings.sweep.name
+    record = read_record(plan.folder)
+    if record is None:
+        require_devices(plan.settings)
+    else:
+        replay_for_agent(
+            plan.settings.logger, record, Mirrored(plan.folder, plan.identity, plan.label, group, plan.config)
+        )
+    print_data([plan])
+    failures = run_all([plan], bench, group=group, console=console)
+    if failures:
+        raise failures[0].error
+    if HydraConfig.get().mode == RunMode.RUN:
+        ended.append(FinishedRun(plan))
+    return plan.identity
