@@ -52,6 +52,11 @@ def allowed_extra_targets() -> tuple[str, ...]:
     return tuple(_extra_prefixes)
 
 
+def only_allowing(prefixes: Sequence[str]) -> None:
+    """Let ``_target_`` resolve under these packages beside the built-in ones, and under no others any more."""
+    _extra_prefixes[:] = list(prefixes)
+
+
 class Spec(BaseModel):
     """Base of every config node of ours: immutable, and a field that it does not know is an error.
 

@@ -104,6 +104,11 @@ def use_outputs(folder: Path | None) -> None:
     _outputs[:] = [] if folder is None else [folder]
 
 
+def project_outputs() -> Path | None:
+    """The folder that `use_outputs` was given last."""
+    return _outputs[0] if _outputs else None
+
+
 def outputs() -> Path:
     """Where runs and sweeps lie unless a command says otherwise."""
     return _outputs[0] if _outputs else _DEFAULT_OUTPUTS

@@ -119,9 +119,9 @@ def _job(config: DictConfig) -> str:
             from thawline.sweeps.local import run_all
             from thawline.sweeps.remote import workbench
             from thawline.trackers import Mirrored, replay_for_agent
-        bench = workbench()
+        session = workbench()
         with step("planning"):
-            plan = plan_run(values, overrides, bench)
+            plan = plan_run(values, overrides, session)
     group = plan.settings.sweep.name
     record = read_record(plan.folder)
     if record is None:
@@ -131,7 +131,7 @@ def _job(config: DictConfig) -> str:
             plan.settings.logger, record, Mirrored(plan.folder, plan.identity, plan.label, group, plan.config)
         )
     print_data([plan])
-    failures = run_all([plan], bench, group=group, console=console)
+    failures = run_all([plan], session, group=group, console=console)
     if failures:
         raise failures[0].error
     if HydraConfig.get().mode == RunMode.RUN:

@@ -9,7 +9,10 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from thawline.errors import usage_error
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,6 +82,29 @@ def decode(content: bytes) -> Image:
     """
     with _opened(content) as picture, _in_flight.taking(picture.width * picture.height):
         return _guarded(lambda: _upright(picture, _rgb(picture)))
+
+
+def read(path: Path, field: str) -> Image:
+    """The image in a file, as `decode` gives it.
+
+    Raises:
+        UsageError: it cannot be read; names the `field` of the configuration and the file.
+    """
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise usage_error(field, f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnreadableImageError as error:
+        raise usage_error(field, f"{path}: not a usable image: {error}") from None
+
+
+def converted(picture: Image) -> Image:
+    """An image that is open already, in RGB and upright, as `decode` gives that of a file.
+
+    Raises:
+        UnreadableImageError: its pixels cannot be read, or are of a kind that has no agreed range.
+    """
+    return _guarded(lambda: _upright(picture, _rgb(picture)))
 
 
 def examine(content: bytes) -> Examined:

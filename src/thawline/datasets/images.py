@@ -17,7 +17,6 @@ import numpy as np
 
 from thawline.datasets import image_files
 from thawline.datasets.splits import Inspection
-from thawline.errors import usage_error
 from thawline.files import atomic_write
 from thawline.runtime.cores import available_cores
 from thawline.runtime.steps import step
@@ -90,13 +89,7 @@ class FileImages:
         Raises:
             UsageError: it cannot be read; names the file.
         """
-        path = self.root / self.paths[index]
-        try:
-            return image_files.decode(path.read_bytes())
-        except OSError as error:
-            raise usage_error("dataset", f"{path}: cannot be read: {error.strerror or error}") from None
-        except image_files.UnreadableImageError as error:
-            raise usage_error("dataset", f"{path}: not a usable image: {error}") from None
+        return image_files.read(self.root / self.paths[index], "dataset")
 
     def key(self, index: int) -> str:
         """The image's path below the root."""

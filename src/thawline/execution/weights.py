@@ -39,8 +39,7 @@ def ensure_model(plan: Plan, session: Session) -> Path:
     """
     path = plan.folder / MODEL_FILE
     if not is_whole(path):
-        model = build_model(plan, session)
-        restore(model, recorded_file(plan.folder, BEST_FILE, session))
+        model = tuned_model(plan, session)
         adapter = plan.settings.adapter
         if adapter is not None and not adapter.merge(model.backbone):
             name = type(adapter).__name__
@@ -76,6 +75,17 @@ def _about(plan: Plan) -> dict[str, str]:
         "mean": json.dumps(images.mean),
         "std": json.dumps(images.std),
     }
+
+
+def tuned_model(plan: Plan, session: Session) -> TransferModel:
+    """A finished run's model with its weights, an adapter in its place.
+
+    Raises:
+        UsageError: what the run kept is damaged.
+    """
+    model = build_model(plan, session)
+    restore(model, recorded_file(plan.folder, BEST_FILE, session))
+    return model
 
 
 def build_model(plan: Plan, session: Session) -> TransferModel:

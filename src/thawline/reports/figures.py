@@ -22,12 +22,19 @@ _MOST_NETWORKS = 3
 
 
 def draw(study: Study) -> Drawing:
+    """The figure of a study in its formats."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        return _drawing("figure", *main_figure(study))
+
+
+def main_figure(study: Study) -> tuple[Figure, str]:
     """The figure of a study: lines along the depth axis where there is one, strategies side by side where not."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        figure, caption = depth_figure(study) if study.axes.depth else strategy_figure(study)
-        return _drawing("figure", figure, caption)
+        return depth_figure(study) if study.axes.depth else strategy_figure(study)
 
 
 def draw_changes(study: Study) -> tuple[Drawing, ...]:

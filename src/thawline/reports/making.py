@@ -84,7 +84,7 @@ def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
     document = make_document(study, drawing.caption, changes, curves)
     table = result_table(study)
     return {
-        files.runs_csv: csv_text(run_rows(study)),
+        files.runs_csv: csv_text(run_rows(study.sweep)),
         files.table_csv: csv_text(table_rows(study)),
         files.table_md: markdown_table(table),
         files.table_tex: latex_table(table, f"sweep {plain(study.sweep.name, 80)}"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from thawline.reports.changes import mean_change, networks
 from thawline.reports.document import DASH, Line, Table, columns, count, interval, number, seconds
 from thawline.reports.escaping import command_line, plain
-from thawline.reports.loading import Cell, Run
+from thawline.reports.loading import Cell, Run, Sweep
 from thawline.reports.statistics import Summary
 from thawline.reports.study import TEST, VALIDATION, Row, Study
 
@@ -255,14 +255,14 @@ def _table_row(study: Study, row: Row, splits: tuple[str, ...]) -> dict[str, obj
     }
 
 
-def run_rows(study: Study) -> list[dict[str, object]]:
+def run_rows(sweep: Sweep) -> list[dict[str, object]]:
     """The rows of ``runs.csv``: one for each cell of the sweep, also for one that has no record."""
     names = [
         (split, metric)
-        for split in _in_order({split for run in study.sweep.runs for split in run.metrics})
-        for metric in sorted({metric for run in study.sweep.runs for metric in run.metrics.get(split, {})})
+        for split in _in_order({split for run in sweep.runs for split in run.metrics})
+        for metric in sorted({metric for run in sweep.runs for metric in run.metrics.get(split, {})})
     ]
-    return [_run_row(cell, names) for cell in study.sweep.cells]
+    return [_run_row(cell, names) for cell in sweep.cells]
 
 
 def _run_row(cell: Cell, metrics: Sequence[tuple[str, str]]) -> dict[str, object]:

@@ -80,6 +80,10 @@ class Task(Spec):
     def predictions(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """What is kept of each image: arrays by name, (B, ...), from which the metrics can be computed again."""
 
+    def values(self, outputs: torch.Tensor) -> torch.Tensor:
+        """What a reader is shown of outputs (B, ...): by default the outputs themselves."""
+        return outputs
+
     @abstractmethod
     def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:
         """The bounds between which each metric lies, from `predictions`, for verification."""

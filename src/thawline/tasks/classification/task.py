@@ -73,7 +73,11 @@ class Classification(Task):
 
     def predictions(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """``label`` (B,) and ``probabilities`` (B, C), float32."""
-        return {"label": targets, "probabilities": outputs.float().softmax(dim=1)}
+        return {"label": targets, "probabilities": self.values(outputs)}
+
+    def values(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The probabilities of the classes (B, C), float32."""
+        return outputs.float().softmax(dim=1)
 
     def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:
         """The metrics of the probabilities on file.

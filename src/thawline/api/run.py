@@ -1,0 +1,163 @@
+"""A finished run in Python: what its record says, and its model."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thawline.api.images import given_images
+from thawline.api.process import options
+from thawline.errors import usage_error
+from thawline.records import Record, require_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from thawline.network.model import TransferModel
+    from thawline.planning.plan import Plan
+    from thawline.planning.session import Session
+
+
+class Run:
+    """A finished run.
+
+    Args:
+        folder: the run's folder.
+        allow: packages of your own that its classes are from.
+
+    Attributes:
+        folder: the run's folder.
+        record: everything that the run wrote into ``record.json``.
+
+    Raises:
+        UsageError: the folder has no valid record.
+    """
+
+    def __init__(self, folder: Path, *, allow: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self.record: Record = require_record(folder)
+        self._allow = tuple(allow)
+
+    @property
+    def identity(self) -> str:
+        """What names the run: a hash of all that decides its numbers."""
+        return self.record.identity
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, a copy."""
+        return copy.deepcopy(self.record.config)
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """The metrics of each split that the run opened, ``metrics["test"]["top1"]``; NaN where one is not finite."""
+        return {
+            split: {name: math.nan if value is None else value for name, value in values.items()}
+            for split, values in self.record.metrics.items()
+        }
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A row for each epoch: phase, epoch, learning rate, training loss and validation metrics."""
+        import pandas as pd
+
+        return pd.DataFrame(self.record.history)
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """What the model said of each test image, a row each; the index is the image's index in the data set.
+
+        What the run kept of an image is one column (``label``), or one for each output (``probabilities.cat``).
+
+        Raises:
+            UsageError: the run did not open the test split, or the file is damaged.
+        """
+        import numpy as np
+        import pandas as pd
+
+        from thawline.execution.finish import PREDICTIONS_FILE
+        from thawline.execution.weights import recorded_file
+        from thawline.planning.session import Session
+
+        if PREDICTIONS_FILE not in self.record.files:
+            raise usage_error("predictions", f"{self.folder}: the run did not open the test split")
+        with np.load(recorded_file(self.folder, PREDICTIONS_FILE, Session()), allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        columns: dict[str, Any] = {}
+        for name, values in arrays.items():
+            if values.ndim == 1:
+                columns[name] = values
+            elif values.ndim == 2 and values.shape[1] == len(self.record.classes):
+                columns |= {f"{name}.{label}": values[:, place] for place, label in enumerate(self.record.classes)}
+            else:
+                columns[name] = list(values)
+        return pd.DataFrame(columns).set_index("index")
+
+    def load_model(self) -> TransferModel:
+        """A new copy of the model with the run's weights, on the CPU and in eval mode.
+
+        It takes uint8 images (B, 3, H, W) of the run's input size, normalises them itself, and gives the outputs of the
+        head (B, ...), such as logits. Its parts are ``model.backbone`` and ``model.head``.
+
+        Raises:
+            UsageError: a file of the run is damaged, or its data, source weights or own code are not what they were.
+        """
+        from thawline.execution.weights import tuned_model
+
+        with options(self._allow, None):
+            model = tuned_model(self._plan, self._session)
+        return model.cpu().eval()
+
+    def predict(self, images: Any) -> pd.DataFrame:
+        """What the model says of images: a row for each image, and a column for each output by its name.
+
+        Of classification the values are probabilities, and ``predict(images).idxmax(axis=1)`` are the classes. The
+        images are scaled, cropped and normalised as those of the run's evaluation.
+
+        Args:
+            images: one image or several: paths, PIL images, uint8 arrays (H, W) or (H, W, 3); or a batch, as a uint8
+                array (N, H, W, 3) or a uint8 tensor (N, 3, H, W).
+
+        Returns:
+            A table whose index has the paths, or the places of images that have none.
+
+        Raises:
+            UsageError: an image cannot be read, or the run's files or data are not what they were.
+        """
+        import pandas as pd
+
+        from thawline.execution.predict import predict
+
+        found = given_images(images)
+        with options(self._allow, None):
+            values = predict(self._plan, self._tuned, found, self._session)
+        if values.ndim != 2 or values.shape[1] != len(self._plan.outputs):
+            raise usage_error("predict", f"task {self.record.task} has no table of an output for each name")
+        names = pd.Index([found.key(index) for index in range(len(found))] if found.named else range(len(found)))
+        return pd.DataFrame(values.numpy(), index=names.rename("image"), columns=list(self._plan.outputs))
+
+    @cached_property
+    def _session(self) -> Session:
+        from thawline.planning.session import Session
+
+        return Session()
+
+    @cached_property
+    def _plan(self) -> Plan:
+        from thawline.planning.plan import plan_of_run
+
+        with options(self._allow, None):
+            return plan_of_run(self.folder, self._session)
+
+    @cached_property
+    def _tuned(self) -> TransferModel:
+        return self.load_model()
+
+    def __repr__(self) -> str:
+        name = self.record.headline
+        shown = [f"{split} {name} {values[name]:.4f}" for split, values in self.metrics.items() if name in values]
+        return f"<Run {self.identity[:8]}: {', '.join(shown)}>"
