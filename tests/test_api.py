@@ -217,11 +217,12 @@ def test_a_stopped_call_is_a_keyboard_interrupt_and_goes_on_from_there(monkeypat
         os.kill(os.getpid(), signal.SIGINT)
         return finish(*given)
 
+    fields = {**FIELDS, "trainer": {**FIELDS["trainer"], "checkpoint_seconds": 0}}
     monkeypatch.setattr(execution, "finish", stopped)
     with pytest.raises(KeyboardInterrupt):
-        tl.train(FIELDS)
+        tl.train(fields)
     monkeypatch.setattr(execution, "finish", finish)
-    assert tl.train(FIELDS).record.provenance.resumed
+    assert tl.train(fields).record.provenance.resumed
 
 
 def test_own_classes_are_allowed_for_the_call_alone(own_class, tmp_path):
