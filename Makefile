@@ -9,7 +9,7 @@ EXTRAS := dev,docs,tensorboard,lora,slurm,ray
 LOWEST := .venv-lowest
 LOWEST_PYTHON ?= python3.11
 
-.PHONY: help demo demo-pages test test-slow test-lowest smoke-lowest lint types constraints check bench wheel architecture docs clean
+.PHONY: help demo demo-pages test test-slow breakages test-lowest smoke-lowest lint types constraints check bench wheel architecture docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,6 +35,9 @@ test: $(INSTALLED)  ## the quick tests
 test-slow: $(INSTALLED)  ## every timm model, real images, real clusters, a sweep with the lowest versions
 	$(BIN)/python -m pytest -m "slow and not gpu"
 	$(MAKE) smoke-lowest
+
+breakages: $(INSTALLED)  ## put deliberate faults into a copy: the tests must notice each
+	$(BIN)/python -m tests.breakages
 
 $(LOWEST)/.installed: pyproject.toml tools/floors.py tools/requirements.py | $(INSTALLED)
 	$(LOWEST_PYTHON) -m venv --clear $(LOWEST)

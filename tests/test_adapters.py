@@ -154,6 +154,19 @@ def test_where_the_parts_sit():
     assert {name.partition(".bottleneck")[0] for name in parallel.parameters} == {f"blocks.{b}.mlp" for b in range(6)}
 
 
+@pytest.mark.parametrize("form", ["sequential", "parallel"])
+def test_a_bottleneck_reads_what_its_form_says(form):
+    module, _, added = attached(Bottleneck(width=4, scale=0.5, form=form, target_modules=r"\.0\.mlp$"), VIT)
+    mlp, plain = module.get_submodule("blocks.0.mlp"), backbone(VIT).get_submodule("blocks.0.mlp")
+    moved(module, added.parameters)
+    tokens = torch.randn(2, 5, 64)
+    bottleneck, output = mlp.get_submodule("bottleneck"), plain(tokens)
+    read = tokens if form == "parallel" else output
+    expected = output + 0.5 * bottleneck.up(nn.functional.gelu(bottleneck.down(read)))
+    torch.testing.assert_close(mlp(tokens), expected)
+    assert not torch.allclose(expected, output)
+
+
 def test_lora_is_the_low_rank_update_of_its_paper():
     module, _, added = attached(LoRA(r=2, alpha=6, target_modules=r"blocks\.0\.attn\.proj$"), VIT)
     assert added.parameters == (

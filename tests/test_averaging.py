@@ -240,6 +240,10 @@ def test_a_sweep_of_averages_stands_beside_its_runs_in_a_report(thawline, rates)
     assert result.status == 0, result.err
     assert result.out.count("wise_ft") == 3
     assert thawline("status", "rates-wise_ft").status == 0
+    # The averages of a sweep are no ingredients of the next one.
+    assert thawline("average", "rates-wise_ft", "--method", "uniform").status == 0
+    (soup,) = [record for record in averaged(rates) if record.config["average"]["method"] == "uniform"]
+    assert sorted(soup.diagnostics["average"]["ingredients"]) == sorted(run.identity for run in rates)
 
 
 def test_the_test_split_is_read_for_the_chosen_average_alone(thawline, rates, monkeypatch):

@@ -148,6 +148,15 @@ def test_bytes_can_be_said_in_units(cache, store, text, kept):
     assert len(store.entries()) == kept
 
 
+def test_units_of_bytes(tmp_path, monkeypatch):
+    given = {"7": 7, "500MB": 500_000_000, "1.5 KiB": 1536, "2GiB": 2 * 1024**3, "3 gb": 3_000_000_000, "1TiB": 1024**4}
+    asked = []
+    monkeypatch.setattr(Store, "prune", lambda store, max_bytes: asked.append(max_bytes) or [])
+    for text in given:
+        assert run(["prune", "--dir", str(tmp_path), "--max-bytes", text]) == 0
+    assert asked == list(given.values())
+
+
 @pytest.mark.parametrize(
     "line", ["prune --max-bytes much", "prune --max-bytes -5", "prune --all --max-bytes 5", "ls", ""]
 )

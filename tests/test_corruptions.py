@@ -81,8 +81,10 @@ def test_the_noise_is_the_same_in_every_version():
 
 def test_gaussian_noise_has_its_width():
     grey = torch.full((3, 200, 200), 128, dtype=torch.uint8)
-    noise = corrupt(grey, "gaussian_noise", 1, 0).float() - 128
-    assert noise.std() / 255 == pytest.approx(0.08, rel=0.02)
+    noises = {strength: corrupt(grey, "gaussian_noise", strength, 0).float() - 128 for strength in (1, 2, 3)}
+    widths = {strength: float(noise.std()) / 255 for strength, noise in noises.items()}
+    assert widths == pytest.approx({1: 0.08, 2: 0.12, 3: 0.18}, rel=0.02)
+    noise = noises[1]
     assert noise.mean().abs() < 0.5
     assert abs(float(torch.corrcoef(noise.reshape(3, -1))[0, 1])) < 0.02
 

@@ -533,6 +533,17 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
     assert ImageFolder(root=relabelled).load(0).fingerprint != first.fingerprint
 
 
+def test_the_fingerprint_is_of_the_labels_too(tmp_path):
+    root = class_folders(tmp_path)
+    paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    labels = {path: path.partition("/")[0] for path in paths}
+    table(root, [f"{path},{label},train" for path, label in labels.items()])
+    first = ImageFolder(root=root).load(0).fingerprint
+    labels["cat/0.png"], labels["dog/0.png"] = "dog", "cat"
+    table(root, [f"{path},{label},train" for path, label in labels.items()])
+    assert ImageFolder(root=root).load(0).fingerprint != first
+
+
 def test_pictures_that_are_in_two_parts_are_noted(tmp_path):
     root = split_folders(tmp_path)
     for part in ("val", "test"):

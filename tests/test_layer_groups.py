@@ -147,6 +147,28 @@ def test_real_and_meta_networks_have_the_same_groups_and_stay_as_they_are():
 # A norm of its own behind the last block ----------
 
 
+class _Scaled(nn.Module):
+    """A convolution and a scale (1, C, 1, 1) behind it, as normalisation-free networks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.scale = nn.Module()
+        self.scale.gain = nn.Parameter(torch.ones(1, 4, 1, 1))
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, images):
+        return self.fc((self.conv(images) * self.scale.gain).mean(dim=(2, 3)))
+
+
+def test_a_scale_stored_with_four_dimensions_is_no_weight():
+    groups = layer_groups(_Scaled(), input_size=(16, 16))
+    assert [group.parameters for group in groups] == [
+        ("conv.weight", "conv.bias", "scale.gain"),
+        ("fc.weight", "fc.bias"),
+    ]
+
+
 def test_a_top_group_of_nothing_but_a_norm_joins_the_block_below():
     module = on_meta("convnext_tiny")
     groups = layer_groups(module)

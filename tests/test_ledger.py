@@ -117,6 +117,13 @@ def test_failed_cells_are_run_again_by_the_same_command_and_done_ones_are_not(th
     assert thawline("status", "grid").status == 0
 
 
+def test_the_same_cells_in_another_order_are_the_same_sweep(thawline, stub):
+    for seeds in ("0,1", "1,0", "0,2"):
+        assert thawline("train", "-m", *TINY, "sweep.report=false", f"seed={seeds}").status == 0
+    assert stub.ran == [0, 1, 2]
+    assert len(list(Path("outputs/sweeps").iterdir())) == 2
+
+
 @pytest.mark.parametrize(("times", "ends", "attempts"), [(2, 0, 3), (3, 1, 3)])
 def test_retries(thawline, stub, times, ends, attempts):
     stub.behave = failing(1, times=times)

@@ -70,3 +70,13 @@ def test_certain_predictions_and_classes_that_do_not_occur():
     expected = by_hand(probabilities, label, 5)
     del found["loss"], expected["loss"]  # the probability of some labels rounds to 0
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_confidence_on_the_edge_of_a_bin_belongs_to_the_upper_one():
+    # Of three equal logits the confidence is 1/3, the edge between the fifth and the sixth of 15 bins.
+    logits = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0]])
+    other = float(logits[1].softmax(0)[0])
+    assert 1 / 3 < other < 6 / 15
+    metrics = classification_metrics(3, 1)
+    metrics.update(logits, torch.tensor([int(logits[0].argmax()), 2]))
+    assert float(metrics.compute()["calibration_error"]) == pytest.approx(abs(1 - (1 / 3 + other)) / 2, rel=1e-5)

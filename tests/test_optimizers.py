@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.test_freeze_policies import NETWORK
+from tests.test_freeze_policies import BLOCK, NETWORK
 from thawline.errors import UsageError
 from thawline.optimization.optimizers import Optimizer
 from thawline.optimization.schedulers import Constant, Cosine, Step
@@ -30,6 +30,10 @@ def test_norms_and_biases_are_not_decayed_by_default():
         ("backbone (no decay)", {"backbone.fc.bias"}, 0.1, 0.0),
         ("head", {"head.weight"}, 0.1, 0.5),
         ("head (no decay)", {"head.bias"}, 0.1, 0.0),
+    ]
+    assert groups(set(BLOCK), weight_decay=0.5) == [
+        ("backbone", {"backbone.block.conv.weight"}, 0.1, 0.5),
+        ("backbone (no decay)", {*BLOCK} - {"backbone.block.conv.weight"}, 0.1, 0.0),
     ]
     decayed = groups(names, weight_decay=0.5, weight_decay_on_norm_and_bias=True)
     assert [(name, decay) for name, _, _, decay in decayed] == [("backbone", 0.5), ("head", 0.5)]
@@ -71,6 +75,8 @@ def test_what_no_optimizer_takes_is_refused(fields, message):
 def test_schedules():
     assert [Constant(warmup=0.5).factor(step, 4) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
     assert [Step(milestones=(0.5, 0.75)).factor(step, 4) for step in range(4)] == pytest.approx([1, 1, 0.1, 0.01])
+    # 0.29 * 100 is a little less than 29.
+    assert [Step(milestones=(0.29,)).factor(step, 100) for step in (28, 29)] == pytest.approx([1, 0.1])
     cosine = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
     assert [Cosine().factor(step, 4) for step in range(4)] == pytest.approx(cosine)
     assert Cosine(final=0.1).factor(4, 4) == pytest.approx(0.1)

@@ -583,7 +583,10 @@ def test_nothing_is_left_in_the_model_or_in_torch() -> None:
     caches = [module.attention_bias_cache for module in model.modules() if hasattr(module, "attention_bias_cache")]
     state = {name: value.clone() for name, value in model.state_dict().items()}
     seed, arange, call = torch.get_rng_state(), torch.arange, nn.Module.__call__
+    others = random.getstate(), numpy.random.get_state()[1].tolist()
+    model.register_forward_pre_hook(lambda *_: random.seed(7) or numpy.random.seed(7))
     partition(model, last(model, 0.5), images(2))
+    assert (random.getstate(), numpy.random.get_state()[1].tolist()) == others
     assert modes == [module.training for module in model.modules()]
     assert all(vars(module) == before for module, before in held)
     assert caches and not any(caches)

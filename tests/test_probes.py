@@ -130,7 +130,10 @@ def test_a_path_needs_a_linear_probe(thawline, override, message):
 
 
 def test_a_packed_sweep_gives_the_records_of_its_runs_alone(thawline, tmp_path, monkeypatch):
-    grid = ("freeze_policy=linear_probe", "data_seed=0", "optimizer.lr=0.01,0.1", "optimizer.weight_decay=0,0.1")
+    grid = (
+        "freeze_policy=linear_probe", "data_seed=0", "optimizer.lr=0.01,0.1", "optimizer.weight_decay=0,0.1",
+        "loss.label_smoothing=0.2",
+    )  # fmt: skip
     assert thawline("train", "-m", *TINY, *grid, "sweep.report=false").status == 0
     packed = {folder.name: load_record(folder) for folder in records()}
     assert {record.phases[0].thaw_line.packed for record in packed.values()} == {4}

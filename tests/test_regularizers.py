@@ -478,15 +478,17 @@ def test_a_class_that_no_source_class_points_to_keeps_a_relation():
     assert np.allclose(relation.sum(axis=1), 1.0)
 
 
-def test_co_tuning_is_the_cross_entropy_with_the_relation():
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_co_tuning_is_the_cross_entropy_with_the_relation(scale):
     model, images = bench()
-    term = CoTuning(weight=2.3, relation="direct").attach(model.context)
+    term = CoTuning(weight=2.3, relation="direct", logit_scale=scale).attach(model.context)
     with torch.no_grad():
         features = model.context.source.model(images)
         row = model.context.source_classifier
-        log_p = F.linear(features, row.weight, row.bias).log_softmax(dim=1)
+        logits = F.linear(features, row.weight, row.bias)
+        log_p = logits.log_softmax(dim=1)
     labels = model.context.samples("train").labels
-    doubled = np.concatenate([log_p.exp().numpy()] * 2), np.concatenate([labels] * 2)
+    doubled = np.concatenate([(scale * logits).softmax(dim=1).numpy()] * 2), np.concatenate([labels] * 2)
     relation = direct_relation(*doubled, CLASSES)
     expected = -(relation[np.arange(12) % CLASSES] * log_p.numpy()).sum(axis=1).mean()
     assert model.value(term, images).item() == pytest.approx(expected, rel=1e-4)

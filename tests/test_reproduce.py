@@ -29,6 +29,19 @@ def test_a_record_run_again_is_identical(train, thawline):
     assert [folder.name for folder in records()] == [record.identity]
 
 
+def test_a_run_made_again_has_its_threads_and_a_store_of_its_own(train, thawline):
+    record = train("cache.mode=on", "trainer.max_epochs=1", "freeze_policy.k=0")
+    (folder,) = records()
+    threads = record.provenance.threads + 1
+    provenance = record.provenance.model_copy(update={"threads": threads})
+    write_record(folder, record.model_copy(update={"provenance": provenance}))
+    result = thawline("reproduce", record.identity, "--keep", "again")
+    assert result.status == 0, result.err
+    (again,) = records("again")
+    assert load_record(again).config["trainer"]["threads"] == threads
+    assert list(Path("again/cache").glob("*/entry.json"))
+
+
 def test_values_from_the_store_in_one_run_only_are_named(train):
     stored, whole = train("cache.mode=on"), train("cache.mode=off", "output_dir=again")
     assert stored.identity == whole.identity

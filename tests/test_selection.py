@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
+from torch import nn
 
 from tests.conftest import TINY, records
 from tests.make_records import record, scores, sweep
+from thawline.network.model import TransferModel
 from thawline.records import load_record
 from thawline.records.metrics import NEVER, MetricDefinition, SelectionRule, selection_rule
 from thawline.reports.loading import load_sweep
 from thawline.reports.study import make_study
+from thawline.training.selection import Selection
 
 # Fifty validation images of two digits: the accuracy stays where it is for epochs while the loss falls.
 TWO = ("dataset.classes=[0,6]", "freeze_policy=linear_probe", "trainer.max_epochs=4", "optimizer.lr=0.003")
@@ -51,6 +55,21 @@ def test_a_rule_ranks_by_the_metric_then_by_the_tie_break():
     assert rule.rank({"top1": 0.9, "loss": math.nan}) == NEVER
     assert rule.rank({"top1": None, "loss": 0.1}) == NEVER
     assert rule.rank({"val/top1": 0.5}, "val/") == (0.5, 0.0)
+
+
+def test_of_epochs_that_are_equal_in_everything_the_first_is_kept():
+    model = TransferModel(nn.Identity(), nn.Linear(2, 2), (0.5,), (0.5,))
+    selection = Selection(model, SelectionRule("top1", "max", "loss"))
+    row = {"val/top1": 0.75, "val/loss": 0.5}
+    kept = model.head.bias.detach().clone()
+    assert selection.consider(row, 0, {"head.bias"})
+    with torch.no_grad():
+        model.head.bias += 1.0
+    assert not selection.consider(dict(row), 1, {"head.bias"})
+    assert not selection.consider({**row, "val/loss": math.nan}, 2, {"head.bias"})
+    assert (selection.best_epoch, selection.best_value) == (0, 0.75)
+    selection.restore()
+    assert torch.equal(model.head.bias, kept)
 
 
 def test_a_metric_does_not_break_its_own_ties():

@@ -197,6 +197,25 @@ def test_an_entry_is_built_once_and_opened_afterwards(store):
     assert names(store.folder) == [spec.identity]
 
 
+def test_an_entry_is_on_the_disk_before_it_is_used(tmp_path, monkeypatch):
+    spec, produce = small("durable")
+    synced, fsync = set(), os.fsync
+
+    def noting(descriptor):
+        fsync(descriptor)
+        found = os.fstat(descriptor)
+        held = frozenset(names(tmp_path)) if found.st_ino == tmp_path.stat().st_ino else found.st_size
+        synced.add((found.st_ino, held if stat.S_ISREG(found.st_mode) or isinstance(held, frozenset) else "folder"))
+
+    monkeypatch.setattr(os, "fsync", noting)
+    with Store(tmp_path).build(spec, produce, 4) as entry:
+        for file in entry.path.iterdir():
+            assert (file.stat().st_ino, file.stat().st_size) in synced, file.name
+        assert (entry.path.stat().st_ino, "folder") in synced
+    # The name of the entry too: the folder was synced after the rename.
+    assert any(isinstance(held, frozenset) and spec.identity in held for _, held in synced)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
 def test_checksums_do_not_depend_on_the_batch_size(store, batch_size):
     entry = store.build(WIDE, wide, batch_size)

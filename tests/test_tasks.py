@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import TINY, records
 from thawline.records import load_record
+from thawline.tasks.classification import Classification
 
 PARTS = '''
 import hashlib
@@ -175,3 +177,12 @@ def test_a_run_that_does_not_open_test_is_a_good_run(thawline):
     assert new.identity != same.identity
     assert new.metrics["val"] == same.metrics["val"]
     assert json.loads(Path("outputs/runs", same.identity, "record.json").read_text())["metrics"].keys() == {"val"}
+
+
+def test_the_nearest_mean_needs_no_training():
+    features = {
+        "train": torch.tensor([[0.0, 0.0], [0.0, 2.0], [10.0, 0.0], [10.0, 2.0]]),
+        "val": torch.tensor([[1.0, 1.0], [9.0, 1.0], [4.0, 1.0], [6.0, 0.0]]),
+    }
+    targets = {"train": torch.tensor([0, 0, 1, 1]), "val": torch.tensor([0, 1, 1, 1])}
+    assert Classification().without_training(features, targets, ("left", "right")) == {"nearest_mean_top1": 0.75}

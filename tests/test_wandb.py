@@ -229,6 +229,13 @@ def test_what_wandb_would_refuse_is_refused_before_a_run_starts(thawline, overri
     assert not Path("outputs").exists()
 
 
+def test_a_name_is_cut_to_what_wandb_takes(thawline):
+    assert thawline("train", *WANDB, "trainer.max_epochs=1", "freeze_policy.k=0").status == 0
+    (folder,) = folders()
+    label = " ".join([*WANDB, "trainer.max_epochs=1", "freeze_policy.k=0"])
+    assert Seen(folder).run.display_name == label[:128] != label
+
+
 def test_the_environment_of_wandb_counts(thawline, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert thawline("train", *WANDB, "trainer.max_epochs=1", "seed=1").status == 0
