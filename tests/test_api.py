@@ -244,7 +244,7 @@ def test_the_page_runs_as_it_stands(capsys):
     for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
         exec(compile(code, "docs/python.md", "exec"), names)  # noqa: S102
     assert "there is no option 'digitz'; nearest: digits" in capsys.readouterr().out
-    # The first run has the default depth, which is none of the sweep's.
+    # The first run leaves k unset, which is a configuration of its own.
     assert len(records()) == 5
     assert names["logits"].shape == (1, 10)
     assert Path("depth.pdf").stat().st_size > 1000
