@@ -92,7 +92,7 @@ def record(
         "classes": list(classes),
         "provenance": PROVENANCE,
         "splits": {
-            name: {"samples": n, "sha256": f"{n:064x}", "per_class": [n // len(classes)] * len(classes)}
+            name: {"samples": n, "sha256": f"{n:064x}", "per_class": [n // max(1, len(classes))] * len(classes)}
             for name, n in splits.items()
         },
         "layer_groups": layer_groups,

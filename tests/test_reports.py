@@ -571,7 +571,8 @@ def test_a_metric_is_read_as_its_record_says(tmp_path, metric):
     assert study.conditions[0].chosen.depth == {"min": 0, "max": 1}[study.mode]
     assert [study.rows[index].depth for index in study.conditions[0].per_replicate.chosen] == [study.mode == "max"] * 2
     assert DEFINED[metric]["label"] in answer(study)[0]
-    assert depth_figure(study)[0].axes[0].get_ylabel() == DEFINED[metric]["label"]
+    better = ", lower is better" if study.mode == "min" else ""
+    assert depth_figure(study)[0].axes[0].get_ylabel() == DEFINED[metric]["label"] + better
 
 
 def test_a_record_that_does_not_define_its_metrics_is_damaged(tmp_path):

@@ -96,12 +96,14 @@ def _numbers(text: str) -> list[float]:
 
 
 def _show(records: Sequence[Record]) -> None:
-    """A line for each average: what was chosen, and its metric on validation and test."""
+    """A line for each average: what was chosen, and its metric on the splits that it opens."""
     metric = records[0].selection.monitor.removeprefix("val/")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", no_wrap=True)
     table.add_column("chosen", overflow="fold")
-    for split in ("val", "test"):
+    # An average of runs that keep the test split closed keeps it closed, too.
+    splits = [split for split in ("val", "test") if any(split in record.metrics for record in records)]
+    for split in splits:
         table.add_column(f"{split} {metric}", justify="right")
     for record in records:
         about = record.diagnostics["average"]
@@ -111,7 +113,7 @@ def _show(records: Sequence[Record]) -> None:
             if "alpha" in chosen
             else f"{len(chosen['ingredients'])} of {len(about['ingredients'])} runs"
         )
-        values = [record.metrics[split].get(metric) for split in ("val", "test")]
+        values = [record.metrics.get(split, {}).get(metric) for split in splits]
         table.add_row(
             Text(record.identity), Text(said), *("-" if value is None else f"{value:.4f}" for value in values)
         )

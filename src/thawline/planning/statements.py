@@ -37,7 +37,7 @@ def recipe_of(plan: Plan) -> Recipe:
         early_stopping=trainer.early_stopping,
         batch_size=trainer.batch_size,
         gradient_clip=trainer.gradient_clip,
-        label_smoothing=settings.loss.label_smoothing,
+        label_smoothing=settings.task.model_dump().get("label_smoothing"),
         precision=trainer.precision,
         input_size=list(transform.output_size),
         resize=transform.resize,

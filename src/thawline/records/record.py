@@ -268,7 +268,7 @@ class Recipe(_Part):
         early_stopping: epochs without a better validation metric that end a phase; None: it is not stopped early.
         batch_size: samples of a step, of all devices together.
         gradient_clip: the largest norm of the gradient; None: not clipped.
-        label_smoothing: 0 to 1.
+        label_smoothing: 0 to 1; None where the task has none.
         precision: of the arithmetic.
         input_size: height and width of the network's input in pixels.
         resize: how an image comes to that size in evaluation.
@@ -288,7 +288,7 @@ class Recipe(_Part):
     early_stopping: int | None
     batch_size: int
     gradient_clip: float | None
-    label_smoothing: float
+    label_smoothing: float | None = None
     precision: str
     input_size: list[int]
     resize: str

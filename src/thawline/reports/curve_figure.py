@@ -33,9 +33,9 @@ def curve_figure(study: Study) -> tuple[Figure, str] | None:
     drawn = 0
     for row, colour in zip(rows, colours, strict=True):
         drawn += _draw_row(loss, metric, study, row, colour, _MOST_RUNS - drawn)
-    for axes, label in ((loss, "training loss"), (metric, f"validation {study.metric_label}")):
+    for axes, label in ((loss, "training loss"), (metric, f"validation {study.axis_label}")):
         axes.set_xlabel("epoch")
-        axes.set_ylabel(drawable(label, 40))
+        axes.set_ylabel(drawable(label, 60))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
     metric.set_ylim(inside(metric.get_ylim(), study.definition.lower, study.definition.upper))

@@ -1,4 +1,4 @@
-"""Accuracy against depth: a line per strategy, every seed a dot, the interval a band, the choice a ring."""
+"""The metric against depth: a line per strategy, every seed a dot, the interval a band, the choice a ring."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from thawline.reports.figure_style import (
     inside,
 )
 from thawline.reports.statistics import Interval, Summary
-from thawline.reports.study import TEST, VALIDATION, Group, Row, Study, line_label, setting_labels
+from thawline.reports.study import VALIDATION, Group, Row, Study, line_label, setting_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,17 +195,18 @@ def _draw_line(
 ) -> None:
     colour, marker = COLOURS[style], MARKERS[style]
     x = [scale.positions[id(row)] for row in rows]
-    test = [row.summary(TEST, study.metric) for row in rows]
+    results = [row.summary(study.split, study.metric) for row in rows]
     validation = [row.summary(VALIDATION, study.metric).mean for row in rows]
     nan = math.nan
-    bands = [_band(summary) or (nan, nan) for summary in test]
+    bands = [_band(summary) or (nan, nan) for summary in results]
     low, high = [band[0] for band in bands], [band[1] for band in bands]
     axes.fill_between(x, low, high, color=colour, alpha=0.16 if alone else 0.1, linewidth=0, zorder=1)
-    means = [nan if mean is None else mean for mean in validation]
-    axes.plot(x, means, color=colour, alpha=0.55, linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
+    if study.split != VALIDATION:
+        means = [nan if mean is None else mean for mean in validation]
+        axes.plot(x, means, color=colour, alpha=0.55, linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
     for row, position in zip(rows, x, strict=True):
         _draw_seeds(axes, study, scale, row, scale.beside(position, dodge), colour, alone=alone)
-    centre = [nan if summary.mean is None else summary.mean for summary in test]
+    centre = [nan if summary.mean is None else summary.mean for summary in results]
     look: dict[str, Any] = {"marker": marker, "markersize": 3.2, "markeredgewidth": 0, "clip_on": False}
     axes.plot(x, centre, color=colour, linewidth=1.3, zorder=4, **look)
 
@@ -218,7 +219,9 @@ def _band(summary: Summary) -> Interval | None:
 def _draw_seeds(
     axes: Axes, study: Study, scale: _Scale, row: Row, position: float, colour: str, *, alone: bool
 ) -> None:
-    for split, filled in ((VALIDATION, False), (TEST, True)) if alone else ((TEST, True),):
+    # The open dots of validation stand beside the filled ones of test, where there is room.
+    for split in (VALIDATION, study.split) if alone and study.split != VALIDATION else (study.split,):
+        filled = split == study.split
         scores = list(row.scores(split, study.metric).values())
         places = _jittered(len(scores), position, scale)
         finite = [(x, y) for x, y in zip(places, scores, strict=True) if math.isfinite(y)]
@@ -232,7 +235,8 @@ def _draw_seeds(
         lost = [x for x, y in zip(places, scores, strict=True) if not math.isfinite(y)]
         if filled and lost:
             floor = axes.get_xaxis_transform()
-            axes.plot(lost, [0.03] * len(lost), "x", color=colour, markersize=4, transform=floor, zorder=5)
+            worst = 0.03 if study.mode == "max" else 0.97
+            axes.plot(lost, [worst] * len(lost), "x", color=colour, markersize=4, transform=floor, zorder=5)
 
 
 def _jittered(n: int, position: float, scale: _Scale) -> list[float]:
@@ -242,7 +246,7 @@ def _jittered(n: int, position: float, scale: _Scale) -> list[float]:
 
 
 def _draw_choice(axes: Axes, study: Study, scale: _Scale, row: Row, style: int, *, alone: bool) -> None:
-    mean = row.summary(TEST, study.metric).mean
+    mean = row.summary(study.split, study.metric).mean
     x = scale.positions[id(row)]
     if alone:
         axes.axvline(x, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=0)
@@ -291,7 +295,7 @@ def _dress(axes: Axes, study: Study, title: str, groups: Sequence[Group], *, fir
     if title:
         axes.set_title(drawable(title), loc="left")
     if first:
-        axes.set_ylabel(drawable(study.metric_label))
+        axes.set_ylabel(drawable(study.axis_label, 60))
     if last:
         axes.tick_params(labelbottom=True)
 
@@ -299,11 +303,13 @@ def _dress(axes: Axes, study: Study, title: str, groups: Sequence[Group], *, fir
 def _bound(axes: Axes, study: Study, groups: Sequence[Group]) -> None:
     """Let runs and bands set the y axis, which does not leave the metric's bounds."""
     rows = [row for group in groups for row in group.rows]
-    scores = [y for row in rows for split in (VALIDATION, TEST) for y in row.scores(split, study.metric).values()]
+    scores = [
+        y for row in rows for split in (VALIDATION, study.split) for y in row.scores(split, study.metric).values()
+    ]
     finite = [y for y in scores if math.isfinite(y)]
     if not finite:
         return
-    bands = [band for row in rows if (band := _band(row.summary(TEST, study.metric)))]
+    bands = [band for row in rows if (band := _band(row.summary(study.split, study.metric)))]
     finite += [edge for band in bands for edge in band]
     span = max(max(finite) - min(finite), 0.01 * max(abs(max(finite)), 1e-9))
     limits = min(finite) - 0.05 * span, max(finite) + 0.05 * span
@@ -333,21 +339,24 @@ def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, 
     if len(names) > 1:
         for style, name in enumerate(names.values()):
             entries.append(Line2D([], [], color=COLOURS[style], marker=MARKERS[style], markersize=3.5, label=name))
-    entries.append(Line2D([], [], color=base, linewidth=1.3, marker="o", markersize=3.2, label="test, mean"))
-    entries.append(Patch(facecolor=base, alpha=0.2, linewidth=0, label="test, 95 % interval"))
     entries.append(
-        Line2D([], [], color=base, alpha=0.6, linestyle="none", marker="o", markersize=3, label="test, each seed")
+        Line2D([], [], color=base, linewidth=1.3, marker="o", markersize=3.2, label=f"{study.split_label}, mean")
     )
-    dashed: dict[str, Any] = {"alpha": 0.55, "linewidth": 0.9, "linestyle": (0, (4, 2))}
-    entries.append(Line2D([], [], color=base, label="validation, mean", **dashed))
-    if single:
+    entries.append(Patch(facecolor=base, alpha=0.2, linewidth=0, label=f"{study.split_label}, 95 % interval"))
+    dots: dict[str, Any] = {"alpha": 0.6, "linestyle": "none", "marker": "o", "markersize": 3}
+    entries.append(Line2D([], [], color=base, label=f"{study.split_label}, each seed", **dots))
+    beside = study.split != VALIDATION
+    if beside:
+        dashed: dict[str, Any] = {"alpha": 0.55, "linewidth": 0.9, "linestyle": (0, (4, 2))}
+        entries.append(Line2D([], [], color=base, label="validation, mean", **dashed))
+    if beside and single:
         hollow: dict[str, Any] = {"markerfacecolor": "white", "markersize": 2.8, "markeredgewidth": 0.6, "alpha": 0.6}
         entries.append(
             Line2D([], [], color=base, linestyle="none", marker="o", label="validation, each seed", **hollow)
         )
     ring: dict[str, Any] = {"markerfacecolor": "none", "markersize": 7, "markeredgewidth": 1.1}
     entries.append(Line2D([], [], color=base, linestyle="none", marker="o", label="chosen on validation", **ring))
-    if any(row.summary(TEST, study.metric).diverged for row in study.rows):
+    if any(row.summary(study.split, study.metric).diverged for row in study.rows):
         entries.append(Line2D([], [], color=base, linestyle="none", marker="x", markersize=4, label="diverged"))
     if single:
         figure.legend(handles=entries, loc="outside lower center", ncols=2, columnspacing=1.2)
@@ -357,12 +366,14 @@ def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, 
 
 def _depth_caption(study: Study, facets: Sequence[tuple[str, list[Group]]], *, wide: bool) -> str:
     along = "the number of unfrozen layer groups" if study.axes.depth_is_layers else plain(study.axes.depth or "", 60)
+    open_dots = "" if wide else ", its seeds as open dots"
+    dashed = f" Dashed: validation mean{open_dots}." if study.split != VALIDATION else ""
     text = (
-        f"{capital(study.metric_label)} against {along}. Solid: test mean over the seeds with its 95 % t interval, "
-        f"every seed as a dot. Dashed: validation mean{'' if wide else ', its seeds as open dots'}. Ring: chosen on "
-        "validation."
+        f"{capital(study.metric_label)} against {along}. Solid: {study.split_label} mean over the seeds with its 95 % "
+        f"t interval, every seed as a dot.{dashed} Ring: chosen on validation."
     )
-    if any(row.summary(TEST, study.metric).n == 2 for row in study.rows):
+    text += f" {capital(study.direction_note)}." if study.direction_note else ""
+    if any(row.summary(study.split, study.metric).n == 2 for row in study.rows):
         text += " Intervals over two seeds are not drawn; they are in the tables."
     drawn = sum(len(groups) for _, groups in facets)
     if drawn < len(study.series):

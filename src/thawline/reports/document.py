@@ -78,7 +78,10 @@ class Document:
     sections: tuple[Section, ...] = field(default=())
 
 
-def number(value: float | None, digits: int = 3) -> str:
+DIGITS = 3
+
+
+def number(value: float | None, digits: int = DIGITS) -> str:
     """A number with a fixed number of digits after the point, a true minus sign, and a dash where there is none."""
     if value is None or value != value:
         return DASH
@@ -88,13 +91,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", MINUS)
 
 
-def signed(value: float | None, digits: int = 3) -> str:
+def signed(value: float | None, digits: int = DIGITS) -> str:
     """A difference: as `number`, with a plus where it is positive."""
     text = number(value, digits)
     return f"+{text}" if value is not None and float(f"{value:.{digits}f}") > 0 else text
 
 
-def interval(bounds: tuple[float, float] | None, digits: int = 3, *, with_sign: bool = False) -> str:
+def interval(bounds: tuple[float, float] | None, digits: int = DIGITS, *, with_sign: bool = False) -> str:
     """An interval in brackets, or a dash."""
     if bounds is None:
         return DASH

@@ -18,12 +18,18 @@ from thawline.reports.document import (
     signed,
 )
 from thawline.reports.findings import Comparison, comparisons, ranking, sample_comparisons
-from thawline.reports.study import Group, Row, Study
+from thawline.reports.study import TEST, Group, Row, Study
 from thawline.reports.tables import depth_told, mean_sd, short, ties_in_words
 
 _MOST_ROWS = 300
 _MOST_VALUES = 4
 _MOST_CONDITIONS = 12
+# The columns of the choice that hold names.
+_CHOICE_NAMES = ("by mean over seeds", "by each seed (how often)", "oracle, most often")
+_INTERVALS = (
+    "The bootstrap resamples the seeds of both rows jointly. Over few seeds its interval is too short (over 3 it "
+    "covers 73 % where it says 95): trust the t interval."
+)
 
 
 def choice(study: Study) -> Iterable[Section]:
@@ -31,67 +37,53 @@ def choice(study: Study) -> Iterable[Section]:
     groups = [group for group in (study.series or study.conditions) if len(group.candidates) > 1]
     if not groups or not study.axes.replicates:
         return
-    lines = [_choice_line(study, group) for group in groups[:_MOST_ROWS] if group.per_replicate.keys]
-    if not lines:
+    found = [_choice(study, group) for group in groups[:_MOST_ROWS] if group.per_replicate.keys]
+    if not found:
         return
+    named = {0: "line" if study.series else "condition"} if len(groups) > 1 else {}
+    headings = [*named.values(), *(heading for heading, _ in found[0][1])]
+    lines = [Line((*(label for _ in named), *(entry for _, entry in entries))) for label, entries in found]
+    left = [place for place, heading in enumerate(headings) if heading in (*named.values(), *_CHOICE_NAMES)]
     what = "depth" if study.axes.depth_is_layers else "setting"
-    headings = [
-        "by mean over seeds",
-        "by each seed (how often)",
-        f"test {study.metric} of each seed's choice",
-        "95 % interval",
-        "oracle, most often",
-        "regret against the oracle",
-        "seeds",
-    ]
-    if len(groups) > 1:
-        headings.insert(0, "line" if study.series else "condition")
-    left = (0, 1, 4) if len(groups) == 1 else (0, 1, 2, 5)
-    entries = [Line(line.entries[1:]) for line in lines] if len(groups) == 1 else lines
-    note = (
-        "The oracle picks the best test score of each seed. It looks at the test set, so it is a bound to compare "
-        "with and never a result. The regret is what validation loses against it."
-    )
-    table = Table(columns(*headings, left=left), tuple(entries), note=note)
-    told = (
-        f"How much does the chosen {what} depend on the seed? Each seed chooses by its own validation score; "
-        f"{ties_in_words(study)}."
-    )
-    yield Section(f"The choice of the {what}", (told,), (table,))
-
-
-def _choice_line(study: Study, group: Group) -> Line:
-    choice = group.per_replicate
-    counts = sorted(choice.counts().items(), key=lambda item: -item[1])
-    chosen = ", ".join(f"{_within(study, group, group.candidates[i])} ({n})" for i, n in counts[:_MOST_VALUES])
-    test = statistics.summary(choice.test_of_chosen)
-    return Line(
-        (
-            short(group.label) or "all rows",
-            _within(study, group, group.chosen) if group.chosen else DASH,
-            chosen + (", …" if len(counts) > _MOST_VALUES else ""),
-            mean_sd(test),
-            interval(test.interval),
-            _within(study, group, group.candidates[_most_common(choice.oracle)]),
-            mean_sd(statistics.summary(choice.regret)),
-            str(len(choice.keys)),
+    question = f"How much does the chosen {what} depend on the seed?"
+    told = [f"{question} Each seed chooses by its own validation score; {ties_in_words(study)}."]
+    if study.split == TEST:
+        note = (
+            "The oracle picks the best test score of each seed. It looks at the test set, so it is a bound to compare "
+            "with and never a result. The regret is what validation loses against it."
         )
-    )
+    else:
+        note = ""
+        told.append("What these choices give on test, and their regret, need runs that open the test split.")
+    table = Table(columns(*headings, left=left), tuple(lines), note=note)
+    yield Section(f"The choice of the {what}", tuple(told), (table,))
+
+
+def _choice(study: Study, group: Group) -> tuple[str, list[tuple[str, str]]]:
+    """A group's label, and the headings and entries of its line."""
+    choice, digits = group.per_replicate, study.digits
+    counts = sorted(choice.counts().items(), key=lambda item: -item[1])
+    each = ", ".join(f"{_within(study, group, group.candidates[i])} ({n})" for i, n in counts[:_MOST_VALUES])
+    by_mean, by_seed, oracle = _CHOICE_NAMES
+    entries = [
+        (by_mean, _within(study, group, group.chosen) if group.chosen else DASH),
+        (by_seed, each + (", …" if len(counts) > _MOST_VALUES else "")),
+    ]
+    if study.split == TEST:
+        bounds = study.definition.lower, study.definition.upper
+        test = statistics.summary(choice.test_of_chosen, bounds=bounds)
+        entries += [
+            (f"test {study.metric} of each seed's choice", mean_sd(test, digits)),
+            ("95 % interval", interval(test.interval, digits)),
+            (oracle, _within(study, group, group.candidates[_most_common(choice.oracle)])),
+            ("regret against the oracle", mean_sd(statistics.summary(choice.regret), digits)),
+        ]
+    return short(group.label) or "all rows", [*entries, ("seeds", str(len(choice.keys)))]
 
 
 def compared(study: Study) -> Iterable[Section]:
     """The chosen row against the others: paired differences, intervals, tests, and what n allows at all."""
     tables = []
-    how = (
-        "Test scores, paired by seed: the chosen row less the other. P(better) is the probability that a run of the "
-        "chosen row beats one of the other (Agarwal et al. 2021). p values are two-sided and exact: sign flips of the "
-        "paired differences, Wilcoxon's signed ranks, and the sign-flip p after Holm's correction over the table."
-    )
-    intervals = (
-        "The bootstrap resamples the seeds of both rows jointly. Over few seeds its interval is too short (over 3 it "
-        "covers 73 % where it says 95): trust the t interval."
-    )
-    paragraphs = [how, intervals]
     unpaired = False
     floors = []
     for group in study.conditions[:_MOST_CONDITIONS]:
@@ -101,13 +93,29 @@ def compared(study: Study) -> Iterable[Section]:
         pairs = max(item.n for item in found)
         floors.append((group.label, statistics.smallest_p_in_words(pairs, len(found))))
         unpaired = unpaired or any(item.unpaired for item in found)
-        tables.append(_comparison_table(group, group.chosen, found))
+        tables.append(_comparison_table(study, group, group.chosen, found))
     if not tables:
         return
-    paragraphs += _said_once(floors)
+    paragraphs = [_how_compared(study), _INTERVALS, *(_said_once(floors) if study.split == TEST else ())]
     if unpaired:
         paragraphs.append("Where the rows do not have the same seeds only the common ones are compared ('pairs').")
     yield Section("How sure is that?", tuple(paragraphs), tuple(tables))
+
+
+def _how_compared(study: Study) -> str:
+    text = f"{study.split_label.capitalize()} scores, paired by seed: the chosen row less the other"
+    text += ", so below zero it is the better one." if study.mode == "min" else "."
+    if study.split != TEST:
+        return (
+            f"{text} There are no p values: the chosen row was chosen by these very scores, which favours it, and a "
+            "test would find a difference where there is none. Run the chosen setting and its rivals with "
+            "open_test=true for that."
+        )
+    return (
+        f"{text} P(better) is the probability that a run of the chosen row beats one of the other (Agarwal et al. "
+        "2021). p values are two-sided and exact: sign flips of the paired differences, Wilcoxon's signed ranks, and "
+        "the sign-flip p after Holm's correction over the table."
+    )
 
 
 def _said_once(floors: Sequence[tuple[str, str]]) -> list[str]:
@@ -118,41 +126,35 @@ def _said_once(floors: Sequence[tuple[str, str]]) -> list[str]:
     return [text[0].upper() + text[1:] for text in told]
 
 
-def _comparison_table(group: Group, chosen: Row, found: Sequence[Comparison]) -> Table:
-    lines = [
-        Line(
-            (
-                _named(group, item.other),
-                signed(item.difference),
-                interval(item.interval, with_sign=True),
-                interval(item.bootstrap, with_sign=True),
-                number(item.improvement, 2),
-                *((p_value(item.sign_flip.p), p_value(item.wilcoxon.p)) if item.n > 1 else (DASH, DASH)),
-                DASH if item.holm is None else p_value(item.holm),
-                str(item.n),
-            )
-        )
-        for item in found[:_MOST_ROWS]
-    ]
+def _comparison_table(study: Study, group: Group, chosen: Row, found: Sequence[Comparison]) -> Table:
+    headings = ["against", "difference", "95 % t interval", "95 % bootstrap"]
+    if study.split == TEST:
+        headings += ["P(better)", "p sign flip", "p Wilcoxon", "p Holm"]
     return Table(
-        columns(
-            "against",
-            "difference",
-            "95 % t interval",
-            "95 % bootstrap",
-            "P(better)",
-            "p sign flip",
-            "p Wilcoxon",
-            "p Holm",
-            "pairs",
-        ),
-        tuple(lines),
+        columns(*headings, "pairs"),
+        tuple(_comparison_line(study, group, item) for item in found[:_MOST_ROWS]),
         caption=f"{_named(group, chosen)} against the others" + (f" on {short(group.label)}" if group.label else ""),
     )
 
 
+def _comparison_line(study: Study, group: Group, item: Comparison) -> Line:
+    entries = [
+        _named(group, item.other),
+        signed(item.difference, study.digits),
+        interval(item.interval, study.digits, with_sign=True),
+        interval(item.bootstrap, study.digits, with_sign=True),
+    ]
+    if study.split == TEST:
+        entries += [
+            number(item.improvement, 2),
+            *((p_value(item.sign_flip.p), p_value(item.wilcoxon.p)) if item.n > 1 else (DASH, DASH)),
+            DASH if item.holm is None else p_value(item.holm),
+        ]
+    return Line((*entries, str(item.n)))
+
+
 def by_sample(study: Study) -> Iterable[Section]:
-    """McNemar's test of the chosen row's models against the references', where the runs keep their predictions."""
+    """McNemar's test of the chosen row's models against the references', where predictions are right or wrong."""
     lines = []
     for group in study.conditions[:_MOST_CONDITIONS]:
         if group.chosen is None:
@@ -179,19 +181,20 @@ def over_data_sets(study: Study) -> Iterable[Section]:
     ranked = ranking(study)
     if ranked is None:
         return
-    order = sorted(range(len(ranked.labels)), key=lambda index: ranked.friedman.mean_ranks[index])
+    order = sorted(range(len(ranked.names)), key=lambda index: ranked.friedman.mean_ranks[index])
     bars = [{*clique} for clique in ranked.cliques if len(clique) > 1]
     letters = {
         index: " ".join(_letter(bar) for bar, members in enumerate(bars) if index in members) or DASH for index in order
     }
     lines = [
-        Line((short(ranked.labels[index]), number(ranked.friedman.mean_ranks[index], 2), letters[index]))
+        Line((short(ranked.names[index]), number(ranked.friedman.mean_ranks[index], 2), letters[index]))
         for index in order[:_MOST_ROWS]
     ]
     test = ranked.friedman
-    pairs = len(ranked.labels) * (len(ranked.labels) - 1) // 2
+    pairs = len(ranked.names) * (len(ranked.names) - 1) // 2
     how = (
-        f"Strategies ranked on each of {test.data_sets} data sets by their mean test {study.metric_label} (1 is best); "
+        f"Strategies ranked on each of {test.data_sets} data sets by their mean {study.split_label} "
+        f"{study.metric_label} (1 is best); "
         "scores of different data sets are never averaged. Friedman's chi-square is "
         f"{number(test.statistic, 2)}, p = {p_value(test.p)} (approximate). Strategies that share a letter are not "
         "told apart by Wilcoxon's test over the data sets, Holm-corrected at 0.05."

@@ -1,4 +1,4 @@
-"""The figure of a sweep, for a paper's column: accuracy against depth, or strategies side by side."""
+"""The figure of a sweep, for a paper's column: the metric against depth, or strategies side by side."""
 
 from __future__ import annotations
 

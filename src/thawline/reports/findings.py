@@ -16,7 +16,7 @@ from thawline.records import RECORD_FILE
 from thawline.reports import statistics
 from thawline.reports.loading import PREDICTIONS_FILE, Run
 from thawline.reports.statistics import Friedman, Interval, McNemar, PairedTest
-from thawline.reports.study import TEST, Group, Key, Row, Study, setting_labels
+from thawline.reports.study import Group, Key, Row, Study, setting_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ _MOST_SEEDS_READ = 20
 
 @dataclass(frozen=True)
 class Comparison:
-    """The chosen row against another on the test set, paired by seed.
+    """The chosen row against another on the study's split, paired by seed.
 
     `difference` is chosen - other in the metric's own direction; `improvement` the probability that a run of the
     chosen row is the better one. None where the two have no replicate in common.
@@ -59,9 +59,9 @@ class SampleComparison:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Strategies ranked over several data sets by their mean test score on each; `left_out` miss a data set."""
+    """Strategies ranked over several data sets by their mean score on each; `left_out` miss a data set."""
 
-    labels: tuple[str, ...]
+    names: tuple[str, ...]
     friedman: Friedman
     p_values: NDArray[np.float64]
     cliques: tuple[tuple[int, ...], ...]
@@ -91,8 +91,8 @@ def comparisons(study: Study, group: Group) -> list[Comparison]:
 
 
 def compare(study: Study, chosen: Row, other: Row) -> Comparison:
-    """The row `chosen` against `other` on the test set, not yet corrected for other comparisons."""
-    pairs = statistics.paired(chosen.scores(TEST, study.metric), other.scores(TEST, study.metric))
+    """The row `chosen` against `other` on the study's split, not yet corrected for other comparisons."""
+    pairs = statistics.paired(chosen.scores(study.split, study.metric), other.scores(study.split, study.metric))
     differences = pairs.differences
     sign = 1.0 if study.mode == "max" else -1.0
     return Comparison(
@@ -130,7 +130,7 @@ def ranking(study: Study) -> Ranking | None:
     names: dict[tuple[Key, str | None], str] = {}
     for row in study.rows:
         strategy = (row.choice, row.depth_value)
-        mean = row.summary(TEST, study.metric).mean
+        mean = row.summary(study.split, study.metric).mean
         names[strategy] = _strategy_label(study, row)
         means.setdefault(strategy, []).append(math.nan if mean is None else mean)
     whole = {
@@ -144,7 +144,7 @@ def ranking(study: Study) -> Ranking | None:
     ranked = statistics.friedman(scores, study.mode)
     p_values = statistics.wilcoxon_holm(scores)
     return Ranking(
-        labels=tuple(names[strategy] for strategy in whole),
+        names=tuple(names[strategy] for strategy in whole),
         friedman=ranked,
         p_values=p_values,
         cliques=tuple(statistics.cliques(ranked.mean_ranks, p_values)),

@@ -83,13 +83,13 @@ class Run:
     """What a report needs of one record.
 
     Metrics that the record holds as null are NaN here; a metric that it lacks is absent. `definitions` says how each is
-    read, and `tie_break` is the one that decides between runs that are equal by another. `trained` has for each layer
+    read, and `tie_break` is the one that decides between runs that are equal by another. `trains` is what trained over
+    all phases, and `additions` what the run adds to that (None: the record does not say). `trained` has for each layer
     group the share of its parameters that trained, from input to output; `counted_from` is the end of the network that
-    the freeze policy counts its groups from. `additions` is what the run adds to training them (None: the record does
-    not say). `changes` has one entry for each layer group, or none where the record has no diagnostics.
-    `command` makes the run again. `recipe` has the settings of the training and their values, in words. `train_loss`
-    and `validation` (by metric) have a number per epoch, and `phase_of_epoch` the name of its phase; they are empty
-    where nothing was trained epoch by epoch. `chosen_epoch` is the one whose weights were kept.
+    the freeze policy counts its groups from. `changes` has one entry for each layer group, or none where the record has
+    no diagnostics. `command` makes the run again. `recipe` has the settings of the training and their values, in words.
+    `train_loss` and `validation` (by metric) have a number per epoch, and `phase_of_epoch` the name of its phase; they
+    are empty where nothing was trained epoch by epoch. `chosen_epoch` is the one whose weights were kept.
     """
 
     identity: str
@@ -101,6 +101,7 @@ class Run:
     tie_break: str | None
     diverged: bool
     divergence: str
+    trains: Literal["head", "all", "part"]
     monitor: str
     selection_tie_break: str | None
     groups: tuple[str, ...]
@@ -132,6 +133,11 @@ class Run:
     def share(self) -> float:
         """Trainable parameters as a share of all, 0 to 1."""
         return self.trainable / self.total if self.total else math.nan
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the run opened the test split."""
+        return "test" in self.metrics
 
     @property
     def last_phase(self) -> str:
@@ -314,6 +320,7 @@ def _run(record: Record, folder: Path) -> Run:
         },
         diverged=record.diverged,
         divergence=record.divergence,
+        trains=_trains(record),
         definitions=record.metric_definitions,
         tie_break=record.tie_break,
         monitor=record.selection.monitor,
@@ -344,9 +351,21 @@ def _run(record: Record, folder: Path) -> Run:
     )
 
 
+def _trains(record: Record) -> Literal["head", "all", "part"]:
+    """What trained, as the record states it; of records that do not, by their counts."""
+    if record.strategy is not None:
+        return record.strategy.trains
+    counts = record.parameters
+    if counts.trainable == counts.total:
+        return "all"
+    return "head" if counts.trainable == counts.head else "part"
+
+
 def _recipe(record: Record) -> Iterator[tuple[str, str]]:
     if record.recipe is not None:
         for name, value in record.recipe.model_dump().items():
+            if name == "label_smoothing" and value is None:
+                continue  # the task knows of no such thing
             yield name.replace("_", " "), _in_words(value)
 
 

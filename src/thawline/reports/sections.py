@@ -22,7 +22,7 @@ from thawline.reports.document import (
 from thawline.reports.escaping import EN_DASH, command_line, plain
 from thawline.reports.evidence import by_sample, choice, compared, over_data_sets
 from thawline.reports.findings import class_recalls
-from thawline.reports.study import TEST, VALIDATION, Study
+from thawline.reports.study import SPLIT_LABELS, TEST, VALIDATION, Study
 from thawline.reports.tables import (
     LONGEST_NAME,
     mean_sd,
@@ -100,8 +100,8 @@ def _tests_table(study: Study, sets: Mapping[str, Sequence[str]], caption: str =
         Line(
             (
                 short(row.label),
-                mean_sd(row.summary(TEST, study.metric)),
-                *(mean_sd(row.summary_over(splits, study.metric)) for splits in sets.values()),
+                mean_sd(row.summary(TEST, study.metric), study.digits),
+                *(mean_sd(row.summary_over(splits, study.metric), study.digits) for splits in sets.values()),
             ),
             strong=study.is_chosen(row),
         )
@@ -168,7 +168,7 @@ def _before(study: Study) -> Iterable[Section]:
         values = [
             [run.metrics[s][study.metric] for run in runs if study.metric in run.metrics.get(s, {})] for s in splits
         ]
-        told = [mean_sd(statistics.summary(sample)) for sample in values]
+        told = [mean_sd(statistics.summary(sample), study.digits) for sample in values]
         lines.append(Line((short(group.label) or "all runs", *told, str(len(runs)))))
     headings = ("line" if study.series else "condition", *(split.removeprefix("before/") for split in splits), "runs")
     text = f"{_capital(study.metric_label)} of the transferred copy before any tuning, over all runs."
@@ -200,21 +200,20 @@ def _classes(study: Study) -> Iterable[Section]:
 
 
 def _every_run(study: Study) -> Section:
+    digits = study.digits
+    splits = (VALIDATION, TEST) if study.any_tested else (VALIDATION,)
     lines = []
     for row in study.rows[:_MOST_ROWS]:
-        validation, test = row.scores(VALIDATION, study.metric), row.scores(TEST, study.metric)
-        summary = row.summary(TEST, study.metric)
-        finite = [value for value in test.values() if value == value]
-        middle = number(statistics.interquartile_mean(finite)) if finite else DASH
+        summary = row.summary(study.split, study.metric)
+        finite = [value for value in row.scores(study.split, study.metric).values() if value == value]
         lines.append(
             Line(
                 (
                     short(row.label),
-                    _listed(validation.values()),
-                    _listed(test.values()),
-                    number(summary.mean),
-                    number(summary.sd),
-                    middle,
+                    *(_listed(row.scores(split, study.metric).values(), digits) for split in splits),
+                    number(summary.mean, digits),
+                    number(summary.sd, digits),
+                    number(statistics.interquartile_mean(finite), digits) if finite else DASH,
                     str(summary.n),
                 ),
                 strong=study.is_chosen(row),
@@ -222,8 +221,9 @@ def _every_run(study: Study) -> Section:
         )
     seeds = ", ".join(axis.rpartition(".")[2] for axis in study.axes.replicates) or "one run"
     note = f"In the order of the sweep ({seeds}). IQM is the interquartile mean; below four runs it is the mean."
-    headings = ("setting", "validation, each run", "test, each run", "test mean", "sd", "IQM", "n")
-    table = Table(columns(*headings, left=(0, 1, 2)), tuple(lines), note=note)
+    each = (f"{SPLIT_LABELS[split]}, each run" for split in splits)
+    headings = ("setting", *each, f"{study.split_label} mean", "sd", "IQM", "n")
+    table = Table(columns(*headings, left=range(len(splits) + 1)), tuple(lines), note=note)
     return Section("Every run", (), (table,), folded=True)
 
 
@@ -284,7 +284,7 @@ def _method(study: Study) -> Section:
         f"{', ' + study.axes.how_counted if study.axes.how_counted else ''}; k = 0 trains the head alone, 'in part' "
         f"means that not all parameters of these groups train. A row is chosen by the {best} mean "
         f"{study.metric_label} on validation; {ties_in_words(study)}. A run's checkpoint is selected on validation by "
-        f"{_selected(study)}; the test set is opened once per run, after that."
+        f"{_selected(study)}; {_opened(study)}."
     )
     numbers = (
         "Standard deviations have n - 1 in the denominator. Intervals of a mean are t intervals, cut at the metric's "
@@ -292,6 +292,13 @@ def _method(study: Study) -> Section:
         "a dash, never zero."
     )
     return Section("How this is computed", (rows, numbers), folded=True)
+
+
+def _opened(study: Study) -> str:
+    if not study.any_tested:
+        return "no run opened the test set"
+    which = "per run" if not study.untested else "by the runs that open it at all"
+    return f"the test set is opened once {which}, after that"
 
 
 def _selected(study: Study) -> str:
@@ -304,8 +311,8 @@ def _selected(study: Study) -> str:
     return " or ".join(rules)
 
 
-def _listed(values: Iterable[float]) -> str:
-    told = [number(value) if value == value else "diverged" for value in values]
+def _listed(values: Iterable[float], digits: int) -> str:
+    told = [number(value, digits) if value == value else "diverged" for value in values]
     return " ".join(told[:10]) + (f" … ({len(told)})" if len(told) > 10 else "") if told else DASH
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from thawline.reports.figure_style import COLOURS, COLUMN_INCHES, PAGE_INCHES, capital, drawable, inside
-from thawline.reports.study import TEST, VALIDATION, Group, Row, Study, setting_labels
+from thawline.reports.study import VALIDATION, Group, Row, Study, setting_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ def strategy_figure(study: Study) -> tuple[Figure, str]:
     panels = figure.subplots(1, len(facets), squeeze=False, sharey=True)[0].tolist()
     for panel, group in zip(panels, facets, strict=True):
         _draw_strategies(panel, study, group, places)
-        panel.set_xlabel(drawable(study.metric_label))
+        panel.set_xlabel(drawable(study.axis_label, 60))
         panel.set_xlim(inside(panel.get_xlim(), study.definition.lower, study.definition.upper))
         panel.xaxis.get_major_locator().set_params(nbins=4)
         if group.label:
@@ -61,7 +61,7 @@ def _draw_strategies(axes: Axes, study: Study, group: Group, places: dict[tuple[
         if row.choice not in places:
             continue
         y = places[row.choice]
-        scores = list(row.scores(TEST, study.metric).values())
+        scores = list(row.scores(study.split, study.metric).values())
         step = min(0.12, 0.4 / max(1, len(scores)))
         heights = [y + (index - (len(scores) - 1) / 2) * step for index in range(len(scores))]
         finite = [(x, h) for x, h in zip(scores, heights, strict=True) if math.isfinite(x)]
@@ -71,7 +71,8 @@ def _draw_strategies(axes: Axes, study: Study, group: Group, places: dict[tuple[
         lost = [h for x, h in zip(scores, heights, strict=True) if not math.isfinite(x)]
         if lost:
             floor = axes.get_yaxis_transform()
-            axes.plot([0.02] * len(lost), lost, "x", color=colour, markersize=4, transform=floor, zorder=5)
+            worst = 0.02 if study.mode == "max" else 0.98
+            axes.plot([worst] * len(lost), lost, "x", color=colour, markersize=4, transform=floor, zorder=5)
         _draw_strategy_means(axes, study, row, y, chosen=group.chosen is row)
     axes.set_ylim(-0.6, len(places) - 0.4)
     axes.grid(axis="both")
@@ -81,18 +82,18 @@ def _draw_strategies(axes: Axes, study: Study, group: Group, places: dict[tuple[
 
 def _draw_strategy_means(axes: Axes, study: Study, row: Row, y: int, *, chosen: bool) -> None:
     colour = COLOURS[0]
-    test, validation = row.summary(TEST, study.metric), row.summary(VALIDATION, study.metric).mean
-    if validation is not None:
+    result, validation = row.summary(study.split, study.metric), row.summary(VALIDATION, study.metric).mean
+    if validation is not None and study.split != VALIDATION:
         axes.plot(
             [validation], [y], "D", markersize=3.4, markerfacecolor="white", color=COLOURS[4], zorder=2, clip_on=False
         )
-    if test.interval is not None:
-        axes.plot(test.interval, [y, y], color=colour, linewidth=1.1, solid_capstyle="butt", alpha=0.8, zorder=3)
-    if test.mean is not None:
-        axes.plot([test.mean], [y], "o", markersize=4.2, color=colour, markeredgewidth=0, zorder=4, clip_on=False)
+    if result.interval is not None:
+        axes.plot(result.interval, [y, y], color=colour, linewidth=1.1, solid_capstyle="butt", alpha=0.8, zorder=3)
+    if result.mean is not None:
+        axes.plot([result.mean], [y], "o", markersize=4.2, color=colour, markeredgewidth=0, zorder=4, clip_on=False)
         if chosen:
             axes.plot(
-                [test.mean], [y], "o", markersize=9, markerfacecolor="none", color=colour, zorder=5, clip_on=False
+                [result.mean], [y], "o", markersize=9, markerfacecolor="none", color=colour, zorder=5, clip_on=False
             )
 
 
@@ -108,32 +109,29 @@ def _strategy_legend(figure: Figure, study: Study) -> None:
 
     colour, other = COLOURS[0], COLOURS[4]
     ring: dict[str, Any] = {"markerfacecolor": "none", "markersize": 8}
+    mean: dict[str, Any] = {"linewidth": 1.1, "marker": "o", "markersize": 4.2}
+    dots: dict[str, Any] = {"alpha": 0.5, "linestyle": "none", "marker": "o", "markersize": 2.8}
+    diamond: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 3.4, "markerfacecolor": "white"}
     entries = [
-        Line2D([], [], color=colour, linewidth=1.1, marker="o", markersize=4.2, label="test, mean, 95 % interval"),
-        Line2D([], [], color=colour, alpha=0.5, linestyle="none", marker="o", markersize=2.8, label="test, each seed"),
-        Line2D(
-            [],
-            [],
-            color=other,
-            linestyle="none",
-            marker="D",
-            markersize=3.4,
-            markerfacecolor="white",
-            label="validation",
-        ),
-        Line2D([], [], color=colour, linestyle="none", marker="o", label="chosen on validation", **ring),
+        Line2D([], [], color=colour, label=f"{study.split_label}, mean, 95 % interval", **mean),
+        Line2D([], [], color=colour, label=f"{study.split_label}, each seed", **dots),
     ]
-    if any(row.summary(TEST, study.metric).diverged for row in study.rows):
+    if study.split != VALIDATION:
+        entries.append(Line2D([], [], color=other, label="validation", **diamond))
+    entries.append(Line2D([], [], color=colour, linestyle="none", marker="o", label="chosen on validation", **ring))
+    if any(row.summary(study.split, study.metric).diverged for row in study.rows):
         entries.append(Line2D([], [], color=colour, linestyle="none", marker="x", markersize=4, label="diverged"))
     figure.legend(handles=entries, loc="outside lower center", ncols=2, columnspacing=1.2)
 
 
 def _strategy_caption(study: Study, strategies: int, facets: int) -> str:
+    diamond = " Diamond: validation mean." if study.split != VALIDATION else ""
     text = (
-        f"{capital(study.metric_label)} of each strategy, best on validation first. Filled: test mean over the seeds "
-        "with its 95 % t interval, every seed as a small dot. Diamond: validation mean. Ring and bold: chosen "
-        "on validation."
+        f"{capital(study.metric_label)} of each strategy, best on validation first. Filled: {study.split_label} mean "
+        f"over the seeds with its 95 % t interval, every seed as a small dot.{diamond} Ring and bold: chosen on "
+        "validation."
     )
+    text += f" {capital(study.direction_note)}." if study.direction_note else ""
     every = len({row.choice for row in study.rows})
     if strategies < every:
         text += f" The {strategies} best of {every} strategies are drawn; all are in the tables."

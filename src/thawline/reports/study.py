@@ -18,10 +18,14 @@ from thawline.reports.statistics import Choice, Mode, Summary
 
 VALIDATION = "val"
 TEST = "test"
+SPLIT_LABELS = {VALIDATION: "validation", TEST: "test"}
 _REPLICATES = ("seed", "data_seed")
+_OPENS = "open_test"
 _DEPTHS = ("k", "depth")
 # Means of the same numbers in another order differ in their last bits; what is equal up to that ties.
 _DIGITS_OF_A_MEAN = 12
+_DIGITS = 3
+_MOST_DIGITS = 9
 
 Key = tuple[str, ...]
 T = TypeVar("T")
@@ -65,6 +69,7 @@ class Row:
     """The cells that differ in their seeds alone; `runs` maps a replicate (the values of its seeds) to its run.
 
     `repeated` counts cells that resolve to a run which the row has already: the same number twice is no replicate.
+    `reopened` counts runs that another one of the row repeats with the test split opened; they are not in `runs`.
     """
 
     condition: Key
@@ -74,6 +79,7 @@ class Row:
     cells: tuple[Cell, ...]
     runs: Mapping[Key, Run]
     repeated: int
+    reopened: int = 0
 
     @property
     def missing(self) -> int:
@@ -94,12 +100,12 @@ class Row:
     @property
     def is_probe(self) -> bool:
         """Whether the head alone trains."""
-        return bool(self.runs) and all(run.depth == 0 and run.trainable == run.head for run in self.runs.values())
+        return bool(self.runs) and all(run.trains == "head" for run in self.runs.values())
 
     @property
     def is_full(self) -> bool:
         """Whether everything trains."""
-        return bool(self.runs) and all(run.trainable == run.total for run in self.runs.values())
+        return bool(self.runs) and all(run.trains == "all" for run in self.runs.values())
 
     @property
     def is_plain(self) -> bool:
@@ -190,7 +196,8 @@ class Group:
 class Study:
     """Rows in the order of the report, the metric they are compared by, and what was chosen on validation.
 
-    `definition` says how the metric is read, `rule` how rows are chosen by it on validation.
+    `definition` says how the metric is read, `rule` how rows are chosen by it on validation. `split` is where results
+    are compared: test, or validation where a run did not open test, so that all rows are compared on the same split.
     `conditions` has one group per condition, `series` one per line of the figure (None but for a depth axis).
     """
 
@@ -199,6 +206,7 @@ class Study:
     metric: str
     definition: MetricDefinition
     rule: SelectionRule
+    split: str
     rows: tuple[Row, ...]
     conditions: tuple[Group, ...]
     series: tuple[Group, ...]
@@ -208,6 +216,42 @@ class Study:
     def metric_label(self) -> str:
         """The metric in words."""
         return self.definition.label
+
+    @property
+    def split_label(self) -> str:
+        """The split on which results are compared, in words."""
+        return SPLIT_LABELS[self.split]
+
+    @cached_property
+    def untested(self) -> int:
+        """How many of the compared runs did not open the test split."""
+        return sum(not run.is_tested for row in self.rows for run in row.runs.values())
+
+    @cached_property
+    def any_tested(self) -> bool:
+        """Whether any of the compared runs opened the test split."""
+        return any(run.is_tested for row in self.rows for run in row.runs.values())
+
+    @property
+    def direction_note(self) -> str:
+        """For a metric of which less is better a note that says so; empty for the others."""
+        return "lower is better" if self.mode == "min" else ""
+
+    @property
+    def axis_label(self) -> str:
+        """The metric as an axis shows it."""
+        return f"{self.metric_label}, {self.direction_note}" if self.direction_note else self.metric_label
+
+    @cached_property
+    def digits(self) -> int:
+        """Digits after the point of the metric: three from 0.1 to 10, fewer for larger and more for smaller numbers."""
+        values = [abs(y) for row in self.rows for s in SPLIT_LABELS for y in row.scores(s, self.metric).values()]
+        largest = max(filter(math.isfinite, values), default=0.0)
+        if largest == 0:
+            return _DIGITS
+        magnitude = math.floor(math.log10(largest))
+        wanted = 2 - magnitude if magnitude < -1 else _DIGITS - max(magnitude, 0)
+        return min(max(wanted, 0), _MOST_DIGITS)
 
     @property
     def mode(self) -> Mode:
@@ -295,16 +339,20 @@ def make_study(sweep: Sweep, metric: str | None = None, axis: str | None = None)
     rule, definition = _metric(sweep.runs, metric, notes)
     axes = _axes(sweep, axis)
     rows = _ordered(_rows(sweep, axes), axes, rule)
+    tested = all(run.is_tested for row in rows for run in row.runs.values())
+    split = TEST if tested else VALIDATION
     groups = [
-        _group(members, rule, ", ".join(setting_labels(axes.conditions, members[0].condition)))
+        _group(members, rule, split, ", ".join(setting_labels(axes.conditions, members[0].condition)))
         for members in _by(rows, lambda row: row.condition).values()
     ]
     series = [
-        _group(members, rule, line_label(axes, members[0]))
+        _group(members, rule, split, line_label(axes, members[0]))
         for members in _by(rows, lambda row: (row.condition, row.choice)).values()
         if axes.depth
     ]
-    return Study(sweep, axes, rule.metric, definition, rule, tuple(rows), tuple(groups), tuple(series), tuple(notes))
+    return Study(
+        sweep, axes, rule.metric, definition, rule, split, tuple(rows), tuple(groups), tuple(series), tuple(notes)
+    )
 
 
 def _metric(runs: Sequence[Run], wanted: str | None, notes: list[str]) -> tuple[SelectionRule, MetricDefinition]:
@@ -343,7 +391,8 @@ def _axes(sweep: Sweep, wanted: str | None) -> Axes:
     varied = {axis: values for axis, values in sweep.axes.items() if len(set(values)) > 1}
     constant = {axis: values[0] for axis, values in sweep.axes.items() if axis not in varied and values}
     replicates = tuple(axis for axis in varied if axis.rpartition(".")[2] in _REPLICATES)
-    open_axes = [axis for axis in varied if axis not in replicates]
+    # Whether a run opens test changes nothing of its training: it is neither a choice nor a replicate.
+    open_axes = [axis for axis in varied if axis not in (*replicates, _OPENS)]
     if wanted is not None and wanted not in open_axes:
         raise usage_error(
             "axis", f"the sweep has no axis {wanted!r}{nearest(wanted, open_axes)} (there are: {_few(open_axes)})"
@@ -377,7 +426,7 @@ def _rows(sweep: Sweep, axes: Axes) -> list[Row]:
 def _row(cells: Sequence[Cell], axes: Axes, condition: Key, choice: Key, depth_value: str | None) -> Row:
     runs: dict[Key, Run] = {}
     read: set[str] = set()
-    repeated = 0
+    repeated = reopened = 0
     for cell in cells:
         if cell.run is None:
             continue
@@ -386,6 +435,11 @@ def _row(cells: Sequence[Cell], axes: Axes, condition: Key, choice: Key, depth_v
             continue
         read.add(cell.identity)
         replicate = tuple(cell.values[axis] for axis in axes.replicates)
+        twin = runs.get(replicate) if _OPENS in cell.values else None
+        if twin is not None and twin.is_tested != cell.run.is_tested:
+            reopened += 1
+            runs[replicate] = twin if twin.is_tested else cell.run
+            continue
         # A folder of runs may hold some that no override tells apart; each is a run all the same.
         runs[(*replicate, cell.identity) if replicate in runs else replicate] = cell.run
     parts = [*setting_labels(axes.conditions, condition), *setting_labels(axes.choices, choice)]
@@ -394,7 +448,7 @@ def _row(cells: Sequence[Cell], axes: Axes, condition: Key, choice: Key, depth_v
         parts.append(f"k = {depths.pop() if len(depths) == 1 else depth_value}")
     elif axes.depth:
         parts.extend(setting_labels([axes.depth], [depth_value or ""]))
-    return Row(condition, choice, depth_value, ", ".join(parts) or "all runs", tuple(cells), runs, repeated)
+    return Row(condition, choice, depth_value, ", ".join(parts) or "all runs", tuple(cells), runs, repeated, reopened)
 
 
 def setting_labels(axes: Sequence[str], values: Sequence[str]) -> list[str]:
@@ -448,13 +502,13 @@ def _best(rows: Sequence[Row], rule: SelectionRule) -> tuple[Row | None, tuple[R
     return min(candidates, key=_order(rule), default=None), candidates
 
 
-def _group(rows: Sequence[Row], rule: SelectionRule, label: str) -> Group:
+def _group(rows: Sequence[Row], rule: SelectionRule, split: str, label: str) -> Group:
     chosen, candidates = _best(rows, rule)
     # Of rows that tie on validation the first is taken, so the cheaper ones stand first.
     cheapest_first = tuple(sorted(candidates, key=lambda row: row.weights))
     per_replicate = statistics.choose_per_replicate(
         [row.ranks(rule) for row in cheapest_first],
-        [row.scores(TEST, rule.metric) for row in cheapest_first],
+        [row.scores(split, rule.metric) for row in cheapest_first],
         rule.direction,
     )
     return Group(rows[0].condition, label, tuple(rows), cheapest_first, chosen, per_replicate)

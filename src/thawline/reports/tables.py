@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from thawline.reports.changes import mean_change, networks
-from thawline.reports.document import DASH, Line, Table, columns, count, interval, number, seconds
+from thawline.reports.document import DASH, DIGITS, Line, Table, columns, count, interval, number, seconds
 from thawline.reports.escaping import command_line, plain
 from thawline.reports.loading import Cell, Run, Sweep
 from thawline.reports.statistics import Summary
-from thawline.reports.study import TEST, VALIDATION, Row, Study
+from thawline.reports.study import SPLIT_LABELS, TEST, VALIDATION, Row, Study
 
 CHOSEN = "★"
 CHOSEN_IN_LINE = "○"
@@ -17,7 +17,6 @@ HEAD_ONLY = "head only"
 # More test sets than these get a table of their own.
 MOST_EXTRA_COLUMNS = 3
 LONGEST_NAME = 40
-_INTERVAL = " The interval is the 95 % t interval of the test mean."
 _FIRST_TO_GO = ("95 % interval", "share %", "seconds", "groups trained", "trainable", "runs")
 _SHORTEST_NAME = 8
 _GAP = 2
@@ -52,17 +51,18 @@ def axis_values(study: Study, row: Row) -> dict[str, str]:
     return dict(zip(axes, values, strict=True))
 
 
-def mean_sd(summary: Summary) -> str:
+def mean_sd(summary: Summary, digits: int = DIGITS) -> str:
     """Mean and standard deviation as a table shows them, marked where diverged runs are left out of it."""
     if summary.mean is None:
         return f"{DASH} ({summary.count} diverged)" if summary.count else DASH
-    text = number(summary.mean) + (f" ± {number(summary.sd)}" if summary.sd is not None else "")
+    spread = f" ± {number(summary.sd, digits)}" if summary.sd is not None else ""
+    text = number(summary.mean, digits) + spread
     return f"{text} ({summary.diverged} of {summary.count} diverged)" if summary.diverged else text
 
 
 def runs_told(row: Row) -> str:
     """How many runs a row has, of how many cells, and how many diverged."""
-    cells = len(row.cells) - row.repeated
+    cells = len(row.cells) - row.repeated - row.reopened
     text = str(len(row.runs)) if len(row.runs) == cells else f"{len(row.runs)} of {cells}"
     return f"{text}, {row.diverged} diverged" if row.diverged else text
 
@@ -115,12 +115,14 @@ def result_table(study: Study, most: int | None = None) -> Table:
     axes = shown_axes(study)
     extra = study.side_tests if len(study.side_tests) <= MOST_EXTRA_COLUMNS else ()
     headings = ["", *axes.values(), "k", "groups trained", "trainable", "share %"]
-    headings += [f"val {study.metric}", f"test {study.metric}", "95 % interval"]
-    headings += [*(f"{split} {study.metric}" for split in extra), "runs", "seconds"]
+    # The interval stands behind the split that it is of.
+    before = (VALIDATION, TEST) if study.split == TEST else (VALIDATION,)
+    behind = (TEST, *extra) if study.any_tested and TEST not in before else extra
+    headings += [*(f"{split} {study.metric}" for split in before), "95 % interval"]
+    headings += [*(f"{split} {study.metric}" for split in behind), "runs", "seconds"]
     lines = []
     for row in study.rows[:most]:
         place = axis_values(study, row)
-        test = row.summary(TEST, study.metric)
         entries = [
             mark(study, row),
             *(short(place[axis]) or "default" for axis in axes),
@@ -128,10 +130,9 @@ def result_table(study: Study, most: int | None = None) -> Table:
             trained_groups(row),
             count(row.mean_of(lambda run: run.trainable)),
             share(row),
-            mean_sd(row.summary(VALIDATION, study.metric)),
-            mean_sd(test),
-            interval(test.interval),
-            *(mean_sd(row.summary(split, study.metric)) for split in extra),
+            *(mean_sd(row.summary(split, study.metric), study.digits) for split in before),
+            interval(row.summary(study.split, study.metric).interval, study.digits),
+            *(mean_sd(row.summary(split, study.metric), study.digits) for split in behind),
             runs_told(row),
             seconds(row.mean_of(lambda run: run.total_seconds)),
         ]
@@ -144,10 +145,16 @@ def _how_to_read(study: Study, most: int | None) -> str:
     told = f"{CHOSEN} best validation mean" + (" of its condition" if len(study.conditions) > 1 else "")
     if len(study.series) > len(study.conditions):
         told += f"; {CHOSEN_IN_LINE} best of its line of the figure"
-    told += f". Mean ± standard deviation over the runs.{_INTERVAL}"
+    told += f". Mean ± standard deviation over the runs.{_interval_note(study.split_label)}"
+    if study.direction_note:
+        told += f" {study.metric}: {study.metric_label}, {study.direction_note}."
     if most is not None and len(study.rows) > most:
         told += f" The first {most} of {len(study.rows)} rows; all of them are in table.csv."
     return told
+
+
+def _interval_note(split_label: str) -> str:
+    return f" The interval is the 95 % t interval of the {split_label} mean."
 
 
 def fitted(table: Table, width: int) -> Table:
@@ -170,7 +177,8 @@ def fitted(table: Table, width: int) -> Table:
     lines = [Line(tuple(line.entries[place] for place in kept), line.strong) for line in table.lines]
     note = table.note
     if all(table.columns[place].heading != "95 % interval" for place in kept):
-        note = note.replace(_INTERVAL, "")
+        for split_label in SPLIT_LABELS.values():
+            note = note.replace(_interval_note(split_label), "")
     if said:
         note += f" In every row: {', '.join(said)}."
     narrow = Table(tuple(table.columns[place] for place in kept), tuple(lines), table.caption, note)
@@ -206,7 +214,7 @@ def _width(table: Table, places: Sequence[int]) -> int:
 
 def table_rows(study: Study) -> list[dict[str, object]]:
     """The rows of ``table.csv``: numbers in full precision, None where there is none."""
-    splits = (VALIDATION, TEST, *study.further_tests)
+    splits = (VALIDATION, *((TEST,) if study.any_tested else ()), *study.further_tests)
     return [_table_row(study, row, splits) for row in study.rows]
 
 

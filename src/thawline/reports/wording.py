@@ -20,7 +20,7 @@ _ONLY = "the one setting"
 
 
 def answer(study: Study) -> tuple[str, ...]:
-    """The result in plain words, one paragraph per condition (data set, number of labels)."""
+    """The result in plain words, one paragraph per condition (data set, number of samples)."""
     groups = study.conditions[:_MOST_CONDITIONS]
     told = [_answer(study, group) for group in groups]
     floors = [_floor(study, group) for group in groups]
@@ -47,29 +47,34 @@ def _answer(study: Study, group: Group) -> str:
     parts = [f"{where}{name} was chosen on validation"]
     if not study.axes.depth and len(group.candidates) > 1:
         parts.append(f" among {len(group.candidates)} strategies")
-    parts.append(f"; test {study.metric_label} {_result(study, chosen)}")
+    lower = f" ({study.direction_note})" if study.direction_note else ""
+    parts.append(f"; {study.split_label} {study.metric_label}{lower} {_result(study, chosen, study.split)}")
     if references:
         against = [f"{_result_of_other(study, chosen, other)} for {name}" for other, name in references]
         parts.append(f", against {' and '.join(against)}")
+    if study.split != TEST and chosen.scores(TEST, study.metric):
+        parts.append(f"; on test it has {_result(study, chosen, TEST)}")
     differences = _differences(study, chosen, references)
     return " ".join(filter(None, ["".join(parts) + ".", differences]))
 
 
-def _result(study: Study, row: Row) -> str:
-    summary = row.summary(TEST, study.metric)
+def _result(study: Study, row: Row, split: str) -> str:
+    summary = row.summary(split, study.metric)
     if summary.mean is None:
         return DASH
-    spread = f" ± {number(summary.sd)} (mean ± sd, n = {summary.n}" if summary.sd is not None else f" (n = {summary.n}"
+    sd = number(summary.sd, study.digits)
+    spread = f" ± {sd} (mean ± sd, n = {summary.n}" if summary.sd is not None else f" (n = {summary.n}"
     lost = f"; {summary.diverged} of {summary.count} runs diverged" if summary.diverged else ""
-    return f"{number(summary.mean)}{spread}{lost})"
+    return f"{number(summary.mean, study.digits)}{spread}{lost})"
 
 
 def _result_of_other(study: Study, chosen: Row, other: Row) -> str:
-    summary = other.summary(TEST, study.metric)
+    summary = other.summary(study.split, study.metric)
+    mean = number(summary.mean, study.digits)
     if summary.diverged:
-        return f"{number(summary.mean)} ({summary.diverged} of {summary.count} diverged)"
-    same = summary.n == chosen.summary(TEST, study.metric).n
-    return number(summary.mean) if same else f"{number(summary.mean)} (n = {summary.n})"
+        return f"{mean} ({summary.diverged} of {summary.count} diverged)"
+    same = summary.n == chosen.summary(study.split, study.metric).n
+    return mean if same else f"{mean} (n = {summary.n})"
 
 
 def _named(study: Study, row: Row) -> str:
@@ -128,7 +133,8 @@ def _differences(study: Study, chosen: Row, references: Sequence[tuple[Row, str]
     for other, name in references:
         item = compare(study, chosen, other)
         if item.interval is not None:
-            told.append(f"{signed(item.difference)} {interval(item.interval, with_sign=True)} against {name}")
+            bounds = interval(item.interval, study.digits, with_sign=True)
+            told.append(f"{signed(item.difference, study.digits)} {bounds} against {name}")
     if not told:
         return ""
     return f"Paired by seed that is {' and '.join(told)} (95 % t {'intervals' if len(told) > 1 else 'interval'})."
@@ -142,17 +148,20 @@ def _floor(study: Study, group: Group) -> str:
     pairs = max(len(_common_keys(study, chosen, other)) for other in others)
     if pairs < 2:
         return "One run of each says nothing about chance: repeat the sweep with more seeds."
+    if study.split != TEST:
+        return ""  # the row was chosen by these scores: no p value would be worth its name
     words = statistics.smallest_p_in_words(pairs, len(others))
     return f"{words[0].upper()}{words[1:]}."
 
 
 def _common_keys(study: Study, chosen: Row, other: Row) -> tuple[object, ...]:
-    return statistics.paired(chosen.scores(TEST, study.metric), other.scores(TEST, study.metric)).keys
+    return statistics.paired(chosen.scores(study.split, study.metric), other.scores(study.split, study.metric)).keys
 
 
 def warnings(study: Study) -> tuple[str, ...]:
     """What a reader must know before believing the numbers."""
     return (
+        *_closed(study),
         *study.notes,
         *_incomplete(study),
         *_diverged(study),
@@ -161,6 +170,25 @@ def warnings(study: Study) -> tuple[str, ...]:
         *_repeated(study),
         *_of_data(study),
     )
+
+
+def _closed(study: Study) -> list[str]:
+    """That results are on validation, where not every run opened the test split."""
+    if not study.untested:
+        return []
+    if not study.any_tested:
+        text = (
+            "The test split stayed closed in every run (open_test=false). All results are on validation, which also "
+            "chose the epochs and the setting: expect less of it on new images."
+        )
+        return [text]
+    runs = sum(len(row.runs) for row in study.rows)
+    text = (
+        f"The test split stayed closed in {study.untested} of {runs} runs (open_test=false). Results are compared on "
+        "validation, which every run has and which also chose the epochs and the setting; test is shown where it was "
+        "opened."
+    )
+    return [text]
 
 
 def _of_data(study: Study) -> list[str]:
@@ -191,11 +219,11 @@ def _incomplete(study: Study) -> list[str]:
 
 
 def _diverged(study: Study) -> list[str]:
-    rows = [row for row in study.rows if row.diverged or row.summary(TEST, study.metric).diverged]
+    rows = [row for row in study.rows if row.diverged or row.summary(study.split, study.metric).diverged]
     if not rows:
         return []
     named = [
-        f"{short(row.label)}: {max(row.diverged, row.summary(TEST, study.metric).diverged)} of {len(row.runs)}"
+        f"{short(row.label)}: {max(row.diverged, row.summary(study.split, study.metric).diverged)} of {len(row.runs)}"
         for row in rows[:_MOST_NAMED]
     ]
     more = f"; and {len(rows) - _MOST_NAMED} rows more" if len(rows) > _MOST_NAMED else ""
@@ -238,6 +266,10 @@ def _repeated(study: Study) -> list[str]:
             f"{repeated} cells resolve to a run that their row already has (a seed that changes nothing): "
             "each run counts once."
         )
+    reopened = sum(row.reopened for row in study.rows)
+    if reopened:
+        runs = "1 run was" if reopened == 1 else f"{reopened} runs were"
+        told.append(f"{runs} made a second time with the test split opened: each counts once.")
     alike = sum(len(key) > len(study.axes.replicates) for row in study.rows for key in row.runs)
     if alike:
         told.append(f"{alike} runs share all overrides with another run and yet are other runs: each counts.")
