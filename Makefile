@@ -73,7 +73,7 @@ architecture: $(INSTALLED)  ## draw the floors of the source: docs/architecture.
 	$(BIN)/python -m tools.architecture
 
 docs: $(INSTALLED)  ## the documentation with the API reference, every link checked, into site/
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 
 check: lint types test wheel  ## what continuous integration runs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tools.docs_site import OUTSIDE
 
 from tests.conftest import REPOSITORY
 from tests.test_floors import SOURCE
+from thawline.cli import main
 
 PAGES = sorted(
     page
@@ -135,3 +137,38 @@ def test_every_target_of_make_that_a_page_names_exists():
     for page in PAGES:
         named = set(re.findall(r"(?:`|^\s*)make ([a-z][a-z-]*)", page.read_text(), re.MULTILINE))
         assert named <= targets, page
+
+
+OPTIONS_OF_EVERY_VERB = {"--allow", "--config-dir", "--traceback", "--version", "--help"}
+HYDRA = {"--cfg", "--resolve", "--package"}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each thawline command in the code of a page."""
+    waiting, texts = list(MarkdownIt("commonmark").parse(page.read_text())), []
+    while waiting:
+        token = waiting.pop()
+        waiting += token.children or []
+        if token.type in ("code_inline", "fence", "code_block"):
+            texts += token.content.replace("\\\n", " ").splitlines()
+    found = [re.match(r"\s*thawline ([^#|;]*)", text) for text in texts]
+    return [match[1].split() for match in found if match]
+
+
+def shown(verb: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The help of a verb."""
+    with contextlib.suppress(SystemExit):
+        main([verb, "--help"])
+    return capsys.readouterr().out
+
+
+def test_every_command_of_a_page_exists_with_its_flags(thawline, capsys):
+    named = {(page.name, words[0], tuple(words[1:])) for page in PAGES for words in commands(page) if words}
+    assert len(named) > 25
+    verbs = set(re.findall(r"^  ([a-z-]+)  ", thawline("--help").out, re.MULTILINE))
+    helps = {verb: shown(verb, capsys) for verb in verbs - {"train"}}
+    for page, verb, words in sorted(named):
+        assert verb in verbs or verb in OPTIONS_OF_EVERY_VERB | {"-sc", "VERB"}, (page, verb)
+        flags = {word.partition("=")[0] for word in words if word.startswith("--")} - OPTIONS_OF_EVERY_VERB
+        for flag in flags:
+            assert flag in HYDRA if verb == "train" else flag in helps[verb], (page, verb, flag)

@@ -21,6 +21,7 @@ OUTSIDE = {
 }
 """Files of the repository -> what they are called in the documentation, which is flat."""
 _LINK = re.compile(r"\]\(([^)#\s]+)((?:#[^)\s]*)?)\)")
+_CLASS = re.compile(r"`(thawline\.[\w.]+)`")
 _ORIGINS = {target: source for source, target in OUTSIDE.items()}
 _REFERENCE = """\
 # thawline.{name}
@@ -70,4 +71,6 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Follow the pages to where they are in the documentation."""
+    if page.file.src_uri == "api.md":
+        markdown = _CLASS.sub(r"[`\1`][\1]", markdown)
     return relinked(markdown, _ORIGINS.get(page.file.src_uri, f"docs/{page.file.src_uri}"))

@@ -22,7 +22,7 @@ from thawline.errors import nearest_path, usage_error
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 _BOUNDS = {
     "ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}",
-    "min_length": "length at least {}", "max_length": "length at most {}", "pattern": "matching {}",
+    "min_length": "length at least {}", "max_length": "length at most {}", "pattern": "matching `{}`",
 }  # fmt: skip
 _WHOLE_CONFIG = ("experiments", "strategy", "source")
 """Groups whose options set fields of other groups."""
