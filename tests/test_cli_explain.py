@@ -23,7 +23,7 @@ from thawline.errors import nearest
             "loss.label_smoothing",
             [
                 "loss.label_smoothing: a number, at least 0, less than 1; default 0",
-                "  `label_smoothing` mixes the labels with the uniform distribution",
+                "  `label_smoothing` mixes a class with the uniform distribution",
             ],
         ),
         (

@@ -21,7 +21,7 @@ OUTSIDE = {
 }
 """Files of the repository -> what they are called in the documentation, which is flat."""
 _LINK = re.compile(r"\]\(([^)#\s]+)((?:#[^)\s]*)?)\)")
-_CLASS = re.compile(r"`(thawline\.[\w.]+)`")
+_CLASS = re.compile(r"`(thawline\.[\w.]+\.[A-Z]\w+)`")
 _ORIGINS = {target: source for source, target in OUTSIDE.items()}
 _REFERENCE = """\
 # thawline.{name}
