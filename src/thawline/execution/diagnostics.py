@@ -1,4 +1,4 @@
-"""What a run did to the network, beside its accuracy: drift, similarity to the source, and what the source promised.
+"""What a run did to the network, beside its metrics: drift, similarity to the source, and what the source promised.
 
 Everything is measured on training and validation images; the test split stays closed.
 """

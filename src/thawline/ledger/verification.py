@@ -81,7 +81,7 @@ def _of_counts(record: Record) -> Iterator[str]:
         yield f"the confusion matrix counts {counted} samples, the test split has {tested}"
     for name, split in record.splits.items():
         if split.per_class and sum(split.per_class) != split.samples:
-            yield f"the classes of {name} add up to {sum(split.per_class)}, not {split.samples}"
+            yield f"per_class of {name} adds up to {sum(split.per_class)}, not {split.samples}"
 
 
 def _of_identity(record: Record) -> Iterator[str]:

@@ -225,7 +225,7 @@ def _input_identity(skeleton: Backbone) -> dict[str, Any]:
 
 
 def _data_identity(splits: Splits) -> dict[str, Any]:
-    """The images with their labels, which class an output stands for, and which split each image is in."""
+    """The images with their targets, which class an output stands for, and which split each image is in."""
     return {
         "fingerprint": splits.fingerprint,
         "classes": list(splits.classes),

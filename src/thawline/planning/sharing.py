@@ -103,20 +103,20 @@ class SharedNetworks:
         return settings.transform.fitted(own).preprocessing(own)
 
     def network(
-        self, settings: RunSettings, classes: tuple[str, ...], classifier: SourceClassifier | None = None
+        self, settings: RunSettings, outputs: tuple[str, ...], classifier: SourceClassifier | None = None
     ) -> Network:
         """The parameters of the settings' model by name; `classifier` is what a source in training will have."""
 
         def make() -> Network:
-            model, attached = self.model_skeleton(settings, classes, classifier)
+            model, attached = self.model_skeleton(settings, outputs, classifier)
             return network_of(model, attached.groups, attached.parameters)
 
         known = classifier.classes if classifier is not None else ()
-        key = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r} {classes} {known}"
+        key = f"{settings.backbone!r} {settings.adapter!r} {settings.head!r} {outputs} {known}"
         return self._memo.once("network", key, make)
 
     def model_skeleton(
-        self, settings: RunSettings, classes: tuple[str, ...], classifier: SourceClassifier | None = None
+        self, settings: RunSettings, outputs: tuple[str, ...], classifier: SourceClassifier | None = None
     ) -> tuple[TransferModel, Attached]:
         """The settings' model on the meta device, and what its adapter has attached."""
         backbone = copy.deepcopy(self.skeleton(settings))
@@ -126,7 +126,7 @@ class SharedNetworks:
                 attached = attach(settings.adapter, backbone.module, backbone.groups, backbone.input_size, seed=0)
                 refuse_unused(backbone.module, attached, backbone.input_size)
             source = backbone.source_classifier or classifier
-            head = settings.head.build(backbone.feature_dim, classes, source, seed=0)
+            head = settings.head.build(backbone.feature_dim, outputs, source, seed=0)
             return TransferModel(backbone.module, head, backbone.mean, backbone.std), attached
 
     def backbone(self, spec: BackboneSpec, seed: int, weights_file: Path | None, known: Preprocessing) -> Backbone:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thawline.files import read_json
-from thawline.records import RECORD_FILE
 from thawline.reports import statistics
 from thawline.reports.loading import PREDICTIONS_FILE, Run
 from thawline.reports.statistics import Friedman, Interval, McNemar, PairedTest
@@ -66,17 +64,6 @@ class Ranking:
     p_values: NDArray[np.float64]
     cliques: tuple[tuple[int, ...], ...]
     left_out: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ClassRecall:
-    """One class of the test set over all seeds of a row: its samples, the share found, and what it is taken for."""
-
-    name: str
-    samples: int
-    recall: float | None
-    confused_with: str
-    confused_share: float
 
 
 def comparisons(study: Study, group: Group) -> list[Comparison]:
@@ -150,38 +137,6 @@ def ranking(study: Study) -> Ranking | None:
         cliques=tuple(statistics.cliques(ranked.mean_ranks, p_values)),
         left_out=tuple(names[strategy] for strategy in means if strategy not in whole),
     )
-
-
-def class_recalls(row: Row) -> list[ClassRecall]:
-    """Recall by class on the test set, lowest first, summed over the row's runs; empty where no confusion is kept.
-
-    The confusion matrix of a record has shape (true classes, predicted classes).
-    """
-    total: NDArray[np.int64] | None = None
-    names: list[str] = []
-    for run in row.runs.values():
-        # The records of the chosen row are read again: keeping every run's matrix would cost memory by classes^2.
-        record = read_json(run.folder / RECORD_FILE)
-        matrix = np.array(record["confusion_matrix"], dtype=np.int64)
-        if matrix.size == 0 or (names and names != record["classes"]):
-            return []
-        names = record["classes"]
-        total = matrix if total is None else total + matrix
-    if total is None or total.shape != (len(names), len(names)):
-        return []
-    recalls = [_class_recall(total[index], index, names) for index in range(len(names))]
-    return sorted(recalls, key=lambda item: math.inf if item.recall is None else item.recall)
-
-
-def _class_recall(counts: NDArray[np.int64], index: int, names: Sequence[str]) -> ClassRecall:
-    samples = int(counts.sum())
-    wrong = counts.copy()
-    wrong[index] = 0
-    if not samples:
-        return ClassRecall(names[index], 0, None, "", 0.0)
-    other = int(wrong.argmax())
-    taken_for = names[other] if wrong[other] else ""
-    return ClassRecall(names[index], samples, int(counts[index]) / samples, taken_for, int(wrong[other]) / samples)
 
 
 def _strategy_label(study: Study, row: Row) -> str:

@@ -21,7 +21,7 @@ from thawline.reports.document import (
 )
 from thawline.reports.escaping import EN_DASH, command_line, plain
 from thawline.reports.evidence import by_sample, choice, compared, over_data_sets
-from thawline.reports.findings import class_recalls
+from thawline.reports.per_class import by_class
 from thawline.reports.study import SPLIT_LABELS, TEST, VALIDATION, Study
 from thawline.reports.tables import (
     LONGEST_NAME,
@@ -39,7 +39,6 @@ from thawline.reports.wording import answer, warnings
 _MOST_ROWS = 300
 _MOST_COMMANDS = 200
 _MOST_MISSING = 20
-_MOST_CLASSES = 20
 _MOST_VALUES = 4
 _MOST_CONDITIONS = 12
 _LONGEST_COMMAND = 2_000
@@ -60,7 +59,7 @@ def make_document(
         *_changes(changes),
         _cost(study),
         *_before(study),
-        *_classes(study),
+        *by_class(study),
         _every_run(study),
         *_missing(study),
         _rebuild(study),
@@ -173,30 +172,6 @@ def _before(study: Study) -> Iterable[Section]:
     headings = ("line" if study.series else "condition", *(split.removeprefix("before/") for split in splits), "runs")
     text = f"{_capital(study.metric_label)} of the transferred copy before any tuning, over all runs."
     yield Section("Before tuning", (text,), (Table(columns(*headings), tuple(lines)),))
-
-
-def _classes(study: Study) -> Iterable[Section]:
-    for group in study.conditions[:_MOST_CONDITIONS]:
-        recalls = class_recalls(group.chosen) if group.chosen else []
-        if group.chosen is None or not recalls:
-            continue
-        lines = [
-            Line(
-                (
-                    short(item.name),
-                    count(item.samples),
-                    number(item.recall),
-                    f"{short(item.confused_with)} ({100 * item.confused_share:.1f} %)" if item.confused_with else DASH,
-                )
-            )
-            for item in recalls[:_MOST_CLASSES]
-        ]
-        told = f"{short(group.chosen.label)} on the test set, summed over its {len(group.chosen.runs)} runs."
-        if len(recalls) > _MOST_CLASSES:
-            told += f" The {_MOST_CLASSES} classes with the lowest recall of {len(recalls)}."
-        table = Table(columns("class", "samples", "recall", "most often taken for", left=(0, 3)), tuple(lines))
-        where = f" on {short(group.label)}" if group.label else ""
-        yield Section(f"By class{where}", (told,), (table,))
 
 
 def _every_run(study: Study) -> Section:
