@@ -16,6 +16,8 @@ from tools.docs_site import OUTSIDE
 from tests.conftest import REPOSITORY
 from tests.test_floors import SOURCE
 from thawline.cli import main
+from thawline.specs import Spec
+from thawline.tasks import Task
 
 PAGES = sorted(
     page
@@ -87,6 +89,14 @@ def test_what_the_page_of_the_architecture_names_is_in_the_source():
     assert len(named) > 25
     wrong = [(file, name) for file, name in named if name not in defined(SOURCE / file)]
     assert wrong == []
+
+
+def test_the_page_of_tasks_names_all_that_a_task_has():
+    text = (REPOSITORY / "docs" / "tasks.md").read_text()
+    named = {match[1] for match in re.finditer(r"^\| `(\w+)", text, re.MULTILINE)}
+    inherited = set(Spec.__annotations__) | set(vars(Spec))
+    own = {name for name in {*Task.__annotations__, *vars(Task)} - inherited if not name.startswith(("_", "model_"))}
+    assert named == own
 
 
 def test_the_map_names_every_page():
