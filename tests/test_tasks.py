@@ -169,9 +169,24 @@ def test_a_run_that_does_not_open_test_is_a_good_run(thawline):
         assert "test" not in record.identity_parts["data"]["splits"]
     assert thawline("verify", "closed").status == 0
     assert thawline("status", "closed").status == 0
+    report = Path("outputs/sweeps/closed/report/report.md").read_text()
+    assert "The test split stayed closed in every run" in report.partition("## Results")[0]
+    assert "says nothing about chance" not in report
+    assert "test top1" not in report
+    averaged = thawline("average", "closed", "--method", "uniform")
+    assert averaged.status == 0, averaged.err
+    assert "val top1" in averaged.out
+    assert "test top1" not in averaged.out
+    assert all("test" not in load_record(folder).metrics for folder in records())
+    again = thawline("reproduce", closed[0].identity)
+    assert again.status == 0, again.err
+    ranked = thawline(
+        "rank-sources", *(item for item in TINY if "backbone" not in item), "open_test=false", "backbones=[test_resnet]"
+    )
+    assert ranked.status == 0, ranked.err
     opened = thawline("train", *TINY, "freeze_policy.k=1", "seed=0", "trainer.max_epochs=2")
     assert opened.status == 0
-    both = [load_record(folder) for folder in records()]
+    both = [record for record in map(load_record, records()) if record.config.get("average") is None]
     (new,) = [record for record in both if "test" in record.metrics]
     (same,) = [r for r in both if r is not new and (r.config["seed"], r.config["freeze_policy"]["k"]) == (0, 1)]
     assert new.identity != same.identity
