@@ -29,7 +29,9 @@ class Stub:
     def __init__(self) -> None:
         self.resident_bytes: list[int] = []
 
-    def __call__(self, plan: Any, bench: Any, *, group: str | None, on_epoch: Callable[..., None]) -> Any:
+    def __call__(
+        self, plan: Any, session: Any, *, group: str | None, on_epoch: Callable[..., None], packs: Any = None
+    ) -> Any:
         """The record of `plan`, which has not been trained."""
         from thawline.records import write_record
 
