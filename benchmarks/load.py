@@ -29,12 +29,11 @@ class Stub:
     def __init__(self) -> None:
         self.resident_bytes: list[int] = []
 
-    def __call__(
-        self, plan: Any, session: Any, *, group: str | None, on_epoch: Callable[..., None], packs: Any = None
-    ) -> Any:
-        """The record of `plan`, which has not been trained."""
+    def __call__(self, run: Any, *, group: str | None, on_epoch: Callable[..., None], packs: Any = None) -> Any:
+        """The record of a run that has not been trained."""
         from thawline.records import write_record
 
+        plan = run.plan
         record = trivial_record(plan)
         write_record(plan.folder, record)
         self.resident_bytes.append(psutil.Process().memory_info().rss)

@@ -25,8 +25,9 @@ from thawline.execution.inputs import PhaseInputs, phase_inputs
 from thawline.execution.threads import on_threads
 from thawline.execution.weights import source_backbone, with_head
 from thawline.network.model import TransferModel
+from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan, plan_run
-from thawline.planning.session import Workbench
+from thawline.planning.session import Session
 from thawline.records import load_record
 from thawline.runtime.memory import freeing
 from thawline.training.batches import Batch, Batches
@@ -38,27 +39,28 @@ def main() -> None:
     """Print the CPU seconds of each, the least of some rounds, for the run in the folder ``argv[1]``."""
     record = load_record(Path(sys.argv[1]))
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    bench = Workbench()
-    plan = plan_run(record.config, (), bench)
+    session = Session()
+    plan = plan_run(record.config, (), session)
+    run = RunContext(plan, session)
     ways = {"training": _training, "lightning": _lightning, "bare": _bare}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     while len(seconds["bare"]) < _MOST_ROUNDS and sum(map(sum, seconds.values())) < _ENOUGH_SECONDS:
         for name, train in ways.items():
-            model, inputs = _start(plan, bench)
-            with freeing(), on_threads(plan, bench):
+            model, inputs = _start(run)
+            with freeing(), on_threads(run):
                 began = time.process_time()
                 train(plan, model, inputs)
                 seconds[name].append(time.process_time() - began)
     json.dump({name: min(values) for name, values in seconds.items()}, sys.stdout)
 
 
-def _start(plan: Plan, bench: Workbench) -> tuple[TransferModel, PhaseInputs]:
-    (phase,) = plan.phases
-    model = with_head(plan, source_backbone(plan, bench))
-    model.to(bench.device(plan.settings))
+def _start(run: RunContext) -> tuple[TransferModel, PhaseInputs]:
+    (phase,) = run.plan.phases
+    model = with_head(run.plan, source_backbone(run))
+    model.to(run.device)
     model.set_trainable(phase.trainable)
     model.train()
-    return model, phase_inputs(plan, model, bench, phase)
+    return model, phase_inputs(run, model, phase)
 
 
 def _training(plan: Plan, model: TransferModel, inputs: PhaseInputs) -> None:

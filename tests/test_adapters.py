@@ -19,6 +19,7 @@ from thawline.execution.weights import build_model, ensure_model, restore
 from thawline.freeze_policies import BiasOnly, FullFineTuning, LastK, LinearProbe, NormOnly
 from thawline.layer_groups import layer_groups
 from thawline.network.model import TransferModel, network_of
+from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 from thawline.records import load_record
@@ -283,9 +284,9 @@ def test_a_run_moves_the_adapter_and_the_head_alone(train, overrides):
     plan = plan_run(record.config, (), Session())
     stored = load_file(plan.folder / "best.safetensors")
     assert set(stored) == {*plan.network.adapter, *plan.network.head}
-    start = build_model(plan, Session()).state_dict()
+    start = build_model(RunContext(plan, Session())).state_dict()
     assert all(not torch.equal(tensor, start[name]) for name, tensor in stored.items())
-    sizes = {name: parameter.numel() for name, parameter in build_model(plan, Session()).named_parameters()}
+    sizes = {name: parameter.numel() for name, parameter in build_model(RunContext(plan, Session())).named_parameters()}
     assert record.parameters.adapter == sum(sizes[name] for name in plan.network.adapter) > 0
     assert record.parameters.trainable == record.parameters.adapter + record.parameters.head
     assert record.parameters.total == sum(sizes.values())
@@ -297,17 +298,17 @@ def test_the_exported_model_is_the_plain_network_with_the_adapter_folded_in(trai
     record = train(*overrides, "freeze_policy=linear_probe", "optimizer.lr=0.1")
     session = Session()
     plan = plan_run(record.config, (), session)
-    tuned = build_model(plan, session)
+    tuned = build_model(RunContext(plan, session))
     restore(tuned, plan.folder / "best.safetensors")
-    exported = load_file(ensure_model(plan, session))
+    exported = load_file(ensure_model(RunContext(plan, session)))
     plain_plan = plan_run({**record.config, "adapter": None}, (), session)
-    plain = build_model(plain_plan, session)
+    plain = build_model(RunContext(plain_plan, session))
     assert exported.keys() == plain.state_dict().keys()
     plain.load_state_dict(exported)
     images = torch.randint(0, 256, (4, 3, *plan.transform.output_size), dtype=torch.uint8)
     torch.testing.assert_close(plain.eval()(images), tuned.eval()(images), rtol=1e-4, atol=1e-5)
     other = train(overrides[0], f"backbone.weights=run:{record.identity}", "freeze_policy=linear_probe")
-    start = build_model(plan_run(other.config, (), Session()), Session()).state_dict()
+    start = build_model(RunContext(plan_run(other.config, (), Session()), Session())).state_dict()
     assert all(torch.equal(start[name], exported[name]) for name in exported if name.startswith("backbone."))
 
 

@@ -16,6 +16,7 @@ from tests.conftest import TINY, records
 from thawline.execution import averaging
 from thawline.execution.averaging import batch_norms, interpolated, mean_of, reestimate_statistics
 from thawline.execution.weights import build_model, restore
+from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 from thawline.records import load_record
@@ -140,7 +141,7 @@ def test_wise_ft_of_a_run_judges_the_line_and_tests_the_best(thawline, rates):
     chosen = record.history[record.selection.epoch]
     assert record.selection.value == best == chosen["val/top1"] == record.metrics["val"]["top1"]
     plan = plan_run(run.config, (), Session())
-    start = {name: build_model(plan, Session()).state_dict()[name] for name in tensors_of(run)}
+    start = {name: build_model(RunContext(plan, Session())).state_dict()[name] for name in tensors_of(run)}
     assert same(tensors_of(record), interpolated(start, tensors_of(run), chosen["alpha"]))
     assert record.diagnostics["average"]["ingredients"] == [run.identity]
     assert any("WiSE-FT" in note and run.identity in note for note in record.notes)
@@ -154,7 +155,7 @@ def test_the_record_is_that_of_the_weights_that_the_run_leaves(thawline, rates):
     session = Session()
     plan = plan_run(record.config, (), session)
     assert plan.identity == record.identity
-    model = build_model(plan, session)
+    model = build_model(RunContext(plan, session))
     restore(model, plan.folder / "best.safetensors")
     stored = np.load(plan.folder / "predictions.npz")
     assert len(stored["label"]) == record.splits["test"].samples
@@ -163,7 +164,7 @@ def test_the_record_is_that_of_the_weights_that_the_run_leaves(thawline, rates):
     assert np.array(record.confusion_matrix).trace() / len(stored["label"]) == pytest.approx(top1)
     model.eval()
     rows = stored["index"][:50]
-    images = averaging.decoded_images(plan, session).read(rows)
+    images = averaging.decoded_images(RunContext(plan, session)).read(rows)
     with torch.no_grad():
         torch.testing.assert_close(model(images).softmax(1), torch.from_numpy(stored["probabilities"][:50]))
 
@@ -263,7 +264,7 @@ def test_an_average_is_a_source_of_weights_like_any_run(thawline, rates):
     weights = f"backbone.weights=run:{soup.identity}"
     assert thawline("train", *TINY, weights, "freeze_policy=linear_probe").status == 0
     (tuned,) = averaged([*rates, soup])
-    start = build_model(plan_run(tuned.config, (), Session()), Session()).state_dict()
+    start = build_model(RunContext(plan_run(tuned.config, (), Session()), Session())).state_dict()
     moved = {name: tensor for name, tensor in tensors_of(soup).items() if name.startswith("backbone.")}
     assert same({name: start[name] for name in moved}, moved)
     again = thawline("average", soup.identity, "--method", "wise_ft")

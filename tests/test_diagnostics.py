@@ -19,6 +19,7 @@ from thawline.execution.activations import activations
 from thawline.execution.weights import build_model, restore
 from thawline.layer_groups import LayerGroup, group_table, layer_groups
 from thawline.network.model import TransferModel
+from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 from thawline.randomness import permutation
@@ -33,7 +34,8 @@ def before_and_after(record) -> tuple:
     """The plan of a finished run, its model as it started and as it was chosen."""
     session = Session()
     plan = plan_run(record.config, (), session)
-    start, end = build_model(plan, session), build_model(plan, session)
+    run = RunContext(plan, session)
+    start, end = build_model(run), build_model(run)
     restore(end, Path("outputs/runs") / record.identity / "best.safetensors")
     return plan, start.eval(), end.eval()
 

@@ -20,6 +20,7 @@ from thawline.execution.evaluate import outputs_of
 from thawline.execution.finish import BEST_FILE
 from thawline.execution.weights import build_model, restore
 from thawline.ledger.runs import status_of
+from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 from thawline.records import load_record
@@ -213,10 +214,11 @@ def test_what_two_ranks_judge_is_the_network_that_they_keep(train, strategy):
     assert any(name.endswith("running_mean") for name in load_file(Path("outputs/runs", record.identity, BEST_FILE)))
     session = Session()
     plan = plan_run(record.config, (), session)
-    model = build_model(plan, session)
+    run = RunContext(plan, session)
+    model = build_model(run)
     restore(model, plan.folder / BEST_FILE)
     rows = np.sort(plan.splits.test.indices)
-    logits, _ = outputs_of(plan, model, session, decoded_images(plan, session), rows)
+    logits, _ = outputs_of(plan, model, decoded_images(run), rows)
     kept = predictions(record)
     assert np.array_equal(kept["index"], rows)
     assert np.allclose(kept["probabilities"], logits.softmax(dim=1).numpy(), atol=1e-5)

@@ -15,6 +15,7 @@ from tests.test_train import folder_of, numbers
 from thawline.execution.weights import build_model
 from thawline.optimization.learning_rates import AutoRGN, AutoSNR, Discriminative, LayerDecay, Uniform
 from thawline.optimization.optimizers import Optimizer
+from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 from thawline.specs import validate
@@ -236,7 +237,7 @@ def test_what_auto_snr_holds_does_not_move(train):
     )
     record = train("freeze_policy=full", *overrides, "+backbone.arguments.zero_init_last=false")
     plan = plan_run(record.config, (), Session())
-    start = build_model(plan, Session()).state_dict()
+    start = build_model(RunContext(plan, Session())).state_dict()
     moved = load_file(folder_of(record) / "best.safetensors")
     ever = {name for row in record.history for name, rate in row["learning_rates"].items() if rate > 0.0}
     for group in plan.network.groups:

@@ -33,7 +33,8 @@ class Stub:
         self.ran: list[int] = []
         self.behave: Callable[[int], None] = lambda seed: None
 
-    def __call__(self, plan, session, *, group, on_epoch, packs=None):
+    def __call__(self, run, *, group, on_epoch, packs=None):
+        plan = run.plan
         self.ran.append(plan.settings.seed)
         self.behave(plan.settings.seed)
         record = make_records.record(

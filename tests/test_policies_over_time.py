@@ -19,6 +19,7 @@ from thawline.execution.weights import build_model
 from thawline.freeze_policies import LPFT, Blocks, FreezeThenUnfreeze, GradualUnfreezing, OneBlock
 from thawline.network.model import TransferModel
 from thawline.optimization.optimizers import Optimizer, states_of
+from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 from thawline.specs import resolve, validate
@@ -217,7 +218,7 @@ def test_the_probe_saves_the_features_from_the_random_head(train):
 
     def drift(*overrides: str) -> float:
         record = train(*common, *overrides)
-        start = build_model(plan_run(record.config, (), Session()), Session()).state_dict()
+        start = build_model(RunContext(plan_run(record.config, (), Session()), Session())).state_dict()
         moved = load_file(folder_of(record) / "best.safetensors")
         weights = [name for name in moved if name.startswith("backbone.") and moved[name].dim() > 1]
         return sum(float((moved[name] - start[name]).square().sum()) for name in weights) ** 0.5
@@ -377,7 +378,7 @@ def test_a_chosen_group_trains_and_its_complement_is_bit_equal(train, overrides,
     plan = plan_run(record.config, (), Session())
     moved = load_file(folder_of(record) / "best.safetensors")
     chosen = plan.network.groups[group]
-    start = build_model(plan, Session())
+    start = build_model(RunContext(plan, Session()))
     sizes = {name: parameter.numel() for name, parameter in start.named_parameters()}
     assert {name for name in moved if name in sizes} == {*chosen.parameters, *plan.network.head}
     assert all(not torch.equal(moved[name], start.state_dict()[name]) for name in moved)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tests.conftest import TINY, records
 from thawline.execution.weights import build_model
 from thawline.network.model import TransferModel
+from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 from thawline.records import load_record
@@ -100,7 +101,7 @@ def test_a_run_on_the_path_chooses_c_on_validation(train):
     chosen = record.history[record.selection.epoch]
     session = Session()
     plan = plan_run(record.config, (), session)
-    model = build_model(plan, session)
+    model = build_model(RunContext(plan, session))
     body = TransferModel(model.backbone, torch.nn.Identity(), (0.0,) * 3, (1.0,) * 3)
     body.pixel_mean, body.pixel_scale = model.pixel_mean, model.pixel_scale
     images = plan.splits.train.images

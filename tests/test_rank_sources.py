@@ -15,6 +15,7 @@ import torch
 from tests.conftest import TINY, records
 from thawline.evaluation.transferability import leep, logme, nce, shrunk_h_score
 from thawline.execution.weights import source_backbone
+from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 
@@ -66,7 +67,7 @@ def test_the_scores_are_those_of_the_sources_features_on_the_training_split(thaw
     dataset = {**config["dataset"], "classes": [5, 6, 7, 8, 9], "n_per_class": 8}
     session = Session()
     plan = plan_run({**config, "backbone": backbone, "dataset": dataset}, (), session)
-    start = source_backbone(plan, session)
+    start = source_backbone(RunContext(plan, session))
     split = plan.splits.train
     images = torch.stack([plan.transform.decode(split.images.read(int(index))) for index in split.indices])
     mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (start.mean, start.std))

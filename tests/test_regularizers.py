@@ -23,6 +23,7 @@ from thawline.execution.decoding import decoded_images
 from thawline.execution.weights import build_model
 from thawline.network import SourceClassifier
 from thawline.network.model import TransferModel, network_of
+from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 from thawline.records import ThawLineRecord, load_record
@@ -244,8 +245,9 @@ def test_bss_reads_the_heads_input(train):
     fixed = ("freeze_policy=linear_probe", *ONE_STEP, "optimizer.weight_decay=0")
     record = train(*fixed, "regularizer=bss", "regularizer.bss.k=all")
     plan = plan_run(record.config, (), Session())
-    model = build_model(plan, Session()).eval()
-    images = decoded_images(plan, Session()).read(plan.splits.train.indices)
+    run = RunContext(plan, Session())
+    model = build_model(run).eval()
+    images = decoded_images(run).read(plan.splits.train.indices)
     with torch.no_grad():
         features = model.backbone((images - model.pixel_mean) * model.pixel_scale)
     assert first_row(record)["train/bss"] == pytest.approx(features.square().sum().item(), rel=1e-4)
@@ -417,7 +419,7 @@ def test_distillation_in_a_run_starts_at_zero(train):
     assert record.history[1]["train/distillation"] > 0.0
     assert first_row(record)["train/distillation/weight"] == 4.0
     (phase,) = record.phases
-    width = build_model(plan_run(record.config, (), Session()), Session()).head.in_features
+    width = build_model(RunContext(plan_run(record.config, (), Session()), Session())).head.in_features
     assert phase.regularizers.keys() == {"distillation"}
     assert phase.regularizers["distillation"].companion_parameters == 5 * (width + 1)
     assert phase.optimizer_groups[-1].name == "regularizers"
@@ -601,7 +603,7 @@ def test_a_resnet_follows_a_vgg(train):
     assert record.history[1]["train/feature_matching"] < record.history[0]["train/feature_matching"]
     assert record.parameters.total == record.parameters.trainable == phase.trainable_parameters
     state = load_file(folder_of(record) / "best.safetensors")
-    assert set(state) == set(build_model(plan_run(record.config, (), Session()), Session()).state_dict())
+    assert set(state) == set(build_model(RunContext(plan_run(record.config, (), Session()), Session())).state_dict())
 
 
 def test_layers_are_paired_by_name_and_weighted():

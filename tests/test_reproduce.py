@@ -16,6 +16,7 @@ from tests.conftest import REPOSITORY, TINY, records
 from tests.make_records import record
 from thawline.execution.weights import build_model
 from thawline.ledger.comparison import compare
+from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 from thawline.records import load_record, write_record
@@ -156,7 +157,7 @@ def test_the_exported_model_is_the_source_with_what_moved(train, thawline, tmp_p
     assert thawline("export", record.identity, "--output", str(tmp_path / "model.safetensors")).status == 0
     exported = load_file(tmp_path / "model.safetensors")
     session = Session()
-    start = build_model(plan_run(record.config, (), session), session).state_dict()
+    start = build_model(RunContext(plan_run(record.config, (), session), session)).state_dict()
     moved = load_file(Path("outputs/runs") / record.identity / "best.safetensors")
     assert exported.keys() == start.keys()
     for name, tensor in exported.items():

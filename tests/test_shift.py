@@ -16,6 +16,7 @@ from thawline.datasets import Digits
 from thawline.errors import UsageError
 from thawline.evaluation.corruptions import corrupt
 from thawline.execution.weights import build_model, restore
+from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 from thawline.planning.shift import Corruptions, OtherDataset, shifted_sets
@@ -37,7 +38,7 @@ def tuned(record):
     """The plan and the chosen model of a finished run."""
     session = Session()
     plan = plan_run(record.config, (), session)
-    model = build_model(plan, session)
+    model = build_model(RunContext(plan, session))
     restore(model, Path("outputs/runs") / record.identity / "best.safetensors")
     return plan, model.eval()
 

@@ -78,10 +78,10 @@ def test_a_failing_cell_leaves_the_others_and_is_named(thawline, monkeypatch):
 
     execute = experiment.execute
 
-    def failing(plan, session, **keywords):
-        if plan.settings.seed == 1:
+    def failing(run, **keywords):
+        if run.settings.seed == 1:
             raise RuntimeError("the disk is on fire")
-        return execute(plan, session, **keywords)
+        return execute(run, **keywords)
 
     monkeypatch.setattr(experiment, "execute", failing)
     result = thawline("train", "-m", *TINY, "freeze_policy.k=1,2", "seed=0,1")

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tests.conftest import REPOSITORY, TINY, records
 from thawline import specs
 from thawline.execution.weights import build_model
+from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 
@@ -95,7 +96,7 @@ def test_the_ends_of_last_k_are_the_probe_and_full_fine_tuning(train, policy, k)
 def test_what_is_frozen_is_bit_equal_afterwards(train):
     record = train("freeze_policy.k=1", "optimizer=adamw", "optimizer.weight_decay=0.5")
     plan = plan_run(record.config, (), Session())
-    start = build_model(plan, Session()).state_dict()
+    start = build_model(RunContext(plan, Session())).state_dict()
     moved = load_file(folder_of(record) / "best.safetensors")
     allowed = set(plan.network.top(1)) | set(plan.network.head)
     parameters = {name for name in moved if "running" not in name and "num_batches" not in name}

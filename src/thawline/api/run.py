@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from thawline.network.model import TransferModel
-    from thawline.planning.plan import Plan
-    from thawline.planning.session import Session
+    from thawline.planning.context import RunContext
 
 
 class Run:
@@ -109,7 +108,7 @@ class Run:
         from thawline.execution.weights import tuned_model
 
         with options(self._allow, None):
-            model = tuned_model(self._plan, self._session)
+            model = tuned_model(self._context)
         return model.cpu().eval()
 
     def predict(self, images: Any) -> pd.DataFrame:
@@ -134,24 +133,21 @@ class Run:
 
         found = given_images(images)
         with options(self._allow, None):
-            values = predict(self._plan, self._tuned, found, self._session)
-        if values.ndim != 2 or values.shape[1] != len(self._plan.outputs):
+            values = predict(self._context.plan, self._tuned, found)
+        if values.ndim != 2 or values.shape[1] != len(self._context.plan.outputs):
             raise usage_error("predict", f"task {self.record.task} has no table of an output for each name")
         names = pd.Index([found.key(index) for index in range(len(found))] if found.named else range(len(found)))
-        return pd.DataFrame(values.numpy(), index=names.rename("image"), columns=list(self._plan.outputs))
+        return pd.DataFrame(values.numpy(), index=names.rename("image"), columns=list(self._context.plan.outputs))
 
     @cached_property
-    def _session(self) -> Session:
+    def _context(self) -> RunContext:
+        from thawline.planning.context import RunContext
+        from thawline.planning.plan import plan_of_run
         from thawline.planning.session import Session
 
-        return Session()
-
-    @cached_property
-    def _plan(self) -> Plan:
-        from thawline.planning.plan import plan_of_run
-
+        session = Session()
         with options(self._allow, None):
-            return plan_of_run(self.folder, self._session)
+            return RunContext(plan_of_run(self.folder, session), session)
 
     @cached_property
     def _tuned(self) -> TransferModel:

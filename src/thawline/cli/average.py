@@ -16,6 +16,7 @@ from thawline.errors import usage_error
 from thawline.invocation import Invocation
 
 if TYPE_CHECKING:
+    from thawline.planning.plan import Plan
     from thawline.planning.session import Session
     from thawline.records import Record
     from thawline.sweeps.averages import Averages
@@ -36,6 +37,7 @@ def run(argv: Sequence[str]) -> int:
     target = _target(arguments)
     from thawline.execution.run import execute
     from thawline.ledger.runs import RunFailed, run_once
+    from thawline.planning.context import RunContext
     from thawline.planning.session import Session
 
     session = Session()
@@ -43,14 +45,16 @@ def run(argv: Sequence[str]) -> int:
     for reason in averages.left_out:
         errors.print(Text(f"left out: {reason}", style="yellow"), soft_wrap=True)
     group = averages.folder.name if averages.folder is not None else None
+
+    def average(plan: Plan) -> Record:
+        return execute(RunContext(plan, session), group=group, on_epoch=lambda row: None)
+
     records, failed = [], 0
     with errors.status("") as status:
         for number, plan in enumerate(averages.plans, start=1):
             status.update(Text(f"average {number} of {len(averages.plans)}"))
             try:
-                records.append(
-                    run_once(plan, lambda plan: execute(plan, session, group=group, on_epoch=lambda row: None))
-                )
+                records.append(run_once(plan, average))
             except RunFailed as error:
                 errors.print(Text(f"error: {error}"), soft_wrap=True)
                 failed += 1

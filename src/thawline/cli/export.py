@@ -23,6 +23,7 @@ def run(argv: Sequence[str]) -> int:
     from thawline.commands.finding import find_run
     from thawline.execution.weights import ensure_model
     from thawline.files import atomic_write
+    from thawline.planning.context import RunContext
     from thawline.planning.plan import plan_of_run
     from thawline.planning.session import Session
 
@@ -31,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
         raise usage_error("--output", f"{arguments.output} exists; --force replaces it")
     folder = find_run(arguments.run, arguments.outputs)
     session = Session()
-    model = ensure_model(plan_of_run(folder, session), session)
+    model = ensure_model(RunContext(plan_of_run(folder, session), session))
     with atomic_write(arguments.output) as stream:
         stream.write(model.read_bytes())
     with safe_open(model, framework="numpy") as tensors:

@@ -22,7 +22,7 @@ from thawline.execution.finish import BEST_FILE, Finished, Outcome, finish
 from thawline.execution.inputs import AugmentedInputs, ImageInputs
 from thawline.execution.weights import recorded_file, source_backbone, with_head
 from thawline.freeze_policies import Phase
-from thawline.planning.devices import device_of
+from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan, plan_of_run, plan_run
 from thawline.planning.session import Session
 from thawline.planning.settings import AverageSettings
@@ -109,43 +109,42 @@ def batch_norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
 # The run --------------------------------------------------------------------------------------------------------------
 
 
-def average(plan: Plan, session: Session, on_candidate: OnCandidate) -> Record:
-    """Average the runs that the plan names, choose on validation, test once, and write the record.
+def average(run: RunContext, on_candidate: OnCandidate) -> Record:
+    """Average the runs that the settings name, choose on validation, test once, and write the record.
 
     Args:
-        plan: a run with `average` settings.
-        session: what the runs of this process share.
+        run: one with `average` settings.
         on_candidate: told the row of the history of each average that was evaluated.
     """
-    settings = plan.settings.average
+    settings = run.settings.average
     if settings is None:
         raise TypeError("the plan says nothing of averages")
-    plans = [plan_of(identity, plan, session) for identity in settings.ingredients]
+    plans = [plan_of(run, identity) for identity in settings.ingredients]
     trained = frozenset[str]().union(*(phase.trainable for one in plans for phase in one.phases))
-    plan = dataclasses.replace(plan, phases=(Phase("average", trained, epochs=0),))
-    work = _Average(plan, settings, session, on_candidate)
+    plan = dataclasses.replace(run.plan, phases=(Phase("average", trained, epochs=0),))
+    work = _Average(run.with_plan(plan), settings, on_candidate)
     {"wise_ft": work.wise_ft, "uniform": work.uniform, "greedy": work.greedy}[settings.method]()
     return work.to_record(trained)
 
 
-def plan_of(identity: str, plan: Plan, session: Session) -> Plan:
-    """The plan of a finished run beside `plan`'s own folder.
+def plan_of(run: RunContext, identity: str) -> Plan:
+    """The plan of a finished run whose folder is beside that of `run`.
 
     Raises:
         UsageError: there is no such run, its record is damaged, or what it was made from has changed.
     """
-    return plan_of_run(run_folder(plan.settings.output_dir, identity), session)
+    return plan_of_run(run_folder(run.settings.output_dir, identity), run.session)
 
 
 class _Average:
     """An average in progress: the model, and what each candidate was worth on validation."""
 
-    def __init__(self, plan: Plan, settings: AverageSettings, session: Session, on_candidate: OnCandidate) -> None:
-        self._plan, self._settings, self._session, self._on_candidate = plan, settings, session, on_candidate
+    def __init__(self, run: RunContext, settings: AverageSettings, on_candidate: OnCandidate) -> None:
+        self._run, self._settings, self._on_candidate = run, settings, on_candidate
         self._outcome = Outcome()
-        self._backbone = source_backbone(plan, session)
-        self._model = with_head(plan, self._backbone).to(device_of(plan.settings))
-        self._diagnosis = Diagnosis(plan, self._model, self._backbone, session)
+        self._backbone = source_backbone(run)
+        self._model = with_head(run.plan, self._backbone).to(run.device)
+        self._diagnosis = Diagnosis(run, self._model, self._backbone)
         self._moved = {identity: self._tensors(identity) for identity in settings.ingredients}
         start = {} if settings.start is None else self._tensors(settings.start)
         self._names = sorted({name for tensors in (*self._moved.values(), start) for name in tensors})
@@ -189,15 +188,15 @@ class _Average:
 
     def to_record(self, trained: frozenset[str]) -> Record:
         """Finish with what was chosen."""
-        plan, outcome = self._plan, self._outcome
+        run, outcome = self._run, self._outcome
         self._lay(self._best)
         outcome.moved, outcome.trained = set(self._names), set(trained)
         outcome.metrics["val"] = _of_split(self._best_row)
-        rule = plan.settings.rule
+        rule = run.settings.rule
         value = self._best_row[f"val/{rule.metric}"]
         outcome.selection = Selection.by(rule, value=value, phase=0, epoch=self._best_row["epoch"])
-        run = Finished(
-            plan,
+        finished = Finished(
+            run,
             self._model,
             self._backbone,
             outcome,
@@ -206,10 +205,11 @@ class _Average:
             notes=(self._note(),),
             facts={"average": self._report()},
         )
-        return finish(run, self._session)
+        return finish(finished)
 
     def _tensors(self, identity: str) -> dict[str, torch.Tensor]:
-        return load_file(recorded_file(run_folder(self._plan.settings.output_dir, identity), BEST_FILE, self._session))
+        folder = run_folder(self._run.settings.output_dir, identity)
+        return load_file(recorded_file(folder, BEST_FILE, self._run.session))
 
     def _lay(self, tensors: Tensors) -> None:
         state = self._model.state_dict()
@@ -227,8 +227,7 @@ class _Average:
 
     def _training_batches(self) -> Iterator[torch.Tensor]:
         """The training images once, augmented as in the first epoch, in batches of nearly equal size."""
-        plan = self._plan
-        decoded = decoded_images(plan, self._session)
+        plan, decoded = self._run.plan, decoded_images(self._run)
         random = plan.transform.is_random
         inputs = AugmentedInputs(decoded, plan.transform, plan.settings.data_seed) if random else ImageInputs(decoded)
         rows = plan.splits.train.indices
@@ -241,12 +240,12 @@ class _Average:
 
         Returns its rank by the run's `SelectionRule`.
         """
-        values, _ = self._evaluated(self._plan.splits.val.indices)
+        values, _ = self._evaluated(self._run.plan.splits.val.indices)
         row = {"phase": "average", "epoch": len(self._outcome.history), **about}
         row |= {f"val/{name}": value for name, value in values.items()}
         self._outcome.history.append(row)
         self._on_candidate(row)
-        rule = self._plan.settings.rule
+        rule = self._run.settings.rule
         rank, best = rule.rank(row, "val/"), rule.rank(self._best_row, "val/")
         if not self._best or rank > best or (ties and rank == best):
             state = self._model.state_dict()
@@ -255,8 +254,8 @@ class _Average:
 
     def _evaluated(self, rows: Rows) -> tuple[Metrics, Predictions]:
         """The metrics of the model as it is on these samples, and what it says of each."""
-        plan, rows = self._plan, np.sort(rows)
-        outputs, _ = outputs_of(plan, self._model, self._session, decoded_images(plan, self._session), rows)
+        plan, rows = self._run.plan, np.sort(rows)
+        outputs, _ = outputs_of(plan, self._model, decoded_images(self._run), rows)
         targets = torch.from_numpy(plan.splits.images.targets[rows])
         predictions = Predictions.of(plan.settings.task, outputs, targets, torch.from_numpy(rows))
         return metrics_of(plan, outputs, targets), predictions
@@ -290,9 +289,7 @@ def _of_split(row: Mapping[str, Any]) -> dict[str, float | None]:
 # Which runs -----------------------------------------------------------------------------------------------------------
 
 
-def wise_ft_plan(
-    plan: Plan, alphas: Sequence[float], start: str | None, overrides: Sequence[str], session: Session
-) -> Plan:
+def wise_ft_plan(run: RunContext, alphas: Sequence[float], start: str | None, overrides: Sequence[str]) -> Plan:
     """The plan of a WiSE-FT average of a finished run with its source, or with the run `start`.
 
     `overrides` say how the average is called in tables.
@@ -300,17 +297,18 @@ def wise_ft_plan(
     Raises:
         UsageError: `start` is not a run of the same network on the same data.
     """
-    if start is not None and alike(plan_of(start, plan, session)) != alike(plan):
+    plan = run.plan
+    if start is not None and alike(plan_of(run, start)) != alike(plan):
         raise usage_error("--start", f"run {start} has another network, head, source or data than run {plan.identity}")
     settings = {"method": "wise_ft", "ingredients": [plan.identity], "alphas": list(alphas), "start": start}
-    return _averaged(plan, settings, overrides, session)
+    return _averaged(run, settings, overrides)
 
 
 def soup_plan(plans: Sequence[Plan], method: str, overrides: Sequence[str], session: Session) -> Plan:
     """The plan of a soup of finished runs that are `alike`; its configuration is otherwise that of the first."""
     ordered = sorted(plans, key=lambda plan: plan.identity)
     settings = {"method": method, "ingredients": [plan.identity for plan in ordered]}
-    return _averaged(ordered[0], settings, overrides, session)
+    return _averaged(RunContext(ordered[0], session), settings, overrides)
 
 
 def alike(plan: Plan) -> Hashable:
@@ -320,6 +318,6 @@ def alike(plan: Plan) -> Hashable:
     return (plan.model_key, data, str(transform.fixed))
 
 
-def _averaged(plan: Plan, settings: Mapping[str, Any], overrides: Sequence[str], session: Session) -> Plan:
-    config = {**plan.config, "output_dir": str(plan.settings.output_dir), "average": dict(settings)}
-    return plan_run(config, overrides, session)
+def _averaged(run: RunContext, settings: Mapping[str, Any], overrides: Sequence[str]) -> Plan:
+    config = {**run.plan.config, "output_dir": str(run.settings.output_dir), "average": dict(settings)}
+    return plan_run(config, overrides, run.session)

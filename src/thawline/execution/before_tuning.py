@@ -14,8 +14,8 @@ from thawline.errors import usage_error
 from thawline.execution.decoding import decoded_images
 from thawline.execution.evaluate import metrics_of
 from thawline.network.model import TransferModel
+from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
-from thawline.planning.session import Session
 from thawline.records import Record
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def before_tuning(
-    plan: Plan, model: TransferModel, backbone: Backbone, session: Session, source_record: Record
+    run: RunContext, model: TransferModel, backbone: Backbone, source_record: Record
 ) -> dict[str, dict[str, float | None]]:
     """The metrics of the copy before tuning, on validation splits: the test splits stay closed.
 
@@ -34,7 +34,7 @@ def before_tuning(
     Raises:
         UsageError: ``before/source`` is not what the source run recorded, up to rounding: these are other weights.
     """
-    source = plan.source
+    plan, session, source = run.plan, run.session, run.plan.source
     if source is None or backbone.source_classifier is None:
         return {}
     splits = plan.splits
@@ -45,7 +45,7 @@ def before_tuning(
         name: session.once(
             "features",
             (source.identity, splits.fingerprint, split.sha256),
-            functools.partial(_features, plan, model, session, split),
+            functools.partial(_features, run, model, split),
         )
         for name, split in (("train", splits.train), ("val", splits.val))
     }
@@ -59,7 +59,7 @@ def before_tuning(
         head.bias.copy_(torch.zeros(len(classifier.weight)) if classifier.bias is None else classifier.bias)
     source_val = source.splits.val
     source_features = session.once(
-        "features", f"{source.identity} val", lambda: _features(source, model, session, source_val)
+        "features", f"{source.identity} val", lambda: _features(run.with_plan(source), model, source_val)
     )
     again = _metrics(head, source_features, _targets(source_val), source)
     _require_recorded(source, again, source_record)
@@ -88,14 +88,14 @@ def _require_recorded(source: Plan, again: dict[str, float | None], source_recor
             )
 
 
-def _features(plan: Plan, model: TransferModel, session: Session, split: Split) -> torch.Tensor:
+def _features(run: RunContext, model: TransferModel, split: Split) -> torch.Tensor:
     """The backbone's features (N, feature_dim) of a split."""
-    decoded = decoded_images(plan, session)
+    decoded = decoded_images(run)
     body = TransferModel(model.backbone, nn.Identity(), (0.0,), (1.0,))
     body.pixel_mean, body.pixel_scale = model.pixel_mean, model.pixel_scale
     body.eval()
     device = model.pixel_mean.device
-    size = plan.settings.trainer.eval_batch_size
+    size = run.settings.trainer.eval_batch_size
     starts = range(0, len(split.indices), size)
     with torch.inference_mode():
         features = torch.cat(

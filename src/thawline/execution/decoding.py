@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
-from thawline.planning.session import Session
 from thawline.store.decoded_images import DecodedImages, decoded
 from thawline.training.batches import Rows
 
@@ -13,15 +13,15 @@ _MOST_UNUSED = 4
 """A set is kept whole while it has at most this many times the samples that a run reads."""
 
 
-def decoded_images(plan: Plan, session: Session) -> DecodedImages:
-    """The decoded images of the plan's data set, each decoded once where the store or the memory takes them."""
-    transform, splits = plan.transform, plan.splits
-    indices = _rows_in_use(plan)
+def decoded_images(run: RunContext) -> DecodedImages:
+    """The decoded images of the run's data set, each decoded once where the store or the memory takes them."""
+    transform, splits = run.plan.transform, run.plan.splits
+    indices = _rows_in_use(run.plan)
     fixed = transform.fixed
 
     def make() -> DecodedImages:
         return decoded(
-            session.data.store(plan.settings.cache),
+            run.session.data.store(run.settings.cache),
             splits.train.images,
             fixed,
             transform.decode,
@@ -30,8 +30,8 @@ def decoded_images(plan: Plan, session: Session) -> DecodedImages:
             indices=indices,
         )
 
-    key = f"{splits.fingerprint} {fixed} {transform.output_size} {plan.settings.cache!r} {hash(indices.tobytes())}"
-    return session.once("decoded", key, make)
+    key = f"{splits.fingerprint} {fixed} {transform.output_size} {run.settings.cache!r} {hash(indices.tobytes())}"
+    return run.session.once("decoded", key, make)
 
 
 def _rows_in_use(plan: Plan) -> Rows:

@@ -19,9 +19,8 @@ from thawline.execution.decoding import decoded_images
 from thawline.execution.source_scores import source_key, source_scores
 from thawline.execution.weights import build_model
 from thawline.network.model import TransferModel
-from thawline.planning.devices import device_of
+from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
-from thawline.planning.session import Session
 from thawline.randomness import permutation
 from thawline.training.batches import Rows
 
@@ -35,27 +34,26 @@ class Diagnosis:
     """The diagnostics of one run: begun before training, so that it knows what the source was.
 
     Args:
-        plan: the run.
+        run: its plan and session.
         model: before any tuning.
         backbone: the source, whose classifier the transferability scores read.
-        session: what the runs of this process share.
     """
 
-    def __init__(self, plan: Plan, model: TransferModel, backbone: Backbone, session: Session) -> None:
-        self._plan, self._session = plan, session
-        self._start = _starting_point(plan, model)
+    def __init__(self, run: RunContext, model: TransferModel, backbone: Backbone) -> None:
+        self._run = run
+        self._start = _starting_point(run.plan, model)
         self._found: dict[str, Any] = {}
-        if plan.settings.diagnostics.transferability and distributed.is_first():
-            samples = len(plan.splits.train.indices)
+        if run.settings.diagnostics.transferability and distributed.is_first():
+            samples = len(run.plan.splits.train.indices)
             self._found["transferability"] = {
                 "split": "train",
                 "samples": samples,
-                **source_scores(plan, backbone, session),
+                **source_scores(run, backbone),
             }
 
     def of(self, model: TransferModel) -> dict[str, Any]:
         """What there is to say of `model`, which holds the selected epoch's tensors; nothing but on the first rank."""
-        plan, session, wanted = self._plan, self._session, self._plan.settings.diagnostics
+        run, plan, wanted = self._run, self._run.plan, self._run.settings.diagnostics
         if not distributed.is_first():
             return {}
         found = dict(self._found)
@@ -64,7 +62,7 @@ class Diagnosis:
         if wanted.cka or wanted.feature_distance:
             rows = _validation_rows(plan)
             about = {"split": "val", "samples": len(rows)}
-            tuned, source = _seen(plan, model, session, rows), _seen_by_source(plan, session, rows)
+            tuned, source = _seen(run, model, rows), _seen_by_source(run, rows)
             if wanted.cka:
                 found["cka"] = {**about, "groups": _cka(plan, source, tuned)}
             if wanted.feature_distance:
@@ -142,13 +140,12 @@ def _validation_rows(plan: Plan) -> Rows:
     return np.sort(rows[permutation(len(rows), "diagnostics", settings.data_seed)[: settings.diagnostics.samples]])
 
 
-def _seen(plan: Plan, model: TransferModel, session: Session, rows: Rows) -> Activations:
-    groups = plan.network.groups if plan.settings.diagnostics.cka else ()
-    size, device = plan.settings.trainer.eval_batch_size, device_of(plan.settings)
-    return activations(model, groups, decoded_images(plan, session), rows, size, device)
+def _seen(run: RunContext, model: TransferModel, rows: Rows) -> Activations:
+    groups = run.plan.network.groups if run.settings.diagnostics.cka else ()
+    return activations(model, groups, decoded_images(run), rows, run.settings.trainer.eval_batch_size, run.device)
 
 
-def _seen_by_source(plan: Plan, session: Session, rows: Rows) -> Activations:
+def _seen_by_source(run: RunContext, rows: Rows) -> Activations:
     """The activations of the model before any tuning; runs that start alike share them."""
-    key = (source_key(plan), repr(plan.settings.diagnostics), repr(plan.network.groups), rows.tobytes())
-    return session.once("source activations", key, lambda: _seen(plan, build_model(plan, session), session, rows))
+    key = (source_key(run.plan), repr(run.settings.diagnostics), repr(run.plan.network.groups), rows.tobytes())
+    return run.session.once("source activations", key, lambda: _seen(run, build_model(run), rows))

@@ -8,9 +8,9 @@ import torch
 
 from thawline.execution import distributed
 from thawline.network.model import TransferModel
+from thawline.planning.context import RunContext
 from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan
-from thawline.planning.session import Session
 from thawline.planning.shift import ShiftedSet
 from thawline.records import SplitRecord
 from thawline.store.decoded_images import DecodedImages, decoded
@@ -21,14 +21,13 @@ _MIXED = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 def outputs_of(
-    plan: Plan, model: TransferModel, session: Session, images: DecodedImages, rows: Rows, shard: Shard | None = None
+    plan: Plan, model: TransferModel, images: DecodedImages, rows: Rows, shard: Shard | None = None
 ) -> tuple[torch.Tensor, Rows]:
     """The outputs (N, ...) for this process's share of the images `rows`, on the CPU, and the share's rows (N,).
 
     Args:
         plan: the run; its batch size, precision and device are taken.
         model: moved to the device, and left in eval mode.
-        session: what the runs of this process share.
         images: the images.
         rows: which of them.
         shard: this process among those that share the work; None: it does all.
@@ -54,14 +53,14 @@ def metrics_of(plan: Plan, outputs: torch.Tensor, targets: torch.Tensor, among: 
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
-def shifted_metrics(plan: Plan, model: TransferModel, session: Session) -> dict[str, Metrics]:
+def shifted_metrics(run: RunContext, model: TransferModel) -> dict[str, Metrics]:
     """The metrics of every further test set, ``test/<name>``, and of every mean over several.
 
     Each set is read in shares by the run's devices; all of them return the metrics of the whole.
     """
-    found: dict[str, Metrics] = {}
+    plan, found = run.plan, dict[str, Metrics]()
     for item in plan.shifted:
-        outputs, targets = _of_shifted(plan, model, item, session)
+        outputs, targets = _of_shifted(run, model, item)
         found[f"test/{item.name}"] = metrics_of(plan, outputs, targets, item.outputs)
     return found | _means(plan.shifted, found)
 
@@ -83,20 +82,18 @@ def shifted_splits(plan: Plan) -> dict[str, SplitRecord]:
     }
 
 
-def _of_shifted(
-    plan: Plan, model: TransferModel, item: ShiftedSet, session: Session
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _of_shifted(run: RunContext, model: TransferModel, item: ShiftedSet) -> tuple[torch.Tensor, torch.Tensor]:
     """Outputs (N, ...) and targets (N, ...) of all samples of a set, on the CPU."""
     images = decoded(
-        session.data.store(plan.settings.cache),
+        run.session.data.store(run.settings.cache),
         item.split.images,
         dict(item.pixels),
         item.decode,
-        plan.transform.output_size,
+        run.plan.transform.output_size,
         fingerprint=item.fingerprint,
         indices=item.split.indices,
     )
-    outputs, rows = outputs_of(plan, model, session, images, item.split.indices, distributed.shard())
+    outputs, rows = outputs_of(run.plan, model, images, item.split.indices, distributed.shard())
     images.close()
     shares = distributed.gathered((outputs, torch.from_numpy(item.targets[rows])))
     return torch.cat([share[0] for share in shares]), torch.cat([share[1] for share in shares])

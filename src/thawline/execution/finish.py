@@ -21,8 +21,8 @@ from thawline.invocation import Invocation
 from thawline.ledger import provenance
 from thawline.network.model import TransferModel
 from thawline.optimization.optimizers import States
+from thawline.planning.context import RunContext
 from thawline.planning.plan import IDENTITY_FORMAT, Plan
-from thawline.planning.session import Session
 from thawline.planning.statements import recipe_of, strategy_of
 from thawline.records import (
     ContractRecord,
@@ -147,7 +147,7 @@ class Finished:
     """What has been trained or averaged, at the epoch or average that validation chose.
 
     Attributes:
-        plan: the run.
+        run: its plan and session.
         model: the whole model, with the chosen weights.
         backbone: the source that it started from.
         outcome: what led there.
@@ -157,7 +157,7 @@ class Finished:
         facts: further diagnostics.
     """
 
-    plan: Plan
+    run: RunContext
     model: TransferModel
     backbone: Backbone
     outcome: Outcome
@@ -167,22 +167,23 @@ class Finished:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def finish(run: Finished, session: Session) -> Record:
+def finish(finished: Finished) -> Record:
     """Evaluate on test if the plan opens it, which nothing else does; then diagnose and write the files and the record.
 
     Every process of a run on several devices calls it; the first one writes.
     """
-    plan, outcome, test, predictions = run.plan, run.outcome, run.plan.splits.test, None
+    plan, outcome, predictions = finished.run.plan, finished.outcome, None
+    test = plan.splits.test
     if test is not None:
         began = time.perf_counter()
-        outcome.metrics["test"], predictions = run.evaluate(test)
+        outcome.metrics["test"], predictions = finished.evaluate(test)
         outcome.task_fields = plan.settings.task.record_fields(predictions.arrays(), plan.outputs)
-        outcome.metrics |= shifted_metrics(plan, run.model, session)
+        outcome.metrics |= shifted_metrics(finished.run, finished.model)
         outcome.evaluate_seconds += time.perf_counter() - began
-    outcome.diagnostics = {**run.diagnosis.of(run.model), **run.facts}
+    outcome.diagnostics = {**finished.diagnosis.of(finished.model), **finished.facts}
     first = distributed.is_first()
-    files = _write_files(plan, run.model, predictions, outcome) if first else {}
-    record = _make_record(run, files)
+    files = _write_files(plan, finished.model, predictions, outcome) if first else {}
+    record = _make_record(finished, files)
     if first:
         write_record(plan.folder, record)
     return record
@@ -201,9 +202,10 @@ def _write_files(plan: Plan, model: TransferModel, predictions: Predictions | No
     return {name: sha256_of_file(plan.folder / name) for name in (BEST_FILE, PREDICTIONS_FILE)}
 
 
-def _make_record(run: Finished, files: dict[str, str]) -> Record:
+def _make_record(finished: Finished, files: dict[str, str]) -> Record:
     """The record of a run that is through."""
-    plan, model, outcome, task = run.plan, run.model, run.outcome, run.plan.settings.task
+    plan, model, outcome = finished.run.plan, finished.model, finished.outcome
+    task = plan.settings.task
     if outcome.selection is None:
         raise RuntimeError("a run without a phase has nothing to record")
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -225,8 +227,8 @@ def _make_record(run: Finished, files: dict[str, str]) -> Record:
         recipe=recipe_of(plan),
         classes=list(plan.splits.classes),
         task=task.NAME,
-        preprocessing=plan.transform.preprocessing(run.backbone.preprocessing),
-        provenance=_provenance(plan, run.backbone, outcome),
+        preprocessing=plan.transform.preprocessing(finished.backbone.preprocessing),
+        provenance=_provenance(plan, finished.backbone, outcome),
         splits=_split_records(plan) | shifted_splits(plan),
         layer_groups=[
             GroupRecord(
@@ -268,7 +270,7 @@ def _make_record(run: Finished, files: dict[str, str]) -> Record:
             *plan.splits.notes,
             *(note for item in plan.shifted for note in item.notes),
             *distributed.notes(plan, sorted(outcome.moved - sizes.keys())),
-            *run.notes,
+            *finished.notes,
         ],
         **outcome.task_fields,
     )

@@ -14,9 +14,8 @@ from torch import nn
 from thawline.execution.decoding import decoded_images
 from thawline.freeze_policies import Phase
 from thawline.network.model import TransferModel
-from thawline.planning.devices import device_of
+from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
-from thawline.planning.session import Session
 from thawline.records import StoredValue, ThawLineRecord
 from thawline.store.decoded_images import DecodedImages
 from thawline.store.store import ArraySpec, Entry, EntrySpec, Store, StoreRefusedError
@@ -84,26 +83,25 @@ class PhaseInputs:
 
 
 def phase_inputs(
-    plan: Plan, model: TransferModel, session: Session, phase: Phase, *, whole_because: str = "", pristine: bool = True
+    run: RunContext, model: TransferModel, phase: Phase, *, whole_because: str = "", pristine: bool = True
 ) -> PhaseInputs:
     """The inputs of a phase whose trainable set `model` has already.
 
     Args:
-        plan: the run.
+        run: its plan and session.
         model: in the modes in which it trains.
-        session: what the runs of this process share.
         phase: the phase.
         whole_because: why this phase must see the whole model, if it must.
         pristine: whether everything that this phase freezes still has its source weights.
     """
-    decoded = decoded_images(plan, session)
+    plan, decoded = run.plan, decoded_images(run)
     images = _image_inputs(plan, decoded)
     whole = PhaseInputs(_parts(plan, images), Forwards(model, model))
     reason = whole_because or _why_not(plan)
     if reason:
         return _explained(whole, reason)
     try:
-        line = session.lines.of_phase(model, phase, _example(plan, model), reuse=pristine)
+        line = run.session.lines.of_phase(model, phase, _example(plan, model), reuse=pristine)
     except UntraceableError as error:
         return _explained(whole, f"not traceable: {error}")
     if line.is_whole:
@@ -113,7 +111,7 @@ def phase_inputs(
             prefix_flops_per_sample=0,
             suffix_flops_per_sample=line.suffix_flops_per_sample,
         )
-    return _LineStore(plan, session, line, decoded, images).inputs(model) or whole
+    return _LineStore(run, line, decoded, images).inputs(model) or whole
 
 
 def _why_not(plan: Plan) -> str:
@@ -155,19 +153,18 @@ class _LineStore:
 
     def __init__(
         self,
-        plan: Plan,
-        session: Session,
+        run: RunContext,
         line: ThawLine,
         decoded: DecodedImages,
         images: dict[str, ImageInputs | AugmentedInputs],
     ) -> None:
-        self._plan, self._session, self._line, self._decoded, self._images = plan, session, line, decoded, images
-        self._views = plan.settings.cache.views if plan.transform.is_random else 0
+        self._run, self._line, self._decoded, self._images = run, line, decoded, images
+        self._views = run.settings.cache.views if run.plan.transform.is_random else 0
 
     def inputs(self, model: TransferModel) -> PhaseInputs | None:
         """The stored inputs, or the whole model on images where storing does not pay or the store refuses."""
-        plan, line = self._plan, self._line
-        store = self._session.data.store(plan.settings.cache)
+        plan, line = self._run.plan, self._line
+        store = self._run.session.data.store(plan.settings.cache)
         whole = PhaseInputs(_parts(plan, self._images), Forwards(model, model))
         facts: dict[str, Any] = {
             "values": [StoredValue(name=v.name, shape=list(v.shape), dtype=str(v.dtype)) for v in line.values],
@@ -199,12 +196,12 @@ class _LineStore:
 
     def _indices(self, part: str) -> Rows:
         """The rows that are stored: all that any run of the sweep may read; of augmented views, the training rows."""
-        return np.sort(self._plan.splits.train.indices) if self._views_of(part) else self._decoded.indices
+        return np.sort(self._run.plan.splits.train.indices) if self._views_of(part) else self._decoded.indices
 
     def _spec(self, part: str) -> EntrySpec:
         import timm
 
-        plan, line = self._plan, self._line
+        plan, line = self._run.plan, self._line
         views, indices = self._views_of(part), self._indices(part)
         low = plan.settings.cache.dtype
         arrays = []
@@ -220,7 +217,7 @@ class _LineStore:
             if views
             else 0,
             "rows": indices.tolist() if views else 0,
-            "device": str(device_of(plan.settings)),
+            "device": str(self._run.device),
             "precision": plan.settings.trainer.precision,
             "channels_last": plan.settings.trainer.channels_last,
             "torch": torch.__version__,
@@ -230,7 +227,7 @@ class _LineStore:
         return EntrySpec(key, tuple(arrays), len(indices) * max(1, views), title=title)
 
     def _decide(self, store: Store, specs: dict[str, EntrySpec]) -> Any:
-        plan, cache = self._plan, self._plan.settings.cache
+        plan, cache = self._run.plan, self._run.settings.cache
         kinds = {spec.identity: spec for spec in specs.values()}
         stored = [store.open(spec) for spec in kinds.values()]
         for entry in stored:
@@ -245,16 +242,16 @@ class _LineStore:
             input_bytes_per_sample=3 * height * width,
             samples=sum(spec.samples for spec in kinds.values()),
             epochs=sum(phase.epochs or 0 for phase in plan.phases),
-            runs_sharing=self._session.runs,
+            runs_sharing=self._run.session.runs,
             already_stored=all(entry is not None for entry in stored),
             budget_bytes=cache.max_bytes,
             free_bytes=shutil.disk_usage(cache.dir).free,
-            rates=machine_rates(device_of(plan.settings).type),
+            rates=machine_rates(self._run.device.type),
         )
 
     def _entry(self, store: Store, part: str, spec: EntrySpec) -> Entry:
         """The stored values of a part, computed now if they are not there: from a shallower line's if there is one."""
-        images, indices, line, session = self._images[part], self._indices(part), self._line, self._session
+        images, indices, line, lines = self._images[part], self._indices(part), self._line, self._run.session.lines
 
         def from_images(rows: Rows) -> tuple[torch.Tensor, ...]:
             view, sample = divmod(rows, len(indices))
@@ -263,7 +260,7 @@ class _LineStore:
 
         produce: Callable[[Rows], tuple[torch.Tensor, ...]] = from_images
         rows_key = f"{self._decoded.spec.identity} {spec.samples} {self._views_of(part)}"
-        shallower = session.lines.shallower(line, rows_key)
+        shallower = lines.shallower(line, rows_key)
         if shallower is not None:
             entry, onward = shallower
 
@@ -272,13 +269,13 @@ class _LineStore:
 
             produce = from_shallower
         made = store.build(spec, produce, _PREFIX_BATCH)
-        session.lines.remember(line, rows_key, made)
+        lines.remember(line, rows_key, made)
         return made
 
     def _computed(self, side: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The line's values as the run's own forward pass computes them, on its device and in its precision."""
-        device = device_of(self._plan.settings)
-        mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(self._plan.settings.trainer.precision)
+        device = self._run.device
+        mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(self._run.settings.trainer.precision)
         with torch.no_grad(), torch.autocast(device.type, dtype=mixed, enabled=mixed is not None):
             values = side(*(value.to(device) for value in inputs))
         kinds = (value.dtype for value in self._line.values)

@@ -24,7 +24,7 @@ from thawline.execution.inputs import phase_inputs
 from thawline.execution.probing import features
 from thawline.execution.weights import new_head, source_backbone, with_head
 from thawline.optimization.learning_rates import Uniform
-from thawline.planning.devices import device_of
+from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
 from thawline.planning.session import Session
 from thawline.records import OptimizerGroup, PhaseRecord, Record, Selection
@@ -136,15 +136,16 @@ class Pack:
 
     def _prepare(self) -> None:
         """The features of every split, from the store where it pays."""
-        plan, session = self._plans[0], self._session
-        self._backbone = source_backbone(plan, session)
+        run = RunContext(self._plans[0], self._session)
+        plan = run.plan
+        self._backbone = source_backbone(run)
         self._model = with_head(plan, self._backbone)
-        self._model.to(device_of(plan.settings))
+        self._model.to(run.device)
         self._model.set_trainable(plan.phases[0].trainable)
         self._model.train()
         self._contract = FreezeContract(self._model)
         self._contract.remember()
-        inputs = phase_inputs(plan, self._model, session, plan.phases[0])
+        inputs = phase_inputs(run, self._model, plan.phases[0])
         self._thaw_line, self._inputs = inputs.thaw_line, inputs
         self._features = {part: features(inputs, self._model, part) for part in ("train", "val")}
         self._metrics = plan.settings.task.metrics(plan.outputs)
@@ -215,13 +216,13 @@ class Pack:
 
     def _record(self, plan: Plan, history: list[dict[str, Any]], best: _Best) -> Record:
         """Finish the run with its chosen epoch."""
-        outcome = Outcome()
+        run, outcome = RunContext(plan, self._session), Outcome()
         head = self._model.head
         if not isinstance(head, nn.Linear):
             raise TypeError("a packed probe is one linear layer")
         # The model has the head of the probe recorded before: drift counts from this one's own start.
         head.load_state_dict(self._head(plan).state_dict())
-        diagnosis = Diagnosis(plan, self._model, self._backbone, self._session)
+        diagnosis = Diagnosis(run, self._model, self._backbone)
         with torch.no_grad():
             head.weight.copy_(best.weight)
             head.bias.copy_(best.bias)
@@ -240,7 +241,7 @@ class Pack:
         outcome.began -= self._seconds
         outcome.cpu_began -= self._cpu_seconds
         evaluate = functools.partial(self._evaluated, plan, best)
-        return finish(Finished(plan, self._model, self._backbone, outcome, evaluate, diagnosis), self._session)
+        return finish(Finished(run, self._model, self._backbone, outcome, evaluate, diagnosis))
 
     def _evaluated(self, plan: Plan, best: _Best, split: Split) -> tuple[Metrics, Predictions]:
         """The metrics and predictions of a probe on the test split, whose features all probes of the pack share."""

@@ -9,20 +9,18 @@ from thawline.datasets.splits import Images
 from thawline.execution.evaluate import outputs_of
 from thawline.network.model import TransferModel
 from thawline.planning.plan import Plan
-from thawline.planning.session import Session
 from thawline.store.decoded_images import decoded
 
 
-def predict(plan: Plan, model: TransferModel, images: Images, session: Session) -> torch.Tensor:
+def predict(plan: Plan, model: TransferModel, images: Images) -> torch.Tensor:
     """The values (N, ...) that a reader is shown of each image, such as probabilities, by the run's own preprocessing.
 
     Args:
         plan: the run.
         model: with its weights.
         images: in the order of the values.
-        session: what the calls share.
     """
     transform = plan.transform
     pixels = decoded(None, images, {}, transform.decode, transform.output_size, fingerprint="")
-    outputs, _ = outputs_of(plan, model, session, pixels, np.arange(len(images)))
+    outputs, _ = outputs_of(plan, model, pixels, np.arange(len(images)))
     return plan.settings.task.values(outputs)

@@ -16,6 +16,7 @@ def main(job_file: Path, parent: int) -> int:
     from thawline.execution.run import execute
     from thawline.files import read_json
     from thawline.invocation import Invocation
+    from thawline.planning.context import RunContext
     from thawline.planning.plan import plan_run
     from thawline.planning.session import Session
     from thawline.runtime.signals import Interrupted, listening
@@ -29,7 +30,7 @@ def main(job_file: Path, parent: int) -> int:
             session = Session()
             plan = plan_run(job["config"], job["overrides"], session, job["label"])
             rows = job_file.with_name(EPOCHS_FILE)
-            execute(plan, session, group=job["group"], on_epoch=lambda row: tell_epoch(rows, row))
+            execute(RunContext(plan, session), group=job["group"], on_epoch=lambda row: tell_epoch(rows, row))
     except Interrupted as interruption:
         return interruption.exit_status
     return 0

@@ -15,9 +15,8 @@ from thawline.execution.decoding import decoded_images
 from thawline.execution.weights import backbone_of
 from thawline.layer_groups import LayerGroup
 from thawline.network.model import TransferModel
-from thawline.planning.devices import device_of
+from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
-from thawline.planning.session import Session
 from thawline.regularizers import Context, Teacher
 from thawline.regularizers.observation import Observer
 from thawline.store.decoded_images import DecodedImages
@@ -41,15 +40,14 @@ class Regularizing:
     """Attaches a run's regularizers to its model, phase by phase.
 
     Args:
-        plan: the run.
-        session: what the runs of this process share.
+        run: its plan and session.
         model: the run's model, before anything trains.
         backbone: the source network: its normalisation and its classifier.
     """
 
-    def __init__(self, plan: Plan, session: Session, model: TransferModel, backbone: Backbone) -> None:
-        self._plan, self._session, self._model, self._backbone = plan, session, model, backbone
-        needed = any("source" in regularizer.needs for regularizer in plan.settings.regularizer.values())
+    def __init__(self, run: RunContext, model: TransferModel, backbone: Backbone) -> None:
+        self._run, self._model, self._backbone = run, model, backbone
+        needed = any("source" in regularizer.needs for regularizer in run.settings.regularizer.values())
         self._source = self._frozen(copy.deepcopy(model.backbone), backbone) if needed else None
 
     def attach(self, companions: Mapping[str, torch.Tensor]) -> Penalties:
@@ -57,11 +55,11 @@ class Regularizing:
 
         `companions` is what regularizers trained themselves in the phase before; where it is empty, they start anew.
         """
-        specs = self._plan.settings.regularizer
+        plan, specs = self._run.plan, self._run.settings.regularizer
         if not specs:
             return Penalties()
-        device = device_of(self._plan.settings)
-        student = Observer(self._model.to(device), _groups_inside(self._plan))
+        device = self._run.device
+        student = Observer(self._model.to(device), _groups_inside(plan))
         source = Observer(self._source.to(device), student.groups) if self._source is not None else None
         others = [source] if source is not None else []
         attached: dict[str, Penalty] = {}
@@ -72,27 +70,26 @@ class Regularizing:
         except BaseException:
             Penalties(attached, student, others).close()
             raise
-        if not why_whole(self._plan):
+        if not why_whole(plan):
             student.close()
-        penalties = Penalties(attached, student if why_whole(self._plan) else None, others)
+        penalties = Penalties(attached, student if why_whole(plan) else None, others)
         if companions:
             penalties.companions.load_state_dict(companions)
         return penalties
 
     def _context(self, name: str, student: Observer, source: Observer | None, others: list[Observer]) -> Context:
-        plan, session = self._plan, self._session
-        settings, splits = plan.settings, plan.splits
-        device = device_of(settings)
-        decoded = decoded_images(plan, session)
+        run, plan = self._run, self._run.plan
+        settings, splits, device = plan.settings, plan.splits, run.device
+        decoded = decoded_images(run)
         key = (plan.model_key, repr(plan.transform), splits.fingerprint, splits.train.sha256, splits.val.sha256)
 
         def build(teacher: Teacher) -> Observer:
-            built = backbone_of(cast("BackboneSpec", teacher), plan, session, f"regularizer.{name}.teacher")
+            built = backbone_of(run, cast("BackboneSpec", teacher), f"regularizer.{name}.teacher")
             others.append(Observer(self._frozen(built.module, built).to(device), built.groups))
             return others[-1]
 
         def remember(what: str, make: Callable[[], Any]) -> Any:
-            return session.once("regularizer", (what, key), make)
+            return run.session.once("regularizer", (what, key), make)
 
         return Context(
             name=name,
@@ -115,7 +112,7 @@ class Regularizing:
         """Images -> features (B, D), in eval mode, in the type that the fit's model will have."""
         model = TransferModel(module, nn.Identity(), backbone.mean, backbone.std)
         model.set_trainable(())
-        return model.eval().to(_TRUE_TYPES.get(self._plan.settings.trainer.precision, torch.float32))
+        return model.eval().to(_TRUE_TYPES.get(self._run.settings.trainer.precision, torch.float32))
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from thawline.execution.threads import on_threads
 from thawline.execution.weights import source_backbone, with_head
 from thawline.freeze_policies import Phase
 from thawline.ledger.runs import run_once
+from thawline.planning.context import RunContext
 from thawline.planning.devices import device_of
-from thawline.planning.plan import Plan
-from thawline.planning.session import Session
+from thawline.planning.settings import RunSettings
 from thawline.records import Record, Resumption
 from thawline.runtime.clock import now
 from thawline.runtime.memory import freeing, keep_freed_memory
@@ -38,25 +38,23 @@ from thawline.trackers import Mirrored, mirroring, summary_of
 from thawline.training.module import Predictions
 
 
-def execute(
-    plan: Plan, session: Session, *, group: str | None, on_epoch: OnEpoch, packs: dict[str, Pack] | None = None
-) -> Record:
-    """Run `plan` from start to record, in its folder.
+def execute(run: RunContext, *, group: str | None, on_epoch: OnEpoch, packs: dict[str, Pack] | None = None) -> Record:
+    """Carry a run out from start to record, in its folder.
 
     Args:
-        plan: the run.
-        session: what the runs of this process share.
+        run: its plan and session.
         group: the sweep that the run belongs to, for loggers.
         on_epoch: gets each epoch's row of the history.
         packs: linear probes that are trained together, by the identity of each run; a pack is dropped after its last
             run so that its model can be freed.
     """
-    _settle_libraries(plan, session)
+    plan, session = run.plan, run.session
+    _settle_libraries(plan.settings)
     source_record = None
     if plan.source is not None:
         source_record = run_once(
             plan.source,
-            lambda source: _source_stage(source, session, group),
+            lambda source: _source_stage(run.with_plan(source), group),
             began=session.began,
             retries=plan.settings.sweep.retries,
         )
@@ -64,69 +62,70 @@ def execute(
         return distributed.execute_on_all(plan, group, on_epoch)
     spec = plan.settings.logger if distributed.is_first() else None
     about = Mirrored(plan.folder, plan.identity, plan.label or plan.identity, group, plan.config)
-    with freeing(), on_threads(plan, session), mirroring(spec, about, on_epoch) as mirror:
+    with freeing(), on_threads(run), mirroring(spec, about, on_epoch) as mirror:
         pack = (packs or {}).pop(plan.identity, None)
         if plan.settings.average is not None:
-            record = average(plan, session, mirror.epoch)
+            record = average(run, mirror.epoch)
         elif pack is not None:
             record = pack.record(plan, mirror.epoch)
         else:
-            record = _trained(plan, session, mirror.epoch, source_record)
+            record = _trained(run, mirror.epoch, source_record)
         mirror.summary.update(summary_of(record))
     return record
 
 
-def _source_stage(source: Plan, session: Session, group: str | None) -> Record:
-    with step("source model: epochs", sum(phase.epochs or 0 for phase in source.phases)) as advance:
-        return execute(source, session, group=group, on_epoch=lambda row: advance(1))
+def _source_stage(source: RunContext, group: str | None) -> Record:
+    with step("source model: epochs", sum(phase.epochs or 0 for phase in source.plan.phases)) as advance:
+        return execute(source, group=group, on_epoch=lambda row: advance(1))
 
 
-def _trained(plan: Plan, session: Session, on_epoch: OnEpoch, source_record: Record | None) -> Record:
+def _trained(run: RunContext, on_epoch: OnEpoch, source_record: Record | None) -> Record:
     """The record of a run that trains; from its start where its checkpoint turns out to be of no use."""
     try:
-        return _Run(plan, session, on_epoch).to_record(source_record)
+        return _Run(run, on_epoch).to_record(source_record)
     except UnusableCheckpoint as error:
-        Checkpoint(plan).refuse(f"is damaged ({error})")
-    return _Run(plan, session, on_epoch).to_record(source_record)
+        Checkpoint(run.plan).refuse(f"is damaged ({error})")
+    return _Run(run, on_epoch).to_record(source_record)
 
 
-def _settle_libraries(plan: Plan, session: Session) -> None:
+def _settle_libraries(settings: RunSettings) -> None:
     """Lightning's advice is about choices that are made here on purpose; its errors still come through."""
     for name in ("pytorch_lightning", "lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
-    if device_of(plan.settings).type == "cpu":
+    if device_of(settings).type == "cpu":
         keep_freed_memory()
 
 
 class _Run:
     """A run in progress: the model, and what its phases leave."""
 
-    def __init__(self, plan: Plan, session: Session, on_epoch: OnEpoch) -> None:
-        self._plan, self._session, self._on_epoch = plan, session, on_epoch
+    def __init__(self, run: RunContext, on_epoch: OnEpoch) -> None:
+        self._run, self._on_epoch = run, on_epoch
+        plan = run.plan
         self._outcome = Outcome()
-        self._backbone = source_backbone(plan, session)
-        self._model = session.lines.reuse_model(plan.model_key, with_head(plan, self._backbone))
-        self._device = device_of(plan.settings)
+        self._backbone = source_backbone(run)
+        self._model = run.session.lines.reuse_model(plan.model_key, with_head(plan, self._backbone))
+        self._device = run.device
         self._model.to(self._device)
-        self._diagnosis = Diagnosis(plan, self._model, self._backbone, session)
+        self._diagnosis = Diagnosis(run, self._model, self._backbone)
         self._checkpoint = Checkpoint(plan)
-        self._regularizing = Regularizing(plan, session, self._model, self._backbone)
+        self._regularizing = Regularizing(run, self._model, self._backbone)
 
     def to_record(self, source_record: Record | None) -> Record:
         """Evaluate before tuning, train, select, and finish."""
-        plan, outcome = self._plan, self._outcome
+        run, outcome = self._run, self._outcome
         saved = self._checkpoint.read()
         if saved is not None:
             outcome = self._go_on(saved)
         elif source_record is not None:
-            outcome.metrics |= before_tuning(plan, self._model, self._backbone, self._session, source_record)
-        for index, phase in enumerate(plan.phases):
+            outcome.metrics |= before_tuning(run, self._model, self._backbone, source_record)
+        for index, phase in enumerate(run.plan.phases):
             if saved is None or index >= saved.phase:
                 fit = self._fit(index, phase, saved.fit if saved is not None and index == saved.phase else None)
         outcome.metrics["val"] = self._validated()
         evaluate = functools.partial(self._evaluated, fit)
-        record = finish(Finished(plan, self._model, self._backbone, outcome, evaluate, self._diagnosis), self._session)
+        record = finish(Finished(run, self._model, self._backbone, outcome, evaluate, self._diagnosis))
         if distributed.is_first():
             self._checkpoint.remove()
         return record
@@ -139,7 +138,7 @@ class _Run:
                 for name, tensor in saved.tensors.items():
                     state[name].copy_(tensor)
             self._outcome = Outcome.from_text(saved.run)
-            phase = self._plan.phases[saved.phase].name
+            phase = self._run.plan.phases[saved.phase].name
             self._outcome.resumed.append(Resumption(phase=phase, epoch=saved.fit["epoch"], at=now()))
         except Exception as error:
             raise UnusableCheckpoint(first_line(error)) from error
@@ -150,15 +149,13 @@ class _Run:
 
     def _fit(self, index: int, phase: Phase, state: dict[str, Any] | None) -> Fit:
         """Train one phase, from `state` on if it was broken, and leave the model at its best epoch by validation."""
-        plan, outcome = self._plan, self._outcome
+        run, plan, outcome = self._run, self._run.plan, self._outcome
         self._model.set_trainable(phase.trainable, statistics_frozen=phase.running_statistics == "frozen")
         self._model.train()
         if plan.settings.trainer.shares_weights:
             self._model.cpu()
         frozen_moved = outcome.moved - phase.trainable
-        inputs = phase_inputs(
-            plan, self._model, self._session, phase, whole_because=why_whole(plan), pristine=not frozen_moved
-        )
+        inputs = phase_inputs(run, self._model, phase, whole_because=why_whole(plan), pristine=not frozen_moved)
         began = time.perf_counter()
         values = self._model.state_dict()
         before = {name: values[name].clone() for name in outcome.moved}

@@ -12,9 +12,8 @@ from thawline.evaluation.transferability import h_score, leep, logme, nce, shrun
 from thawline.execution.activations import activations
 from thawline.execution.decoding import decoded_images
 from thawline.network.model import TransferModel
-from thawline.planning.devices import device_of
+from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
-from thawline.planning.session import Session
 
 if TYPE_CHECKING:
     from thawline.backbones import Backbone
@@ -23,26 +22,25 @@ if TYPE_CHECKING:
 Scores = dict[str, float | None]
 
 
-def source_scores(plan: Plan, backbone: Backbone, session: Session) -> Scores:
-    """LEEP, NCE, H-score, its shrunk form and LogME of a source model for the plan's training split.
+def source_scores(run: RunContext, backbone: Backbone) -> Scores:
+    """LEEP, NCE, H-score, its shrunk form and LogME of a source model for the run's training split.
 
     LEEP and NCE are None where the source has no classifier of its own. The runs of a process that start alike from
     the same images share them.
 
     Args:
-        plan: the target: data, transform, device.
+        run: the target: data, transform, device.
         backbone: the source, with its own weights.
-        session: what the runs of this process share.
     """
+    split = run.plan.splits.train
 
     def make() -> Scores:
-        split = plan.splits.train
         model = TransferModel(backbone.module, nn.Identity(), backbone.mean, backbone.std)
-        size, device = plan.settings.trainer.eval_batch_size, device_of(plan.settings)
-        features = activations(model, (), decoded_images(plan, session), split.indices, size, device).features
+        size = run.settings.trainer.eval_batch_size
+        features = activations(model, (), decoded_images(run), split.indices, size, run.device).features
         return scores(features, torch.from_numpy(split.targets), backbone.source_classifier)
 
-    return session.once("source scores", (source_key(plan), plan.splits.train.sha256), make)
+    return run.session.once("source scores", (source_key(run.plan), split.sha256), make)
 
 
 def source_key(plan: Plan) -> Hashable:

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from thawline.layer_groups import group_table
-from thawline.planning.devices import device_of
-from thawline.planning.plan import Plan
+from thawline.planning.context import RunContext
 from thawline.planning.session import Session
 
 FLOPS_PER_THREAD = 16_000_000
@@ -20,7 +19,7 @@ ResNet-18 at 32 pixels in batches of ten (37 million) takes two thirds of the ti
 
 
 @contextmanager
-def on_threads(plan: Plan, session: Session) -> Iterator[None]:
+def on_threads(run: RunContext) -> Iterator[None]:
     """Within the block torch computes with the run's number of threads.
 
     They decide how sums are split and so their last bits; they follow from the network, the size of its input, the
@@ -28,8 +27,8 @@ def on_threads(plan: Plan, session: Session) -> Iterator[None]:
     all have the same. The record says how many they were, and `reproduce` takes as many.
     """
     before = torch.get_num_threads()
-    given = plan.settings.trainer.threads
-    limits = (before, _free(session) if given is None else given, _worthwhile(plan, session))
+    given = run.settings.trainer.threads
+    limits = (before, _free(run.session) if given is None else given, _worthwhile(run))
     torch.set_num_threads(min(limit for limit in limits if limit is not None))
     try:
         yield
@@ -48,23 +47,23 @@ def _free(session: Session) -> int | None:
     return session.once("free cores", "", session.core_use.free_cores)
 
 
-def _worthwhile(plan: Plan, session: Session) -> int | None:
+def _worthwhile(run: RunContext) -> int | None:
     """How many threads the mean operation of the network has work for; None where that is not known, or not the CPU."""
-    settings = plan.settings
-    if device_of(settings).type != "cpu":
+    settings = run.settings
+    if run.device.type != "cpu":
         return None
-    size = plan.transform.output_size
-    operation = session.once("operation", f"{settings.backbone!r} {size}", lambda: _mean_flops(plan, session))
+    size = run.plan.transform.output_size
+    operation = run.session.once("operation", f"{settings.backbone!r} {size}", lambda: _mean_flops(run))
     if operation is None:
         return None
     batch = max(1, settings.trainer.batch_size // settings.trainer.devices)
     return max(1, int(operation * batch / FLOPS_PER_THREAD))
 
 
-def _mean_flops(plan: Plan, session: Session) -> float | None:
+def _mean_flops(run: RunContext) -> float | None:
     """FLOPs of the network's forward pass for one image over the number of its weight matrices and kernels."""
-    backbone = session.networks.skeleton(plan.settings)
-    counts = [row.multiply_adds for row in group_table(backbone.module, backbone.groups, plan.transform.output_size)]
+    backbone, size = run.session.networks.skeleton(run.settings), run.plan.transform.output_size
+    counts = [row.multiply_adds for row in group_table(backbone.module, backbone.groups, size)]
     weights = sum(parameter.dim() > 1 for parameter in backbone.module.parameters())
     if weights == 0 or any(count is None for count in counts):
         return None

@@ -16,9 +16,11 @@ from thawline.errors import usage_error
 from thawline.execution.finish import BEST_FILE, MODEL_FILE
 from thawline.files import atomic_write
 from thawline.network.model import TransferModel
+from thawline.planning.context import RunContext
 from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan, plan_of_run, weights_file
 from thawline.planning.session import Session
+from thawline.planning.settings import RunSettings
 from thawline.preprocessing import Preprocessing
 from thawline.records import require_record
 from thawline.tensor_files import is_whole, to_bytes
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from thawline.backbones import Backbone, BackboneSpec
 
 
-def ensure_model(plan: Plan, session: Session) -> Path:
+def ensure_model(run: RunContext) -> Path:
     """The path of ``model.safetensors`` of a finished run, written now where it is not there yet.
 
     A run keeps only what training moved (`BEST_FILE`): in a sweep over depths, most of the network is the same source
@@ -37,9 +39,10 @@ def ensure_model(plan: Plan, session: Session) -> Path:
     Raises:
         UsageError: what the run kept is damaged, or its adapter cannot be folded into the weights.
     """
+    plan = run.plan
     path = plan.folder / MODEL_FILE
     if not is_whole(path):
-        model = tuned_model(plan, session)
+        model = tuned_model(run)
         adapter = plan.settings.adapter
         if adapter is not None and not adapter.merge(model.backbone):
             name = type(adapter).__name__
@@ -77,47 +80,46 @@ def _about(plan: Plan) -> dict[str, str]:
     }
 
 
-def tuned_model(plan: Plan, session: Session) -> TransferModel:
+def tuned_model(run: RunContext) -> TransferModel:
     """A finished run's model with its weights, an adapter in its place.
 
     Raises:
         UsageError: what the run kept is damaged.
     """
-    model = build_model(plan, session)
-    restore(model, recorded_file(plan.folder, BEST_FILE, session))
+    model = build_model(run)
+    restore(model, recorded_file(run.plan.folder, BEST_FILE, run.session))
     return model
 
 
-def build_model(plan: Plan, session: Session) -> TransferModel:
-    """The plan's model before any tuning."""
-    backbone = source_backbone(plan, session)
-    return with_head(plan, backbone)
+def build_model(run: RunContext) -> TransferModel:
+    """The run's model before any tuning."""
+    return with_head(run.plan, source_backbone(run))
 
 
-def source_backbone(plan: Plan, session: Session) -> Backbone:
+def source_backbone(run: RunContext) -> Backbone:
     """A fresh copy of the network that the run starts from."""
-    settings = plan.settings
-    if plan.source is not None:
-        file, known = ensure_model(plan.source, session), session.networks.known_of_weights(settings.backbone, settings)
-        return _laid_out(session.networks.backbone(settings.backbone, settings.seed, file, known), plan, session)
-    return backbone_of(settings.backbone, plan, session)
+    settings, source, networks = run.settings, run.plan.source, run.session.networks
+    if source is not None:
+        file, known = ensure_model(run.with_plan(source)), networks.known_of_weights(settings.backbone, settings)
+        return _laid_out(networks.backbone(settings.backbone, settings.seed, file, known), settings)
+    return backbone_of(run, settings.backbone)
 
 
-def backbone_of(spec: BackboneSpec, plan: Plan, session: Session, field: str = "backbone") -> Backbone:
+def backbone_of(run: RunContext, spec: BackboneSpec, field: str = "backbone") -> Backbone:
     """A fresh copy of a backbone with its weights; the whole model of a finished run is put together here."""
-    settings = plan.settings
+    settings, networks = run.settings, run.session.networks
     file = weights_file(spec, settings, field)
     if file is not None and str(spec.weights).startswith("run:"):
-        file = ensure_model(plan_of_run(file.parent, session), session)
-    known = session.networks.known_of_weights(spec, settings)
-    return _laid_out(session.networks.backbone(spec, settings.seed, file, known), plan, session)
+        file = ensure_model(run.with_plan(plan_of_run(file.parent, run.session)))
+    known = networks.known_of_weights(spec, settings)
+    return _laid_out(networks.backbone(spec, settings.seed, file, known), settings)
 
 
-def _laid_out(backbone: Backbone, plan: Plan, session: Session) -> Backbone:
+def _laid_out(backbone: Backbone, settings: RunSettings) -> Backbone:
     """The same network with its tensors in memory as the run has them."""
-    trainer = plan.settings.trainer
+    trainer = settings.trainer
     last = trainer.channels_last
-    if last == "auto" and device_of(plan.settings).type == "cuda":
+    if last == "auto" and device_of(settings).type == "cuda":
         last = trainer.precision != "32-true"
     elif last == "auto":
         # On a CPU depthwise convolutions take half the time so, and 3 x 3 ones at low resolution a quarter more.

@@ -11,6 +11,7 @@ from typing import Literal
 from thawline.errors import usage_error
 from thawline.execution.averaging import alike, soup_plan, wise_ft_plan
 from thawline.invocation import Invocation
+from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan, plan_of_run
 from thawline.planning.session import Session
 from thawline.records import load_record, require_record
@@ -50,7 +51,7 @@ def of_run(folder: Path, alphas: Sequence[float], start: str | None, session: Se
     """
     plan = _plan(folder, session)
     overrides = [*plan.overrides, f"{AXIS}=wise_ft"]
-    return Averages((wise_ft_plan(plan, alphas, start, overrides, session),))
+    return Averages((wise_ft_plan(RunContext(plan, session), alphas, start, overrides),))
 
 
 def of_sweep(
@@ -75,7 +76,10 @@ def of_sweep(
     manifest = read_manifest(folder)
     runs, left_out = _finished(folder, manifest, session)
     if method == "wise_ft":
-        plans = [wise_ft_plan(run.plan, alphas, start, [*run.overrides, f"{AXIS}=wise_ft"], session) for run in runs]
+        plans = [
+            wise_ft_plan(RunContext(run.plan, session), alphas, start, [*run.overrides, f"{AXIS}=wise_ft"])
+            for run in runs
+        ]
     else:
         plans, alone = _soups(runs, method, session)
         left_out += [f"run {identity}: no other run of the sweep is like it" for identity in alone]

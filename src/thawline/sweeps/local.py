@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from thawline.ledger.runs import POLL_SECONDS, RunBusy, RunFailed, run_once
+from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
 from thawline.planning.session import Session
 from thawline.records import Record, read_record
@@ -50,7 +51,7 @@ def run_all(
             for plan in left:
                 signals.check()
                 try:
-                    failure = _run(plan, session, group, progress, packs)
+                    failure = _run(RunContext(plan, session), group, progress, packs)
                 except RunBusy as error:
                     busy.append(plan)
                     places.append(str(error))
@@ -83,12 +84,10 @@ def _is_there(plan: Plan, progress: SweepProgress) -> bool:
     return True
 
 
-def _run(
-    plan: Plan, session: Session, group: str | None, progress: SweepProgress, packs: dict[str, Pack]
-) -> Failure | None:
-    ran = False
+def _run(run: RunContext, group: str | None, progress: SweepProgress, packs: dict[str, Pack]) -> Failure | None:
+    plan, ran = run.plan, False
 
-    def run(plan: Plan) -> Record:
+    def work(plan: Plan) -> Record:
         # Not before a run needs it: the training libraries take seconds to import.
         with step("loading the training libraries"):
             from thawline.execution.run import execute
@@ -96,10 +95,10 @@ def _run(
         nonlocal ran
         ran = True
         progress.start(plan)
-        return execute(plan, session, group=group, on_epoch=progress.epoch, packs=packs)
+        return execute(run, group=group, on_epoch=progress.epoch, packs=packs)
 
     try:
-        record = run_once(plan, run, began=session.began, retries=plan.settings.sweep.retries, wait=False)
+        record = run_once(plan, work, began=run.session.began, retries=plan.settings.sweep.retries, wait=False)
     except RunFailed as error:
         progress.finish(plan, "failed", error.error)
         return Failure(plan, error)

@@ -15,6 +15,7 @@ from thawline.execution.weights import source_backbone
 from thawline.files import write_json
 from thawline.invocation import Invocation
 from thawline.ledger import provenance
+from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan, plan_run
 from thawline.planning.session import Session
 from thawline.records import identity_of, require_record, run_folder
@@ -86,7 +87,7 @@ def rank(
     scored = []
     for candidate, plan in zip(candidates, plans, strict=True):
         on_source(candidate.label)
-        scored.append(_scored(candidate.label, plan, session))
+        scored.append(_scored(RunContext(plan, session), candidate.label))
     target = plans[0].splits
     decides = {
         "target": [target.fingerprint, target.train.sha256, plans[0].settings.deciding()["transform"]],
@@ -145,10 +146,10 @@ def _target(plan: Plan) -> tuple[str, str]:
     return plan.splits.fingerprint, plan.splits.train.sha256
 
 
-def _scored(label: str, plan: Plan, session: Session) -> RankedSource:
+def _scored(run: RunContext, label: str) -> RankedSource:
     began = time.perf_counter()
-    backbone = source_backbone(plan, session)
-    scores = source_scores(plan, backbone, session)
+    backbone = source_backbone(run)
+    scores = source_scores(run, backbone)
     classifier = backbone.source_classifier
     return RankedSource(
         label=label,
