@@ -17,13 +17,13 @@ from tests.test_wandb import Seen, folders
 from thawline.execution import distributed
 from thawline.execution.decoding import decoded_images
 from thawline.execution.evaluate import outputs_of
-from thawline.execution.finish import BEST_FILE
 from thawline.execution.weights import build_model, restore
 from thawline.ledger.runs import status_of
 from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 from thawline.records import load_record
+from thawline.records.names import BEST_FILE
 from thawline.sweeps.progress import SweepProgress
 
 # A ViT has no batch statistics, so two devices can give the numbers of one.

@@ -18,6 +18,7 @@ from thawline.errors import UsageError, usage_error
 from thawline.files import read_json, sha256_of_file
 from thawline.network import SourceClassifier
 from thawline.preprocessing import Preprocessing
+from thawline.records.names import RECORD_FILE
 from thawline.tensor_files import is_whole, metadata_of
 
 if TYPE_CHECKING:
@@ -347,7 +348,7 @@ def described(path: Path) -> Description:
     """
     found = _by_metadata(path)
     if found is None:
-        found = _by_record(path.with_name("record.json"))
+        found = _by_record(path.with_name(RECORD_FILE))
     labels = path.with_suffix(_LABELS)
     if not labels.is_file():
         return found

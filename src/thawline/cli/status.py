@@ -18,8 +18,9 @@ from rich.text import Text
 
 from thawline.commands.console import console
 from thawline.commands.project import outputs
+from thawline.records.manifest import Manifest
 from thawline.runtime.signals import Interrupted
-from thawline.sweeps.manifest import CellStatus, Manifest, counts, read_manifest, statuses, sweep_folders
+from thawline.sweeps.manifest import CellStatus, counts, read_manifest, statuses, sweep_folders
 from thawline.sweeps.progress import duration, first_line
 
 # More rows than these hide what is going on; then only what is not plainly done or left is shown.

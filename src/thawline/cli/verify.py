@@ -40,15 +40,16 @@ def run(argv: Sequence[str]) -> int:
 def _runs(name: str, outputs: Path) -> Iterator[tuple[Path, str]]:
     """The folders that `name` stands for, each with what to call it."""
     from thawline.commands.finding import find_run
+    from thawline.records.names import RECORD_FILE, SWEEP_FILE
     from thawline.reports.loading import find_sweep
-    from thawline.sweeps.manifest import SWEEP_FILE, read_manifest
+    from thawline.sweeps.manifest import read_manifest
 
     try:
         run = find_run(name, outputs)
     except UsageError:
         folder = find_sweep(name, outputs)
         if not (folder / SWEEP_FILE).is_file():
-            yield from ((path, path.name) for path in sorted(folder.iterdir()) if (path / "record.json").exists())
+            yield from ((path, path.name) for path in sorted(folder.iterdir()) if (path / RECORD_FILE).exists())
             return
         manifest = read_manifest(folder)
         runs = folder / manifest.runs_folder

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path, PurePath
 
+from thawline.records.names import CONFIG_FILE, RECORD_FILE, STATE_FILE, SWEEP_FILE
+
 _SYSTEM = frozenset(
     {
         # Synology, QNAP
@@ -23,7 +25,7 @@ _SYSTEM = frozenset(
 )  # fmt: skip
 HIDDEN = "hidden or system files"
 _IDENTITY = re.compile(r"[0-9a-f]{20}")
-_FILES_OF_AN_IDENTITY = ("record.json", "config.json", "state.json", "entry.json")
+_FILES_OF_AN_IDENTITY = (RECORD_FILE, CONFIG_FILE, STATE_FILE, "entry.json")
 _own: ContextVar[frozenset[str]] = ContextVar("_own", default=frozenset())
 
 
@@ -70,7 +72,7 @@ def _is_kept(folder: Path) -> bool:
     except OSError:
         return False
     return _holds_identities(folder, [item.name for item in inner]) or any(
-        (item / "sweep.json").is_file() for item in inner
+        (item / SWEEP_FILE).is_file() for item in inner
     )
 
 

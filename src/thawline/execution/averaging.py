@@ -18,7 +18,7 @@ from thawline.errors import usage_error
 from thawline.execution.decoding import decoded_images
 from thawline.execution.diagnostics import Diagnosis
 from thawline.execution.evaluate import Metrics, metrics_of, outputs_of
-from thawline.execution.finish import BEST_FILE, Finished, Outcome, finish
+from thawline.execution.finish import Finished, Outcome, finish
 from thawline.execution.inputs import AugmentedInputs, ImageInputs
 from thawline.execution.weights import recorded_file, source_backbone, with_head
 from thawline.freeze_policies import Phase
@@ -28,6 +28,7 @@ from thawline.planning.session import Session
 from thawline.planning.settings import AverageSettings
 from thawline.records import Record, Selection, run_folder
 from thawline.records.metrics import NEVER
+from thawline.records.names import BEST_FILE
 from thawline.training.batches import Rows
 from thawline.training.module import Predictions
 

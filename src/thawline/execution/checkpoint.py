@@ -20,6 +20,7 @@ from pytorch_lightning import Callback
 from thawline.errors import WriteError
 from thawline.files import atomic_write, remove_or_set_aside
 from thawline.ledger import provenance
+from thawline.records.names import LAST_FILE
 from thawline.runtime import signals
 from thawline.training.fit_state import fit_state, put_back
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from thawline.planning.plan import Plan
 
-LAST_FILE = "last.ckpt"
 FORMAT = 4
 _DECIDING_PACKAGES = ("thawline", "torch", "pytorch-lightning")
 

@@ -41,6 +41,7 @@ from thawline.records import (
     WeightsRecord,
     write_record,
 )
+from thawline.records.names import BEST_FILE, PREDICTIONS_FILE
 from thawline.runtime.clock import now
 from thawline.runtime.memory import peak_memory_bytes
 from thawline.training.module import Predictions
@@ -50,9 +51,6 @@ if TYPE_CHECKING:
     from thawline.datasets import Split
     from thawline.execution.fitting import Fit
 
-BEST_FILE = "best.safetensors"
-MODEL_FILE = "model.safetensors"
-PREDICTIONS_FILE = "predictions.npz"
 _KEPT = (
     "started_at", "history", "phases", "moved", "trained", "contract", "selection", "metrics",
     "train_seconds", "samples", "resumed",

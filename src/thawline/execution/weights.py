@@ -13,7 +13,6 @@ from torch import nn
 
 from thawline.adapters import attach
 from thawline.errors import usage_error
-from thawline.execution.finish import BEST_FILE, MODEL_FILE
 from thawline.files import atomic_write
 from thawline.network.model import TransferModel
 from thawline.planning.context import RunContext
@@ -23,6 +22,7 @@ from thawline.planning.session import Session
 from thawline.planning.settings import RunSettings
 from thawline.preprocessing import Preprocessing
 from thawline.records import require_record
+from thawline.records.names import BEST_FILE, MODEL_FILE
 from thawline.tensor_files import is_whole, to_bytes
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from thawline.errors import WriteError
 from thawline.files import atomic_write, make_folder, read_json, remove_or_set_aside, remove_partial, write_json
 from thawline.ledger.leases import Claim, is_claimed, read_owner, try_claim
 from thawline.records import RECORD_FILE, Record, read_record
+from thawline.records.names import CONFIG_FILE, STATE_FILE
 from thawline.runtime import signals
 from thawline.runtime.clock import now
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 Stamp = tuple[int, int]
 State = Literal["pending", "running", "interrupted", "failed", "done"]
-STATE_FILE = "state.json"
-CONFIG_FILE = "config.json"
 POLL_SECONDS = 0.5
 """How often a run that another process has is looked at."""
 

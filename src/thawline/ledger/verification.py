@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from thawline.errors import UsageError
 from thawline.files import finite, read_json, sha256_of_file
 from thawline.records import RECORD_FILE, Record, identity_of, load_record, seal_of
+from thawline.records.names import MODEL_FILE, PREDICTIONS_FILE
 from thawline.tensor_files import is_whole
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[Any]]
 
-MODEL_FILE = "model.safetensors"
-PREDICTIONS_FILE = "predictions.npz"
 _TOLERANCE = 1e-5
 """Of metrics that are computed again: probabilities are float32, and their sums are in another order."""
 

@@ -23,6 +23,7 @@ from thawline.planning.shift import ShiftedSet, shifted_sets
 from thawline.planning.start import ModelKey, Start
 from thawline.preprocessing import Preprocessing
 from thawline.records import RECORD_FILE, identity_of, require_record, run_folder
+from thawline.records.names import MODEL_FILE
 from thawline.specs import classes_in
 from thawline.transforms import Transform
 
@@ -293,7 +294,7 @@ def weights_file(backbone: BackboneSpec, settings: RunSettings, field: str = "ba
         folder = run_folder(settings.output_dir, weights.removeprefix("run:"))
         if not (folder / RECORD_FILE).is_file():
             raise usage_error(f"{field}.weights", f"{folder} holds no finished run")
-        return folder / "model.safetensors"
+        return folder / MODEL_FILE
     return backbone.local_weights()
 
 

@@ -1,8 +1,8 @@
 """What a run leaves on disk: one validated record."""
 
+from thawline.records.names import RECORD_FILE
 from thawline.records.record import (
     IDENTITY_LENGTH,
-    RECORD_FILE,
     Commit,
     ContractRecord,
     Cost,

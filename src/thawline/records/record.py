@@ -21,8 +21,8 @@ from thawline.records.metrics import (
     SelectionRule,
     classification_definitions,
 )
+from thawline.records.names import RECORD_FILE
 
-RECORD_FILE = "record.json"
 IDENTITY_LENGTH = 20
 
 

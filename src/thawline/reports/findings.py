@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from thawline.records.names import PREDICTIONS_FILE
 from thawline.reports import statistics
-from thawline.reports.loading import PREDICTIONS_FILE, Run
+from thawline.reports.loading import Run
 from thawline.reports.statistics import Friedman, Interval, McNemar, PairedTest
 from thawline.reports.study import Group, Key, Row, Study, setting_labels
 

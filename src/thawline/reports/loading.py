@@ -13,30 +13,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thawline.errors import nearest, usage_error
-from thawline.files import read_json
 from thawline.records import RECORD_FILE, Record, load_record
+from thawline.records.manifest import load_manifest
 from thawline.records.metrics import MetricDefinition
+from thawline.records.names import SWEEP_FILE
 
 CountedFrom = Literal["output", "input"]
-SWEEP_FILE = "sweep.json"
-PREDICTIONS_FILE = "predictions.npz"
-
-
-class _CellFile(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    identity: str
-    overrides: list[str]
-
-
-class _SweepFile(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    schema_version: Literal[1]
-    name: str
-    command: str = ""
-    options: list[str] = []
-    axes: dict[str, list[str]]
-    cells: list[_CellFile]
-    runs_folder: str = "../../runs"
 
 
 class _GroupDrift(BaseModel):
@@ -231,7 +213,7 @@ def override_values(overrides: Sequence[str]) -> dict[str, str]:
 def _from_file(folder: Path) -> Sweep:
     path = folder / SWEEP_FILE
     try:
-        described = _SweepFile.model_validate(read_json(path))
+        described = load_manifest(folder)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
         raise usage_error("", f"{path}: not a valid sweep: {wrong}") from None

@@ -15,7 +15,8 @@ from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan, plan_of_run
 from thawline.planning.session import Session
 from thawline.records import load_record, require_record
-from thawline.sweeps.manifest import CellEntry, Manifest, read_manifest, write_manifest
+from thawline.records.manifest import CellEntry, Manifest
+from thawline.sweeps.manifest import read_manifest, write_manifest
 
 Method = Literal["wise_ft", "uniform", "greedy"]
 AXIS = "average.method"

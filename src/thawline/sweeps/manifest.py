@@ -1,50 +1,23 @@
-"""``sweep.json``: what a sweep consists of, and the state of its cells."""
+"""The manifest of a sweep on disk, and the state of its cells."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from thawline.errors import usage_error
-from thawline.files import read_json, write_json
+from thawline.files import write_json
 from thawline.ledger.runs import Status, status_of
+from thawline.records.manifest import Manifest, load_manifest
+from thawline.records.names import SWEEP_FILE
 
-SWEEP_FILE = "sweep.json"
-
-
-class CellEntry(BaseModel):
-    """One cell: the identity of its run, and the overrides that make it."""
-
-    model_config = ConfigDict(extra="ignore")
-    # It names a folder, so it may be nothing but an identity.
-    identity: str = Field(pattern=r"^[0-9a-f]{8,64}$")
-    overrides: list[str]
-
-
-class Manifest(BaseModel):
-    """A sweep: the command that makes it again, its axes with their values, and its cells in the grid's order.
-
-    `options` is what the command of one cell needs before its overrides (``--allow``, ``--config-dir``).
-    """
-
-    model_config = ConfigDict(extra="ignore")
-    schema_version: Literal[1] = 1
-    name: str
-    command: str = ""
-    options: list[str] = []
-    axes: dict[str, list[str]]
-    cells: list[CellEntry]
-    runs_folder: str = "../../runs"
-
-    def label(self, cell: CellEntry) -> str:
-        """The cell's overrides that are swept; all of them where none is."""
-        swept = [override for override in cell.overrides if override.partition("=")[0] in self.axes]
-        return " ".join(swept or cell.overrides)
+# An identity names a folder, so it may be nothing else.
+_IDENTITY = re.compile(r"[0-9a-f]{8,64}")
 
 
 @dataclass(frozen=True)
@@ -75,7 +48,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / SWEEP_FILE
     try:
-        return Manifest.model_validate(read_json(path))
+        manifest = load_manifest(folder)
     except FileNotFoundError:
         raise usage_error("sweep", f"{folder} holds no {SWEEP_FILE}") from None
     except ValidationError as error:
@@ -84,6 +57,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise usage_error("sweep", f"{path}: not a valid sweep: {where}: {first['msg']}") from None
     except (OSError, ValueError) as error:
         raise usage_error("sweep", f"{path}: not a valid sweep: {error}") from None
+    for number, cell in enumerate(manifest.cells):
+        if not _IDENTITY.fullmatch(cell.identity):
+            wrong = f"cells.{number}.identity: {cell.identity!r} is not the identity of a run"
+            raise usage_error("sweep", f"{path}: not a valid sweep: {wrong}")
+    return manifest
 
 
 def statuses(folder: Path, manifest: Manifest) -> list[CellStatus]:

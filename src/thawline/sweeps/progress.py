@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from thawline.records.names import LAST_FILE
 from thawline.runtime import signals
 from thawline.runtime.steps import Bars
 
@@ -98,7 +99,7 @@ class SweepProgress:
         said = f"{done} of {self._total} runs {'is' if done == 1 else 'are'} done"
         if self._began is None or self._plan is None:
             return said
-        if (self._plan.folder / "last.ckpt").exists():
+        if (self._plan.folder / LAST_FILE).exists():
             return f"{said}, the next one is saved up to its last checkpoint"
         return f"{said}, the next one starts over"
 

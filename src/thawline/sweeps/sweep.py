@@ -12,8 +12,9 @@ from thawline.planning.devices import require_devices
 from thawline.planning.plan import Plan, plan_run
 from thawline.planning.session import Session
 from thawline.records import run_folder
+from thawline.records.manifest import CellEntry, Manifest
 from thawline.sweeps.cells import Cell, for_each
-from thawline.sweeps.manifest import CellEntry, Manifest, write_manifest
+from thawline.sweeps.manifest import write_manifest
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,25 @@
+"""The names of what a run and a sweep leave in their folders: one home, for those who write and those who read."""
+
+RECORD_FILE = "record.json"
+"""A run is done when its folder has a valid one."""
+
+CONFIG_FILE = "config.json"
+"""The resolved configuration, written before the run starts."""
+
+STATE_FILE = "state.json"
+"""How far a run is, while it has no record."""
+
+LAST_FILE = "last.ckpt"
+"""The checkpoint that an interrupted run goes on from."""
+
+BEST_FILE = "best.safetensors"
+"""The tensors that training changed, of the selected epoch."""
+
+MODEL_FILE = "model.safetensors"
+"""The whole selected model, written where somebody needs it."""
+
+PREDICTIONS_FILE = "predictions.npz"
+"""The predictions for the test split."""
+
+SWEEP_FILE = "sweep.json"
+"""The manifest of a sweep."""
