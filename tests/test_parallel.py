@@ -16,6 +16,7 @@ from tests.stopping import STOP_AT, STOP_ONCE
 from tests.worker_jobs import Job
 from tests.zygote import wait_for
 from thawline.sweeps import workers
+from thawline.sweeps.executor import run_jobs
 from thawline.sweeps.parallel import visible_gpus
 from thawline.sweeps.remote import Outcome
 from thawline.sweeps.workers import Slot, Workers, WorkersFailed, make_slots
@@ -25,7 +26,15 @@ PARALLEL = ("hydra/launcher=parallel", "hydra.launcher.workers=2")
 
 def run(tmp_path, jobs, slots=1, environment=None, finished=lambda number, outcome: True):
     places = [Slot(number, environment or {}) for number in range(slots)]
-    return Workers(Job(), places, tmp_path / "sweep").run([[job] for job in jobs], finished)
+    outcomes = [Outcome(error="not started")] * len(jobs)
+
+    def note(number, outcome):
+        outcomes[number] = outcome
+        return finished(number, outcome)
+
+    executor = Workers(Job(), [[job] for job in jobs], places, tmp_path / "sweep")
+    run_jobs(executor, range(len(jobs)), note, fail_fast=True)
+    return outcomes
 
 
 def test_a_killed_worker_costs_its_job_alone(tmp_path):

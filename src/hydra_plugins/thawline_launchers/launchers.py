@@ -5,7 +5,7 @@ without an entry in ``sys.modules``, so its annotations must not be postponed.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -14,7 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class ThawlineLauncher(Launcher):
-    """What the launchers share: the settings of their yaml, and the job of the multirun."""
+    """What the launchers share: the settings of their yaml, and the job of the multirun.
+
+    Attributes:
+        runs_here: whether the jobs run on this machine, with its devices and its memory.
+    """
+
+    runs_here: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
         self._settings = {
@@ -40,6 +46,8 @@ class ThawlineLauncher(Launcher):
 
 class ParallelLauncher(ThawlineLauncher):
     """``hydra/launcher=parallel``: side by side on this machine."""
+
+    runs_here = True
 
     def _run(self, job: Any, jobs: Sequence[Sequence[str]], console: Any) -> Sequence[Any]:
         from thawline.sweeps.parallel import Places, run_side_by_side

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from thawline.sweeps.sweep import Sweep
 
 log = logging.getLogger("thawline")
-_LOCAL = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-_HERE = (_LOCAL, "hydra_plugins.thawline_launchers.launchers.ParallelLauncher")
 
 
 def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, arguments: Sequence[str]) -> None:
@@ -30,6 +28,9 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
         UsageError: a cell cannot be used; nothing has been written.
         SweepIncomplete: a cell is not done at the end.
     """
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+    from hydra.utils import get_class
+
     from thawline.commands.console import console
     from thawline.commands.data_notes import print_data
 
@@ -44,7 +45,10 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     choices = config.hydra.runtime.choices
     session = Session(runs=len(cells))
     label = f"{choices['dataset']}-{choices['backbone']}".replace("/", "-")
-    here = config.hydra.launcher._target_ in _HERE
+    launcher = get_class(config.hydra.launcher._target_)
+    in_this_process = launcher is BasicLauncher
+    # A launcher from outside does not say it: its jobs are taken to run elsewhere.
+    here = in_this_process or bool(getattr(launcher, "runs_here", False))
     workers = config.hydra.launcher.get("workers") if here else None
     if workers is not None:
         require_workers(int(workers))
@@ -52,7 +56,7 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
         planned = plan_sweep(cells, grid.axes, label, Invocation.current(), session, here=here)
     console.print(f"sweep [bold]{planned.name}[/]: {len(planned.plans)} runs", highlight=False)
     print_data(planned.plans)
-    if config.hydra.launcher._target_ == _LOCAL:
+    if in_this_process:
         from thawline.sweeps.local import run_all
 
         run_all(planned.plans, session, group=planned.name, console=console, fail_fast=bool(config.sweep.fail_fast))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 
@@ -16,6 +17,7 @@ from thawline.planning.session import Session
 from thawline.records import Record, read_record
 from thawline.runtime import signals
 from thawline.runtime.steps import step
+from thawline.sweeps.executor import run_jobs
 from thawline.sweeps.progress import SweepProgress, result_in_words
 
 if TYPE_CHECKING:
@@ -43,28 +45,72 @@ def run_all(
     """
     shown = all(plan.settings.trainer.progress for plan in plans)
     failures: list[Failure] = []
+
+    def finished(_: int, failure: Failure | None) -> bool:
+        if failure is not None:
+            failures.append(failure)
+        return failure is None
+
     with SweepProgress(console, len(plans), shown=shown) as progress:
         left = [plan for plan in plans if not _is_there(plan, progress)]
-        packs = _packs(left, session)
-        while left:
-            busy, places = [], []
-            for plan in left:
-                signals.check()
-                try:
-                    failure = _run(RunContext(plan, session), group, progress, packs)
-                except RunBusy as error:
-                    busy.append(plan)
-                    places.append(str(error))
-                    continue
-                if failure is not None:
-                    failures.append(failure)
-                    if fail_fast:
-                        return failures
-            if len(busy) == len(left):
-                progress.wait(places)
-                time.sleep(POLL_SECONDS)
-            left = busy
+        runs = _Runs(left, session, group, progress, _packs(left, session))
+        run_jobs(runs, range(len(left)), finished, fail_fast=fail_fast)
     return failures
+
+
+class _Runs:
+    """Runs plans in this process, one at a time."""
+
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        session: Session,
+        group: str | None,
+        progress: SweepProgress,
+        packs: dict[str, Pack],
+    ) -> None:
+        self._plans, self._session, self._group, self._progress, self._packs = plans, session, group, progress, packs
+        self._left: deque[int] = deque()
+        self._busy: dict[int, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are runs that have not ended."""
+        return bool(self._left or self._busy)
+
+    def submit(self, numbers: Sequence[int]) -> None:
+        """Take runs on, in this order."""
+        self._left.extend(numbers)
+
+    def poll(self) -> Iterator[tuple[int, Failure | None]]:
+        """Go through the runs that are left; it waits where another process has all of them."""
+        before = len(self._left)
+        while self._left:
+            number = self._left.popleft()
+            signals.check()
+            try:
+                context = RunContext(self._plans[number], self._session)
+                failure = _run(context, self._group, self._progress, self._packs)
+            except RunBusy as error:
+                self._busy[number] = str(error)
+                continue
+            yield number, failure
+        if self._busy and len(self._busy) == before:
+            self._progress.wait(list(self._busy.values()))
+            time.sleep(POLL_SECONDS)
+        self._left.extend(self._busy)
+        self._busy.clear()
+
+    def cancel(self) -> None:
+        """Start none of the runs that are left."""
+        self._left.clear()
+        self._busy.clear()
 
 
 def _packs(plans: Sequence[Plan], session: Session) -> dict[str, Pack]:

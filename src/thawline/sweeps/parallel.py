@@ -10,6 +10,7 @@ import psutil
 from rich.console import Console
 
 from thawline.runtime.cores import available_cores
+from thawline.sweeps.executor import run_remote_jobs
 from thawline.sweeps.lines import Lines, sweep_folder
 from thawline.sweeps.remote import Outcome, RemoteJob
 from thawline.sweeps.workers import Workers, make_slots
@@ -28,7 +29,7 @@ class Places:
 
 def run_side_by_side(job: RemoteJob, jobs: Sequence[Sequence[str]], places: Places, console: Console) -> list[Outcome]:
     """Run `jobs`, each a list of overrides; a line on the terminal for each that ends."""
-    trainer, sweep = job.config.trainer, job.config.sweep
+    trainer = job.config.trainer
     gpus = visible_gpus(trainer.accelerator)
     slots = make_slots(
         len(jobs),
@@ -39,12 +40,7 @@ def run_side_by_side(job: RemoteJob, jobs: Sequence[Sequence[str]], places: Plac
         cores=available_cores() if places.workers or gpus else min(available_cores(), _fitting()),
     )
     with Lines(console, job.config, jobs, f"{len(slots)} at a time") as lines:
-
-        def finished(number: int, outcome: Outcome) -> bool:
-            lines.finish(number, outcome)
-            return not (outcome.error and sweep.fail_fast)
-
-        return Workers(job, slots, sweep_folder(job.config, jobs)).run(jobs, finished)
+        return run_remote_jobs(Workers(job, jobs, slots, sweep_folder(job.config, jobs)), job, jobs, lines)
 
 
 def visible_gpus(accelerator: str) -> list[str]:

@@ -6,13 +6,14 @@ last checkpoint in the same folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 
 from thawline.errors import usage_error
+from thawline.sweeps.executor import run_remote_jobs
 from thawline.sweeps.lines import Lines
 from thawline.sweeps.remote import Outcome, RemoteJob
 
@@ -42,30 +43,46 @@ def run_on_ray(job: RemoteJob, jobs: Sequence[Sequence[str]], cluster: RayCluste
         raise usage_error("hydra.launcher.init", f"Ray: {error}") from error
     try:
         with Lines(console, job.config, jobs, "on Ray") as lines:
-            return _run(ray, job, jobs, cluster, lines)
+            return run_remote_jobs(_Tasks(ray, job, jobs, cluster), job, jobs, lines)
     finally:
         if started:
             ray.shutdown()
 
 
-def _run(ray: Any, job: RemoteJob, jobs: Sequence[Sequence[str]], cluster: RayCluster, lines: Lines) -> list[Outcome]:
-    task = ray.remote(**cluster.remote)(_task) if cluster.remote else ray.remote(_task)
-    shared = ray.put(job)
-    outcomes = [Outcome(error="not started")] * len(jobs)
-    left = {task.remote(shared, list(overrides), number): number for number, overrides in enumerate(jobs)}
-    try:
-        while left:
-            (ready,), _ = ray.wait(list(left), num_returns=1)
-            number = left.pop(ready)
-            outcomes[number] = _outcome(ray, ready)
-            lines.finish(number, outcomes[number])
-            if outcomes[number].error and job.config.sweep.fail_fast:
-                break
-    finally:
-        # Of what is left, a task in progress is interrupted and saves its run, as by Ctrl-C.
-        for reference in left:
-            ray.cancel(reference)
-    return outcomes
+class _Tasks:
+    """The tasks of one sweep in a Ray that is connected."""
+
+    def __init__(self, ray: Any, job: RemoteJob, jobs: Sequence[Sequence[str]], cluster: RayCluster) -> None:
+        self._ray, self._jobs = ray, jobs
+        self._task = ray.remote(**cluster.remote)(_task) if cluster.remote else ray.remote(_task)
+        self._shared = ray.put(job)
+        self._left: dict[Any, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are tasks that have not ended."""
+        return bool(self._left)
+
+    def submit(self, numbers: Sequence[int]) -> None:
+        """Give Ray a task for each job."""
+        for number in numbers:
+            self._left[self._task.remote(self._shared, list(self._jobs[number]), number)] = number
+
+    def poll(self) -> Iterator[tuple[int, Outcome]]:
+        """The next task that has ended."""
+        (ready,), _ = self._ray.wait(list(self._left), num_returns=1)
+        yield self._left.pop(ready), _outcome(self._ray, ready)
+
+    def cancel(self) -> None:
+        """Wait for no task any more; one under way is interrupted and saves its run, as by Ctrl-C."""
+        while self._left:
+            self._ray.cancel(self._left.popitem()[0])
 
 
 def _outcome(ray: Any, reference: Any) -> Outcome:

@@ -18,13 +18,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 
 from thawline.errors import usage_error
 from thawline.files import read_json, write_json
 from thawline.runtime import signals
+from thawline.sweeps.executor import run_remote_jobs
 from thawline.sweeps.lines import Lines, sweep_folder
 from thawline.sweeps.remote import Outcome, RemoteJob
 
@@ -92,7 +93,7 @@ def run_on_slurm(job: RemoteJob, jobs: Sequence[Sequence[str]], cluster: Cluster
     """
     folder = Path.cwd() / sweep_folder(job.config, jobs) / "slurm"
     with Lines(console, job.config, jobs, "on SLURM") as lines:
-        return _Array(job, jobs, cluster, folder, lines).run()
+        return run_remote_jobs(_Array(job, jobs, cluster, folder, lines), job, jobs, lines)
 
 
 @dataclass
@@ -113,23 +114,37 @@ class _Array:
         self._job, self._jobs, self._cluster, self._folder, self._lines = job, jobs, cluster, folder, lines
         self._tasks: dict[str, _Task] = {}
         self._submissions = [0] * len(jobs)
-        self._outcomes = [Outcome(error="not started")] * len(jobs)
 
-    def run(self) -> list[Outcome]:
-        """Submit what is not in the queue already, and wait for all."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._say_goodbye()
+        else:
+            (self._folder / _TASKS_FILE).unlink(missing_ok=True)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are tasks in the queue."""
+        return bool(self._tasks)
+
+    def submit(self, numbers: Sequence[int]) -> None:
+        """Submit what is not in the queue already."""
         self._adopt()
         there = {task.number for task in self._tasks.values()}
-        self._submit([number for number in range(len(self._jobs)) if number not in there])
-        try:
-            while self._tasks:
-                self._look()
-                if self._tasks:
-                    time.sleep(self._cluster.poll_seconds)
-        except BaseException:
-            self._say_goodbye()
-            raise
-        (self._folder / _TASKS_FILE).unlink(missing_ok=True)
-        return self._outcomes
+        self._submit([number for number in numbers if number not in there])
+
+    def poll(self) -> Iterator[tuple[int, Outcome]]:
+        """What has ended since the last time; then it waits until the queue may be asked again."""
+        yield from self._look()
+        if self._tasks:
+            time.sleep(self._cluster.poll_seconds)
+
+    def cancel(self) -> None:
+        """End all tasks that are in the queue, and submit none again."""
+        _cancel(self._tasks)
+        self._cluster = replace(self._cluster, resubmit=-1)
 
     def _adopt(self) -> None:
         """Take over the tasks that an earlier command has left in the queue."""
@@ -159,8 +174,7 @@ class _Array:
         left = {name: [task.token, list(self._jobs[task.number])] for name, task in self._tasks.items()}
         write_json(self._folder / _TASKS_FILE, left)
 
-    def _look(self) -> None:
-        """See what has ended since the last time."""
+    def _look(self) -> Iterator[tuple[int, Outcome]]:
         states = _states(self._tasks)
         lost = []
         for name, task in list(self._tasks.items()):
@@ -175,17 +189,10 @@ class _Array:
             if outcome is None and self._submissions[task.number] <= self._cluster.resubmit:
                 lost.append(task.number)
             else:
-                self._end(task.number, outcome or self._lost(name))
+                yield task.number, outcome or self._lost(name)
         if lost:
             self._lines.say(f"{len(lost)} lost tasks are submitted again")
             self._submit(lost)
-
-    def _end(self, number: int, outcome: Outcome) -> None:
-        self._outcomes[number] = outcome
-        self._lines.finish(number, outcome)
-        if outcome.error and self._job.config.sweep.fail_fast:
-            _cancel(self._tasks)
-            self._cluster = replace(self._cluster, resubmit=-1)
 
     def _lost(self, name: str) -> Outcome:
         logs = sorted(self._folder.glob(f"{name}/*.err"))

@@ -9,11 +9,11 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from thawline.runtime.processes import end_with_parent
 from thawline.runtime.streams import show_everything
@@ -80,51 +80,61 @@ class _Worker:
 
 @dataclass
 class Workers:
-    """Runs jobs in worker processes, one in each of `slots`; their output goes to files in `folder`."""
+    """Runs `jobs`, each a list of overrides, in worker processes, one in each of `slots`; their output is in `folder`.
+
+    Polling raises `WorkersFailed` where workers die one after the other and no job gets done.
+    """
 
     job: RemoteJob
+    jobs: Sequence[Sequence[str]]
     slots: Sequence[Slot]
     folder: Path
+    _pending: deque[int] = field(default_factory=deque)
     _running: list[_Worker] = field(default_factory=list)
     _fruitless: int = 0
 
-    def run(self, jobs: Sequence[Sequence[str]], finished: Callable[[int, Outcome], bool]) -> list[Outcome]:
-        """Run `jobs`, each a list of overrides, and return their outcomes in the same order.
-
-        Args:
-            jobs: the jobs.
-            finished: told the number and the outcome of each job as it ends; once it returns False none is started.
-
-        Raises:
-            WorkersFailed: workers die one after the other and no job gets done.
-        """
-        pending = deque(range(len(jobs)))
-        outcomes = [Outcome(error="not started")] * len(jobs)
+    def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._running = [self._start(slot) for slot in self.slots]
-            self._hand_out(jobs, pending)
-            while any(worker.is_busy for worker in self._running):
-                for number, outcome in self._wait():
-                    outcomes[number] = outcome
-                    if not finished(number, outcome):
-                        pending.clear()
-                self._hand_out(jobs, pending)
-        finally:
+            for slot in self.slots:
+                self._running.append(self._start(slot))
+        except BaseException:
             self._stop()
-        return outcomes
+            raise
+        return self
 
-    def _hand_out(self, jobs: Sequence[Sequence[str]], pending: deque[int]) -> None:
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are jobs that have not ended."""
+        return bool(self._pending) or any(worker.is_busy for worker in self._running)
+
+    def submit(self, numbers: Sequence[int]) -> None:
+        """Hand jobs to the workers as these become free."""
+        self._pending.extend(numbers)
+        self._hand_out()
+
+    def poll(self) -> Iterator[tuple[int, Outcome]]:
+        """The jobs that have ended, when at least one has."""
+        yield from self._wait()
+        self._hand_out()
+
+    def cancel(self) -> None:
+        """Start none of the jobs that are left; those under way run to their end."""
+        self._pending.clear()
+
+    def _hand_out(self) -> None:
         for place, worker in enumerate(self._running):
-            if pending and not worker.is_busy:
+            if self._pending and not worker.is_busy:
                 if not worker.process.is_alive():
                     worker = self._running[place] = self._start(worker.slot)
-                worker.job = pending.popleft()
+                worker.job = self._pending.popleft()
                 with contextlib.suppress(OSError):  # it has just died; `_wait` finds out
-                    worker.connection.send((list(jobs[worker.job]), worker.job))
+                    worker.connection.send((list(self.jobs[worker.job]), worker.job))
 
     def _wait(self) -> Iterator[tuple[int, Outcome]]:
-        """The jobs that have ended, when at least one has."""
         busy = {worker.connection: worker for worker in self._running if worker.is_busy}
         for ready in wait(list(busy)):
             worker = busy[ready]  # type: ignore[index]  # only connections were asked for
