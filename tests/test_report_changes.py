@@ -70,7 +70,8 @@ def test_what_training_changed_is_drawn_and_written(tmp_path):
     assert "## What training changed" in page
     assert "](layers.png)" in page
     assert "Linear CKA" in page
-    assert files.html.read_text().count("data:image/svg+xml;base64,") == 2
+    # The figure, the learning curves, and the map.
+    assert files.html.read_text().count("data:image/svg+xml;base64,") == 3
 
 
 def test_the_map_has_the_means_and_a_dash_where_there_is_none(tmp_path):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PNG_DPI = 300
 _MOST_NETWORKS = 3
+_LAYERS = "layers"
 
 
 def draw(study: Study) -> Drawing:
@@ -47,8 +48,13 @@ def draw_changes(study: Study) -> tuple[Drawing, ...]:
         for place, (groups, rows) in enumerate(found):
             drawn = change_figure(study, groups, rows)
             if drawn is not None:
-                drawings.append(_drawing("layers" if len(found) == 1 else f"layers-{place + 1}", *drawn))
+                drawings.append(_drawing(_LAYERS if len(found) == 1 else f"{_LAYERS}-{place + 1}", *drawn))
     return tuple(drawings)
+
+
+def shows_layers(drawing: Drawing) -> bool:
+    """Whether a drawing is one of `draw_changes`, whose numbers are in ``layers.csv``."""
+    return drawing.name.startswith(_LAYERS)
 
 
 def draw_curves(study: Study) -> tuple[Drawing, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from thawline.files import atomic_write
 from thawline.reports.escaping import plain
-from thawline.reports.figures import draw, draw_changes, draw_curves
+from thawline.reports.figures import draw, shows_layers
 from thawline.reports.loading import load_sweep
 from thawline.reports.rendering import csv_text, html_report, latex_table, markdown_report, markdown_table
 from thawline.reports.sections import make_document
@@ -79,9 +79,8 @@ def make_report(
 
 def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
     drawing = draw(study)
-    changes = draw_changes(study)
-    curves = draw_curves(study)
-    document = make_document(study, drawing.caption, changes, curves)
+    document = make_document(study, drawing.caption)
+    further = [each for section in document.sections for each in section.drawings]
     table = result_table(study)
     return {
         files.runs_csv: csv_text(run_rows(study.sweep)),
@@ -92,7 +91,7 @@ def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
         files.figure_pdf: drawing.pdf,
         files.markdown: markdown_report(document),
         files.html: html_report(document, drawing.svg, drawing.width_inches),
-        **{files.folder / f"{further.name}.png": further.png for further in (*changes, *curves)},
-        **{files.folder / f"{further.name}.pdf": further.pdf for further in (*changes, *curves)},
-        **({files.folder / "layers.csv": csv_text(layer_rows(study))} if changes else {}),
+        **{files.folder / f"{each.name}.png": each.png for each in further},
+        **{files.folder / f"{each.name}.pdf": each.pdf for each in further},
+        **({files.folder / "layers.csv": csv_text(layer_rows(study))} if any(map(shows_layers, further)) else {}),
     }

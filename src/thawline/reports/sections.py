@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from thawline.reports import statistics
 from thawline.reports.document import (
     DASH,
     Document,
-    Drawing,
     Line,
     Section,
     Table,
@@ -21,6 +20,7 @@ from thawline.reports.document import (
 )
 from thawline.reports.escaping import EN_DASH, command_line, plain
 from thawline.reports.evidence import by_sample, choice, compared, over_data_sets
+from thawline.reports.figures import draw_changes, draw_curves
 from thawline.reports.per_class import by_class
 from thawline.reports.study import SPLIT_LABELS, TEST, VALIDATION, Study
 from thawline.reports.tables import (
@@ -44,35 +44,16 @@ _MOST_CONDITIONS = 12
 _LONGEST_COMMAND = 2_000
 
 
-def make_document(
-    study: Study, figure_caption: str, changes: tuple[Drawing, ...] = (), curves: tuple[Drawing, ...] = ()
-) -> Document:
-    """The whole report of a study; `changes` are the figures of what training changed, `curves` of its course."""
-    sections = (
-        _results(study),
-        *choice(study),
-        *compared(study),
-        *by_sample(study),
-        *over_data_sets(study),
-        *_further_tests(study),
-        *_training(study, curves),
-        *_changes(changes),
-        _cost(study),
-        *_before(study),
-        *by_class(study),
-        _every_run(study),
-        *_missing(study),
-        _rebuild(study),
-        *_provenance(study),
-        _method(study),
-    )
+def make_document(study: Study, figure_caption: str) -> Document:
+    """The whole report of a study."""
+    sections = tuple(section for sections_of in SECTIONS for section in sections_of(study))
     return Document(f"Sweep {plain(study.sweep.name, 80)}", answer(study), warnings(study), figure_caption, sections)
 
 
-def _results(study: Study) -> Section:
+def _results(study: Study) -> Iterable[Section]:
     constant = ", ".join(f"{short(axis)}={short(value)}" for axis, value in study.axes.constant.items())
     told = (f"The same in every run: {constant}.",) if constant else ()
-    return Section("Results", told, (result_table(study, _MOST_ROWS),))
+    yield Section("Results", told, (result_table(study, _MOST_ROWS),))
 
 
 def _further_tests(study: Study) -> Iterable[Section]:
@@ -109,9 +90,10 @@ def _tests_table(study: Study, sets: Mapping[str, Sequence[str]], caption: str =
     return Table(columns("setting", TEST, *sets), tuple(lines), caption=caption)
 
 
-def _training(study: Study, curves: tuple[Drawing, ...]) -> Iterable[Section]:
+def _training(study: Study) -> Iterable[Section]:
     """The recipe of the runs, and their learning curves."""
     recipe = list(recipe_rows(study))
+    curves = draw_curves(study)
     if not recipe and not curves:
         return
     told = "The recipe that the numbers were made with. Where the runs differ each value has the number of its runs."
@@ -119,13 +101,14 @@ def _training(study: Study, curves: tuple[Drawing, ...]) -> Iterable[Section]:
     yield Section("How the runs were trained", (told,) if recipe else (), tables, drawings=curves)
 
 
-def _changes(drawings: tuple[Drawing, ...]) -> Iterable[Section]:
+def _changes(study: Study) -> Iterable[Section]:
+    drawings = draw_changes(study)
     if drawings:
         told = "How far each layer group went from the source. The numbers are in layers.csv."
         yield Section("What training changed", (told,), drawings=drawings)
 
 
-def _cost(study: Study) -> Section:
+def _cost(study: Study) -> Iterable[Section]:
     lines = [
         Line(
             (
@@ -154,7 +137,7 @@ def _cost(study: Study) -> Section:
     note = (
         "Means over the runs. Seconds are wall-clock, memory is the peak of the process (CPU) or of the device (GPU)."
     )
-    return Section("Cost", (told,), (Table(columns(*headings), tuple(lines), note=note),))
+    yield Section("Cost", (told,), (Table(columns(*headings), tuple(lines), note=note),))
 
 
 def _before(study: Study) -> Iterable[Section]:
@@ -174,7 +157,7 @@ def _before(study: Study) -> Iterable[Section]:
     yield Section("Before tuning", (text,), (Table(columns(*headings), tuple(lines)),))
 
 
-def _every_run(study: Study) -> Section:
+def _every_run(study: Study) -> Iterable[Section]:
     digits = study.digits
     splits = (VALIDATION, TEST) if study.any_tested else (VALIDATION,)
     lines = []
@@ -199,7 +182,7 @@ def _every_run(study: Study) -> Section:
     each = (f"{SPLIT_LABELS[split]}, each run" for split in splits)
     headings = ("setting", *each, f"{study.split_label} mean", "sd", "IQM", "n")
     table = Table(columns(*headings, left=range(len(splits) + 1)), tuple(lines), note=note)
-    return Section("Every run", (), (table,), folded=True)
+    yield Section("Every run", (), (table,), folded=True)
 
 
 def _missing(study: Study) -> Iterable[Section]:
@@ -217,7 +200,7 @@ def _missing(study: Study) -> Iterable[Section]:
     yield Section("Not done", tuple(told), (table,), code=_cut(_sweep_command(study)))
 
 
-def _rebuild(study: Study) -> Section:
+def _rebuild(study: Study) -> Iterable[Section]:
     told = ["Each run is named by its identity, a hash of all that decides its numbers. This makes one again:"]
     commands = []
     for cell in [cell for cell in study.sweep.cells if cell.run is not None][:_MOST_COMMANDS]:
@@ -226,7 +209,7 @@ def _rebuild(study: Study) -> Section:
     if done > _MOST_COMMANDS:
         told.append(f"The first {_MOST_COMMANDS} of {done}; all of them are in runs.csv.")
     sweep = ["# the whole sweep", _cut(_sweep_command(study)), ""] if study.sweep.command else []
-    return Section("How to make each number again", tuple(told), code="\n".join([*sweep, *commands]), folded=True)
+    yield Section("How to make each number again", tuple(told), code="\n".join([*sweep, *commands]), folded=True)
 
 
 def _provenance(study: Study) -> Iterable[Section]:
@@ -252,7 +235,7 @@ def _provenance(study: Study) -> Iterable[Section]:
     yield Section("Where the numbers come from", notes, tuple(table for table in tables if table.lines), folded=True)
 
 
-def _method(study: Study) -> Section:
+def _method(study: Study) -> Iterable[Section]:
     best = "largest" if study.mode == "max" else "smallest"
     rows = (
         "Rows are the cells of the sweep that differ in their seeds alone. k is the number of layer groups that train"
@@ -266,7 +249,7 @@ def _method(study: Study) -> Section:
         "bounds, beyond which no mean can lie. Rows share their seeds, so differences are paired. A missing number is "
         "a dash, never zero."
     )
-    return Section("How this is computed", (rows, numbers), folded=True)
+    yield Section("How this is computed", (rows, numbers), folded=True)
 
 
 def _opened(study: Study) -> str:
@@ -322,3 +305,24 @@ def _key_values(caption: str, pairs: Sequence[tuple[str, str]]) -> Table:
 def _tally(tally: Mapping[str, int]) -> str:
     told = [f"{plain(value, 60) or DASH} ({n})" for value, n in list(tally.items())[:_MOST_VALUES]]
     return ", ".join(told) if len(tally) <= _MOST_VALUES else f"{len(tally)} values, among them {', '.join(told[:2])}"
+
+
+SECTIONS: tuple[Callable[[Study], Iterable[Section]], ...] = (
+    _results,
+    choice,
+    compared,
+    by_sample,
+    over_data_sets,
+    _further_tests,
+    _training,
+    _changes,
+    _cost,
+    _before,
+    by_class,
+    _every_run,
+    _missing,
+    _rebuild,
+    _provenance,
+    _method,
+)
+"""The sections of a report in their order: each gives what it has to show of a study, or nothing."""
