@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 
-from thawline.store import entries
+from thawline.store import entries, stored_arrays, writing
 from thawline.store.file_locks import try_lock, wait_for_lock
 from thawline.store.store import (
     ArraySpec,
@@ -78,7 +78,7 @@ def store(tmp_path):
 def way(request, monkeypatch):
     """Both ways of reading."""
     if request.param == "by position":
-        monkeypatch.setattr(entries, "MAPPED_BYTES", 0)
+        monkeypatch.setattr(stored_arrays, "MAPPED_BYTES", 0)
     return request.param
 
 
@@ -487,7 +487,7 @@ def test_a_disk_that_fills_up_while_writing_is_a_refusal_without_half_an_entry(s
         stream.write(data)
 
     spec, produce = small("a", samples=100)
-    monkeypatch.setattr(entries, "_flush" if at == "flush" else "_append", full)
+    monkeypatch.setattr(writing, "_flush" if at == "flush" else "_append", full)
     with pytest.raises(StoreRefusedError, match="not stored: No space left on device"):
         store.build(spec, produce, 50)
     assert names(store.folder) == []
@@ -745,7 +745,7 @@ def test_an_entry_that_is_evicted_while_it_is_opened_is_not_there(store, monkeyp
 
 @pytest.mark.skipif(not LINUX, reason="reads /proc/self/maps")
 def test_files_are_mapped_up_to_a_bound(store, monkeypatch):
-    monkeypatch.setattr(entries, "MAPPED_BYTES", entries._mapped_bytes._taken + 2500)
+    monkeypatch.setattr(stored_arrays, "MAPPED_BYTES", stored_arrays._mapped_bytes._taken + 2500)
 
     def mapped():
         return sum(str(store.folder) in line for line in Path("/proc/self/maps").read_text().splitlines())

@@ -11,7 +11,7 @@ import numpy as np
 
 from thawline.runtime.cores import available_cores
 from thawline.runtime.steps import step
-from thawline.store.entries import computed
+from thawline.store.production import computed
 from thawline.store.store import ArraySpec, Entry, EntrySpec, Store, StoreRefusedError, readable_bytes
 
 if TYPE_CHECKING:

@@ -18,28 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from thawline.runtime.steps import Advance, step
-from thawline.store.entries import (
-    MARKER_FILE,
-    ArraySpec,
-    DamagedEntryError,
-    Entry,
-    EntrySpec,
-    Metadata,
-    StoreRefusedError,
-    array_file,
-    check_sizes,
-    flush_folder,
-    refusing,
-    write_arrays,
-    write_metadata,
-)
+from thawline.store.contents import MARKER_FILE, ArraySpec, EntrySpec, Metadata, array_file, check_sizes
+from thawline.store.entries import Entry
 from thawline.store.file_locks import try_lock, wait_for_lock
+from thawline.store.refusals import DamagedEntryError, StoreRefusedError, refusing
+from thawline.store.writing import flush_folder, write_arrays, write_metadata
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from thawline.store.entries import Produce
+    from thawline.store.production import Produce
 
 __all__ = [
     "DEFAULT_MAX_BYTES",

@@ -10,35 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import operator
-import random
-import sys
 from collections.abc import Callable, Collection, Iterator
-from inspect import isroutine
-from types import ModuleType
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, fx, nn
 
+from thawline.thaw_line.kept_whole import holds_proxy, kept_whole, leaf_classes
+from thawline.thaw_line.memories import Memories, storage_of
 from thawline.thaw_line.proxies import ValueProxy, ValueTracer
+from thawline.thaw_line.random_state import random_state, same_random_state
 from thawline.thaw_line.traced_graph import BATCHES, Facts, PerSample, Trace, UntraceableError
 from thawline.thaw_line.watching import DRAWS, Watch
 
 _SIZES = frozenset({"shape", "size", "ndim", "dim", "numel", "nelement", "stride"})
 _KINDS = frozenset({"dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex", "is_contiguous"})
 _NEW_TENSORS = frozenset({"new_zeros", "new_ones", "new_full", "new_empty"})
-# Torch refuses proxies in these; recorded as one node each where they are given one.
-_FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "zeros", "tensor", "as_tensor")
-# Recorded whatever they are given: their values are not constants of the model.
-_RANDOM_FACTORIES = ("rand", "randn", "randint", "randperm", "normal")
-# What is traced through would be different graphs in training and in evaluation, and many small nodes.
-_LEAVES = {
-    "timm.layers": ("DropPath", "DropBlock2d"),
-    "torchvision.ops": ("DropBlock2d", "DropBlock3d", "StochasticDepth", "FrozenBatchNorm2d", "DeformConv2d"),
-}
 
 
 def trace(model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable: Collection[int]) -> Trace:
@@ -56,7 +44,7 @@ def trace(model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable:
     """
     tracer = _Tracer(model, examples, trainable)
     try:
-        with torch.enable_grad(), _no_fused_encoders(), tracer.kept_whole():
+        with torch.enable_grad(), _no_fused_encoders(), kept_whole(tracer.modules, tracer.record_whole):
             graph = tracer.trace(model)
             tracer.check_randomness()
     except (UntraceableError, torch.OutOfMemoryError, MemoryError):
@@ -86,24 +74,27 @@ class _Tracer(ValueTracer):
         super().__init__()
         self._examples = examples
         self._trainable = trainable
-        self._leaves = _leaf_classes()
+        self._leaves = leaf_classes()
         self._modules_by_path = dict(model.named_modules(remove_duplicate=False))
         states = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         self._names: dict[int, str] = {id(tensor): name for name, tensor in reversed(states)}
         self._kept_alive = [tensor for _, tensor in states]
-        self._memories: dict[int, int] = {_storage(tensor): place for place, (_, tensor) in enumerate(states)}
-        self._state_memories = frozenset(self._memories.values())
-        self._memory_count = len(states)
+        self._memories = Memories(tensor for _, tensor in states)
         self._writers: dict[int, fx.Node] = {}
         self._newest: dict[fx.Node, fx.Node] = {}
         self._tensors: dict[str, ValueProxy] = {}
         self._watch = Watch()
-        self._random_state = _random_state()
+        self._random_state = random_state()
         self._running = False
         self._autocast = _autocast(examples[0][0].device)
         self.facts: dict[fx.Node, Facts] = {}
         self.constants: dict[str, Tensor] = {}
         self.where = ""
+
+    @property
+    def modules(self) -> Collection[nn.Module]:
+        """The parts of the model."""
+        return self._modules_by_path.values()
 
     # What torch.fx asks of a tracer.
 
@@ -182,34 +173,12 @@ class _Tracer(ValueTracer):
         self._check_ambient(node)
         return self._wrap(node, held, arguments)
 
-    @contextlib.contextmanager
-    def kept_whole(self) -> Iterator[None]:
-        """Within the block, functions that cannot be followed are one node each where they are given a proxy.
+    def record_whole(self, function: Callable[..., Any], always: bool = False) -> Callable[..., Any]:
+        """The function as one node where it is given a proxy, or `always`."""
 
-        fx has the same under the name of autowrapping; that one fails on functions that return several values.
-        """
-        namespaces = [vars(library) for library in (torch, math, *_loaded("torchvision.ops"))]
-        classes = {base for kind in map(type, self._modules_by_path.values()) for base in kind.__mro__}
-        spaces = [getattr(vars(each).get("forward"), "__globals__", {}) for each in classes]
-        namespaces += {id(space): space for space in spaces}.values()
-        wrapped = {id(function): self._as_one_node(function) for function in _functions_kept_whole()}
-        random_ones = [getattr(torch, name) for name in _RANDOM_FACTORIES]
-        wrapped |= {id(function): self._as_one_node(function, always=True) for function in random_ones}
-        replaced = [
-            (space, name, value) for space in namespaces for name, value in list(space.items()) if id(value) in wrapped
-        ]
-        try:
-            for space, name, value in replaced:
-                space[name] = wrapped[id(value)]
-            yield
-        finally:
-            for space, name, value in replaced:
-                space[name] = value
-
-    def _as_one_node(self, function: Callable[..., Any], always: bool = False) -> Callable[..., Any]:
         @functools.wraps(function)
         def one_node(*args: Any, **kwargs: Any) -> Any:
-            if not self._running and (always or _holds_proxy((args, kwargs))):
+            if not self._running and (always or holds_proxy((args, kwargs))):
                 return self.create_proxy("call_function", function, args, kwargs)
             return function(*args, **kwargs)
 
@@ -217,7 +186,7 @@ class _Tracer(ValueTracer):
 
     def check_randomness(self) -> None:
         """Raise if random numbers were drawn other than in recorded operations."""
-        if not _same_random_state(self._random_state, _random_state()):
+        if not same_random_state(self._random_state, random_state()):
             raise UntraceableError(f"{self.where or 'the model'} draws random numbers out of the tracer's sight")
 
     # Running.
@@ -236,11 +205,11 @@ class _Tracer(ValueTracer):
                 held_second = self._execute(node, *second)
         finally:
             self._running = False
-        written = {self._memories[_storage(tensor)] for tensor, version in versions if tensor._version != version}
+        written = {self._memories.of(tensor) for tensor, version in versions if tensor._version != version}
         if written:
             self._note_writes(node, frozenset(written))
         if self.facts[node].cause == DRAWS:
-            self._random_state = _random_state()
+            self._random_state = random_state()
         return (held_first, held_second), arguments
 
     def _execute(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
@@ -260,7 +229,7 @@ class _Tracer(ValueTracer):
     def _note_writes(self, node: fx.Node, written: frozenset[int]) -> None:
         facts = self.facts[node]
         facts.writes = written
-        if written & self._state_memories:
+        if written & self._memories.of_state:
             facts.state = True
             facts.cause = facts.cause or "changes the model's buffers"
         for memory in written:
@@ -317,11 +286,9 @@ class _Tracer(ValueTracer):
         if not isinstance(first, Tensor):
             return
         facts.dtype = first.dtype
-        storage = _storage(first)
-        if storage not in arguments and self._memories.get(storage) not in self._state_memories:
-            self._memories[storage] = self._memory_count
-            self._memory_count += 1
-        facts.memory = self._memories[storage]
+        if storage_of(first) not in arguments and not self._memories.holds_state(first):
+            self._memories.add(first)
+        facts.memory = self._memories.of(first)
         varying = [d for d, (a, b) in enumerate(zip(first.shape, second.shape, strict=True)) if a != b]
         if facts.data and len(varying) != 1:
             facts.cause = facts.cause or "mixes the samples of a batch"
@@ -341,12 +308,11 @@ class _Tracer(ValueTracer):
             name = f"_constant_{len(self.constants)}"
             self.constants[name] = tensor
             self._names[id(tensor)] = name
-            self._memories[_storage(tensor)] = self._memory_count
-            self._memory_count += 1
+            self._memories.add(tensor)
         if name not in self._tensors:
             node = self.create_node("get_attr", name, (), {})
             facts = self.facts[node]
-            facts.memory = self._memories[_storage(tensor)]
+            facts.memory = self._memories.of(tensor)
             if id(tensor) in self._trainable:
                 facts.cause, facts.warm = "trains", True
             self._tensors[name] = ValueProxy(node, self, (tensor, tensor))
@@ -396,7 +362,7 @@ class _Tracer(ValueTracer):
 
     def _note_same(self, node: fx.Node, facts: Facts, value: Any, arguments: dict[int, Tensor]) -> None:
         """Where a node returns its argument, written in place, all later uses of the argument are uses of the node."""
-        if not isinstance(value, Tensor) or arguments.get(_storage(value)) is not value:
+        if not isinstance(value, Tensor) or arguments.get(storage_of(value)) is not value:
             return
         same = next((n for n in node.all_input_nodes if self.facts[n].memory == facts.memory), None)
         facts.same = same
@@ -432,7 +398,7 @@ def _substitute(arguments: Any, batch: int, tensors: dict[int, Tensor]) -> Any:
         if isinstance(argument, ValueProxy):
             argument = argument.held[batch]
         if isinstance(argument, Tensor):
-            tensors.setdefault(_storage(argument), argument)
+            tensors.setdefault(storage_of(argument), argument)
         return argument
 
     return fx.node.map_aggregate(arguments, value)
@@ -461,55 +427,12 @@ def _multiple(first: int, second: int) -> int | None:
     return times if times and (first, second) == (times * BATCHES[0], times * BATCHES[1]) else None
 
 
-def _random_state() -> tuple[Tensor, Any, Any]:
-    """The state of the random numbers of torch, Python and NumPy."""
-    return torch.get_rng_state(), random.getstate(), numpy.random.get_state(legacy=False)["state"]
-
-
-def _same_random_state(one: tuple[Tensor, Any, Any], other: tuple[Tensor, Any, Any]) -> bool:
-    places = one[2]["pos"] == other[2]["pos"] and numpy.array_equal(one[2]["key"], other[2]["key"])
-    return torch.equal(one[0], other[0]) and one[1] == other[1] and places
-
-
 def _describes(node: fx.Node) -> bool:
     if node.op == "call_function":
         return node.target is getattr and node.args[1] in _SIZES | _KINDS
     return node.op == "call_method" and node.target in _SIZES | _KINDS | _NEW_TENSORS
 
 
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
 def _autocast(device: torch.device) -> torch.dtype | None:
     """The type of automatic mixed precision, None where it is off."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-
-
-def _loaded(*names: str) -> tuple[ModuleType, ...]:
-    # A library that nobody has imported has no modules in the model either.
-    return tuple(sys.modules[name] for name in names if name in sys.modules)
-
-
-def _leaf_classes() -> tuple[type[nn.Module], ...]:
-    classes = [getattr(m, name) for lib, names in _LEAVES.items() for m in _loaded(lib) for name in names]
-    for timm_layers in _loaded("timm.layers"):
-        classes += timm_layers.get_notrace_modules()
-    return tuple(classes)
-
-
-def _functions_kept_whole() -> list[Callable[..., Any]]:
-    functions = [getattr(torch, name) for name in _FACTORIES]
-    for library in (math, *_loaded("torchvision.ops")):
-        functions += [value for name, value in vars(library).items() if isroutine(value) and not name.startswith("_")]
-    for timm_layers in _loaded("timm.layers"):
-        functions += timm_layers.get_notrace_functions()
-    return functions
-
-
-def _holds_proxy(arguments: Any) -> bool:
-    found: list[Any] = []
-    fx.node.map_aggregate(
-        arguments, lambda argument: found.append(argument) if isinstance(argument, ValueProxy) else None
-    )
-    return bool(found)
