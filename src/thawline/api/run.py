@@ -78,9 +78,9 @@ class Run:
         import numpy as np
         import pandas as pd
 
-        from thawline.execution.finish import PREDICTIONS_FILE
         from thawline.execution.weights import recorded_file
         from thawline.planning.session import Session
+        from thawline.records.names import PREDICTIONS_FILE
 
         if PREDICTIONS_FILE not in self.record.files:
             raise usage_error("predictions", f"{self.folder}: the run did not open the test split")
