@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 
 import thawline as tl
 from tests.conftest import REPOSITORY, TINY, records
+from tests.make_records import record, scores, sweep
 from thawline.api.overrides import overrides_of
 from thawline.records import load_record
 
@@ -181,6 +182,17 @@ def test_a_sweep_has_the_report_s_numbers_and_the_best_run_by_validation():
     again = tl.load_sweep(sweep.name)
     assert [run.identity for run in again] == list(sweep.runs.index)
     assert repr(again) == f"<Sweep {sweep.name}: 4 of 4 runs done>"
+
+
+def test_the_best_run_is_that_of_validation_and_of_equals_the_smallest(tmp_path):
+    val, test = {0: 0.9, 1: 0.9, 2: 0.8, 3: None}, {0: 0.5, 1: 0.5, 2: 0.99, 3: None}
+
+    def made(overrides, place):
+        k = int(place["freeze_policy.k"])
+        return record(overrides, k=k, metrics={"val": scores(val[k]), "test": scores(test[k])})
+
+    folder = sweep(tmp_path, {"freeze_policy.k": ["3", "2", "1", "0"]}, made)
+    assert tl.load_sweep(folder).best.record.overrides == ["freeze_policy.k=0"]
 
 
 def test_errors_are_exceptions_that_name_what_is_wrong(thawline, monkeypatch):

@@ -35,20 +35,20 @@ def test_a_spec_is_built_with_its_values():
 
 
 @pytest.mark.parametrize(
-    "target",
-    [
-        "os.system",
-        "subprocess.Popen",
-        "torch.load",
-        "torch.hub.load",
-        "builtins.eval",
-        "torchx.Thing",
-        "pickle.Unpickler",
-    ],
+    "target", ["os.system", "subprocess.Popen", "builtins.eval", "torchx.Thing", "timm_of_mine.Net", "pickle.Unpickler"]
 )
 def test_targets_outside_the_allowed_packages_are_refused(target):
     (message,) = problems({"head": {"_target_": target}})
-    assert message.startswith("head._target_: ")
+    assert message.startswith(f"head._target_: {target!r} lies outside the allowed packages (thawline, torch, ")
+    assert message.endswith(f"--allow {target.partition('.')[0]}")
+
+
+@pytest.mark.parametrize(
+    "target", ["torch.load", "torch.hub.load", "torch.jit.ScriptModule", "torch.package.PackageImporter"]
+)
+def test_targets_that_run_code_from_a_file_are_refused(target):
+    (message,) = problems({"head": {"_target_": target}})
+    assert message == f"head._target_: {target!r} is refused: it can run code from a file"
 
 
 def test_the_command_line_may_allow_a_package(monkeypatch):
