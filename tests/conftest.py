@@ -33,14 +33,24 @@ TINY = (
 
 
 @pytest.fixture(autouse=True)
-def _quiet_and_alone(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test in its own empty folder, without a network."""
+def _quiet_and_alone(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Every test in its own empty folder, without a network; nothing that it imports from there outlives it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.delenv("THAWLINE_CACHE", raising=False)
     monkeypatch.setattr("sys.argv", ["thawline"])
+    known, folders = set(sys.modules), list(sys.path)
+    yield
+    sys.path[:] = folders
+    for name in set(sys.modules) - known:
+        module = sys.modules[name]
+        places = [getattr(module, "__file__", None), *(getattr(module, "__path__", None) or ())]
+        if any(place and Path(place).is_relative_to(tmp_path) for place in places):
+            del sys.modules[name]
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,8 @@ def test_text_is_text_also_where_yaml_reads_a_number_or_nothing(thawline, monkey
     """What the run would take for its settings."""
     seen = []
     monkeypatch.setattr("thawline.planning.plan.parse", lambda config: seen.append(config) or stop())
+    if override.startswith("backbone.weights="):
+        Path(text).touch()
     result = thawline("train", *TINY, *grid, override)
     if not text:
         assert result.err.endswith("if it is meant as text: 'output_dir='\"'\"'o\\'\"'\"'clock'\"'\"''\n")

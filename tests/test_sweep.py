@@ -109,7 +109,7 @@ def test_stored_values_change_no_number(train, thawline, mode, channels_last, tm
 def test_stored_values_are_as_narrow_as_asked(train):
     settings = ("freeze_policy.k=0", "cache.mode=on", "trainer.max_epochs=1")
     exact, narrow = train(*settings), train(*settings, "cache.dtype=bfloat16", "output_dir=narrow")
-    held = [json.loads(file.read_bytes()) for file in Path("outputs/cache").glob("*/entry.json")]
+    held = [json.loads(file.read_bytes()) for file in Path().glob("*/cache/*/entry.json")]
     found = {
         a["stored_as"]: (a["dtype"], a["shape"]) for entry in held for a in entry["arrays"] if a["dtype"] != "uint8"
     }

@@ -47,7 +47,7 @@ OTHERWISE = {
     ("reports/escaping.py", "class"): "whatever a name from outside is of",
     ("sweeps/remote.py", "classes"): "classes of Python",
     ("thaw_line/digests.py", "class"): "a module's class",
-    ("thaw_line/tracing.py", "classes"): "classes of Python",
+    ("thaw_line/kept_whole.py", "classes"): "classes of Python",
     ("training/sharding.py", "class"): "a class of Python",
 }
 

@@ -108,7 +108,7 @@ def test_a_job_that_raises_ends_its_own_wandb_run_and_no_other(thawline, monkeyp
     validated = experiment._Run._validated
 
     def fails_for_one(run):
-        if run._plan.settings.seed == 1:
+        if run._run.settings.seed == 1:
             raise RuntimeError("on purpose")
         return validated(run)
 

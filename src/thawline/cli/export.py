@@ -18,19 +18,20 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         UsageError: there is no such run, its source is not what it was, or the file exists.
     """
+    from thawline.commands.finding import find_run
+
+    arguments = _parser().parse_args(argv)
+    if arguments.output.exists() and not arguments.force:
+        raise usage_error("--output", f"{arguments.output} exists; --force replaces it")
+    folder = find_run(arguments.run, arguments.outputs)
     from safetensors import safe_open
 
-    from thawline.commands.finding import find_run
     from thawline.execution.weights import ensure_model
     from thawline.files import atomic_write
     from thawline.planning.context import RunContext
     from thawline.planning.plan import plan_of_run
     from thawline.planning.session import Session
 
-    arguments = _parser().parse_args(argv)
-    if arguments.output.exists() and not arguments.force:
-        raise usage_error("--output", f"{arguments.output} exists; --force replaces it")
-    folder = find_run(arguments.run, arguments.outputs)
     session = Session()
     model = ensure_model(RunContext(plan_of_run(folder, session), session))
     with atomic_write(arguments.output) as stream:

@@ -16,6 +16,7 @@ from thawline.network import Network, SourceClassifier
 from thawline.optimization.batch_sizes import batch_sizes
 from thawline.optimization.learning_rates import MeasuredRates
 from thawline.own_code import SourceFile, own_code
+from thawline.planning.devices import require_devices
 from thawline.planning.phases import phases_of
 from thawline.planning.session import Session
 from thawline.planning.settings import RunSettings, parse, recorded_config, source_config
@@ -320,6 +321,7 @@ def _smallest_share(settings: RunSettings, splits: Splits) -> int:
     trainer, images = settings.trainer, len(splits.train.indices)
     smallest = min(batch_sizes(images, trainer.batch_size), default=0)
     if smallest < trainer.devices:
+        require_devices(settings)
         told = f"a training batch of {smallest} images cannot be shared by {trainer.devices} devices"
         raise usage_error("trainer.devices", f"{told} ({images} images, trainer.batch_size={trainer.batch_size})")
     return smallest // trainer.devices
