@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,11 @@ def _quiet_and_alone(
     yield
     sys.path[:] = folders
     for name in set(sys.modules) - known:
-        module = sys.modules[name]
-        places = [getattr(module, "__file__", None), *(getattr(module, "__path__", None) or ())]
-        if any(place and Path(place).is_relative_to(tmp_path) for place in places):
-            del sys.modules[name]
+        spec = getattr(sys.modules[name], "__spec__", None)
+        if isinstance(spec, ModuleSpec):
+            places = [spec.origin, *(spec.submodule_search_locations or ())]
+            if any(place and Path(place).is_relative_to(tmp_path) for place in places):
+                del sys.modules[name]
 
 
 @dataclass(frozen=True)
