@@ -139,3 +139,25 @@ def test_the_processes_of_a_run_end_with_a_killed_parent(zygote, tmp_path, when)
     program.signal(signal.SIGKILL)
     program.wait()
     assert psutil.wait_procs(ranks, timeout=60)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "expected"),
+    [
+        ("2.10 1.00 0.50 5/300 4711", None, "PASSIVE"),
+        ("0.30 1.00 0.50 5/300 4711", None, None),
+        # A run of one's own that has just ended.
+        ("2.10 1.00 0.50 1/300 4711", None, None),
+        ("2.10 1.00 0.50 5/300 4711", "ACTIVE", "ACTIVE"),
+        ("not a load", None, None),
+    ],
+)
+def test_waiting_threads_sleep_where_others_keep_the_cores(monkeypatch, tmp_path, load, given, expected):
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    (tmp_path / "loadavg").write_text(load)
+    monkeypatch.setattr(cores, "_LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(cores, "available_cores", lambda: 2)
+    cores.sleep_between_operations()
+    assert os.environ.get("OMP_WAIT_POLICY") == expected
