@@ -502,8 +502,8 @@ def test_real_weights_recognise_real_photographs(shared_data, weights):
     with tarfile.open(shared_data / "sanity_photos.tar") as tar:
         expected = json.load(tar.extractfile("sanity_photos/expected.json"))["models"][weights]
         for photo, answer in expected.items():
-            picture = Image.open(io.BytesIO(tar.extractfile(f"sanity_photos/{photo}").read())).convert("RGB")
-            pixels = torch.from_numpy(np.array(picture.resize((224, 224), Image.Resampling.BICUBIC))) / 255
+            image = Image.open(io.BytesIO(tar.extractfile(f"sanity_photos/{photo}").read())).convert("RGB")
+            pixels = torch.from_numpy(np.array(image.resize((224, 224), Image.Resampling.BICUBIC))) / 255
             images = ((pixels - torch.tensor(backbone.mean)) / torch.tensor(backbone.std)).permute(2, 0, 1)[None]
             with torch.no_grad():
                 logits = nn.functional.linear(backbone.module(images.float()), classifier.weight, classifier.bias)

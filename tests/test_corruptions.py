@@ -17,7 +17,7 @@ from thawline.randomness import generator
 RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise"}
 
 
-def picture(height: int = 64, width: int = 48) -> torch.Tensor:
+def random_image(height: int = 64, width: int = 48) -> torch.Tensor:
     """A scene of rectangles of every size on a gradient, no pixel black or white."""
     y, x = np.mgrid[0:height, 0:width]
     planes = np.stack([60 + 100 * y / height, 200 - 120 * x / width, 90 + 0 * x])
@@ -35,7 +35,7 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_each_keeps_type_and_size_and_leaves_its_input_alone(name):
-    image = picture()
+    image = random_image()
     before = image.clone()
     for strength in STRENGTHS:
         changed = corrupt(image, name, strength, 0)
@@ -48,7 +48,7 @@ def test_each_keeps_type_and_size_and_leaves_its_input_alone(name):
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_each_grows_with_its_strength(name):
-    image = picture(224, 224)
+    image = random_image(224, 224)
     far = [distance(corrupt(image, name, strength, 3), image) for strength in STRENGTHS]
     assert far == sorted(far)
     assert far[0] < far[-1] / 1.5
@@ -56,7 +56,7 @@ def test_each_grows_with_its_strength(name):
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_bits_depend_on_name_strength_and_index_alone(name):
-    image = picture()
+    image = random_image()
     first = corrupt(image, name, 3, 17)
     torch.manual_seed(5)
     np.random.default_rng(1).random(100)
@@ -70,7 +70,7 @@ def test_bits_depend_on_name_strength_and_index_alone(name):
 def test_the_noise_is_the_same_in_every_version():
     """Other bits here are other numbers for unchanged configurations."""
     digests = {
-        name: hashlib.sha256(corrupt(picture(), name, 2, 5).numpy().tobytes()).hexdigest()[:16] for name in RANDOM
+        name: hashlib.sha256(corrupt(random_image(), name, 2, 5).numpy().tobytes()).hexdigest()[:16] for name in RANDOM
     }
     assert digests == {
         "gaussian_noise": "f8d5daf253458126",
@@ -135,10 +135,10 @@ def test_defocus_spreads_a_point_over_a_disc():
 
 
 def test_contrast_and_brightness_are_their_formulas():
-    image = picture().float() / 255
+    image = random_image().float() / 255
     mean = image.mean(dim=(1, 2), keepdim=True)
     expected = ((image - mean) * 0.2 + mean) * 255
-    assert (corrupt(picture(), "contrast", 3, 0).float() - expected).abs().max() <= 0.51
+    assert (corrupt(random_image(), "contrast", 3, 0).float() - expected).abs().max() <= 0.51
     black = torch.zeros((3, 4, 4), dtype=torch.uint8)
     assert set(corrupt(black, "brightness", 2, 0).unique().tolist()) == {51}
     red = torch.zeros((3, 4, 4), dtype=torch.uint8)
@@ -150,13 +150,13 @@ def test_contrast_and_brightness_are_their_formulas():
 
 def test_jpeg_is_pillows_at_the_authors_quality():
     stream = io.BytesIO()
-    Image.fromarray(picture().permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=15)
+    Image.fromarray(random_image().permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=15)
     expected = torch.from_numpy(np.array(Image.open(stream))).permute(2, 0, 1)
-    assert torch.equal(corrupt(picture(), "jpeg", 3, 0), expected)
+    assert torch.equal(corrupt(random_image(), "jpeg", 3, 0), expected)
 
 
 def test_pixelate_leaves_blocks():
-    blocks = corrupt(picture(64, 48), "pixelate", 5, 0)
+    blocks = corrupt(random_image(64, 48), "pixelate", 5, 0)
     expected = blocks[:, ::4, ::4].repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
     assert torch.equal(blocks, expected)
     assert len(blocks.flatten(1).unique(dim=1)[0]) <= 16 * 12
@@ -165,4 +165,4 @@ def test_pixelate_leaves_blocks():
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize("size", [(8, 8), (32, 32), (3, 200), (2, 2)])
 def test_small_and_narrow_pictures_go_too(name, size):
-    assert corrupt(picture(*size), name, 5, 0).shape == (3, *size)
+    assert corrupt(random_image(*size), name, 5, 0).shape == (3, *size)

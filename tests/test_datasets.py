@@ -89,12 +89,12 @@ def test_digits_have_the_grey_levels_of_scikit_learn():
     from sklearn.datasets import load_digits
 
     splits = Digits().load(0)
-    picture = splits.images.read(0)
-    assert (picture.mode, picture.size) == ("RGB", (8, 8))
+    image = splits.images.read(0)
+    assert (image.mode, image.size) == ("RGB", (8, 8))
     levels = load_digits().images[0]
     assert splits.images.key(0) == "digits/0000"
-    assert np.array_equal(np.asarray(picture)[:, :, 1], np.rint(levels * 15.9375).astype(np.uint8))
-    assert np.asarray(picture).max() == round(levels.max() * 15.9375)
+    assert np.array_equal(np.asarray(image)[:, :, 1], np.rint(levels * 15.9375).astype(np.uint8))
+    assert np.asarray(image).max() == round(levels.max() * 15.9375)
 
 
 def test_low_and_high_digits_are_parts_of_the_digits():
@@ -455,10 +455,10 @@ def test_a_wide_picture_below_the_hard_limit_of_pillow_is_refused_too(monkeypatc
 
 
 def decoded(path):
-    picture = image_files.decode(path.read_bytes())
+    image = image_files.decode(path.read_bytes())
     assert image_files.examine(path.read_bytes()).problem is None
-    assert picture.mode == "RGB"
-    return np.asarray(picture)
+    assert image.mode == "RGB"
+    return np.asarray(image)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
@@ -503,10 +503,10 @@ def test_cmyk_becomes_rgb(tmp_path):
 def test_the_exif_orientation_is_applied(tmp_path, orientation):
     from PIL import ImageOps
 
-    picture = Image.fromarray(np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10)
+    image = Image.fromarray(np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture.save(tmp_path / "a.png", exif=exif)
+    image.save(tmp_path / "a.png", exif=exif)
     expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
     assert decoded(tmp_path / "a.png").tolist() == np.asarray(expected).tolist()
 
@@ -665,9 +665,9 @@ def test_mnist_in_its_own_format(tmp_path, name):
     splits = TorchvisionDataset(name=name, root=tmp_path, classes=[3, 7]).load(0)
     assert splits.classes == (("3", "7") if name == "MNIST" else ("Dress", "Sneaker"))
     assert [per_class(split, 2) for split in (splits.train, splits.val, splits.test)] == [[3, 3], [1, 1], [2, 2]]
-    picture = splits.images.read(int(splits.test.indices[0]))
-    assert (picture.mode, picture.size) == ("RGB", (28, 28))
-    assert np.array_equal(np.asarray(picture)[:, :, 2], pixels[43])
+    image = splits.images.read(int(splits.test.indices[0]))
+    assert (image.mode, image.size) == ("RGB", (28, 28))
+    assert np.array_equal(np.asarray(image)[:, :, 2], pixels[43])
 
 
 def test_svhn_in_its_own_format(tmp_path, monkeypatch):
@@ -706,9 +706,9 @@ def test_stl10_in_its_own_format(tmp_path, monkeypatch):
     splits = TorchvisionDataset(name="STL10", root=tmp_path).load(0)
     assert splits.classes[:2] == ("airplane", "bird")
     assert [len(splits.train), len(splits.val), len(splits.test)] == [10, 10, 20]
-    picture = np.asarray(splits.images.read(int(splits.test.indices[1])))
+    image = np.asarray(splits.images.read(int(splits.test.indices[1])))
     # The file holds columns first.
-    assert np.array_equal(picture, pixels[1].transpose(2, 1, 0))
+    assert np.array_equal(image, pixels[1].transpose(2, 1, 0))
 
 
 def test_eurosat_and_caltech_are_cut_into_three(tmp_path):

@@ -27,7 +27,7 @@ def expected(*indices):
 
 
 @dataclass
-class Pictures:
+class NumberedImages:
     """Images that remember which of them were read."""
 
     labels: np.ndarray = field(default_factory=lambda: np.zeros(N, np.int64))
@@ -63,7 +63,7 @@ def store(tmp_path):
 
 
 def test_every_image_is_decoded_once_for_all_runs(store):
-    images = Pictures()
+    images = NumberedImages()
     for _ in range(2):
         source = open_decoded(store, images)
         found = source.read([149, 3, 3, 0])
@@ -76,7 +76,7 @@ def test_every_image_is_decoded_once_for_all_runs(store):
 
 
 def test_only_the_wanted_images_are_decoded(store):
-    images = Pictures()
+    images = NumberedImages()
     source = open_decoded(store, images, indices=np.array([70, 9, 140, 9]))
     assert torch.equal(source.read([140, 9]), expected(140, 9))
     assert sorted(images.reads) == [9, 70, 140]
@@ -91,15 +91,15 @@ def test_only_the_wanted_images_are_decoded(store):
     ids=lambda changes: next(iter(changes)),
 )
 def test_other_data_transforms_and_subsets_are_other_entries(store, changes):
-    open_decoded(store, Pictures())
-    images = Pictures()
+    open_decoded(store, NumberedImages())
+    images = NumberedImages()
     open_decoded(store, images, **changes)
     assert len(images.reads) >= N - 1
     assert len(store.entries()) == 2
 
 
 def test_without_a_store_small_sets_are_decoded_once_into_memory(tmp_path):
-    images = Pictures()
+    images = NumberedImages()
     source = open_decoded(None, images)
     assert source.note == "kept in memory: the store is off"
     for _ in range(2):
@@ -109,7 +109,7 @@ def test_without_a_store_small_sets_are_decoded_once_into_memory(tmp_path):
 
 def test_without_room_large_sets_are_decoded_at_each_read(tmp_path, monkeypatch):
     monkeypatch.setattr(decoded_images, "IN_MEMORY_BYTES", 100)
-    images = Pictures()
+    images = NumberedImages()
     source = open_decoded(Store(tmp_path, 5000), images)
     assert source.note.startswith("13.5 kB decoded again at each read: not stored: 14.0 kB are more than")
     assert images.reads == []
@@ -121,12 +121,12 @@ def test_without_room_large_sets_are_decoded_at_each_read(tmp_path, monkeypatch)
 @pytest.mark.parametrize("with_store", [True, False])
 def test_an_unreadable_image_is_the_images_own_error_and_leaves_no_entry(store, with_store):
     with pytest.raises(UsageError, match=r"^dataset: image 77\.jpg cannot be read$"):
-        open_decoded(store if with_store else None, Pictures(unreadable=77))
+        open_decoded(store if with_store else None, NumberedImages(unreadable=77))
     assert store.entries() == []
 
 
 def test_a_damage_is_decoded_again(store):
-    images = Pictures()
+    images = NumberedImages()
     source = open_decoded(store, images)
     (status,) = store.entries()
     (store.folder / status.identity / "0.bin").write_bytes(b"")

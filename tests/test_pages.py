@@ -1,4 +1,4 @@
-"""The pages: links that lead somewhere, a picture of the floors that is that of the source, commands that exist."""
+"""The pages: links that lead somewhere, a drawing of the floors that is that of the source, commands that exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from markdown_it import MarkdownIt
-from tools.architecture import PICTURE, description, imports, picture
+from tools.architecture import DRAWING, description, drawing, imports
 from tools.docs_site import OUTSIDE
 
 from tests.conftest import REPOSITORY
@@ -61,14 +61,14 @@ def test_every_link_leads_to_a_file_and_its_heading(page):
 
 
 def test_the_picture_of_the_floors_is_that_of_the_source():
-    assert PICTURE.read_text() == picture(), "run `make architecture`"
+    assert DRAWING.read_text() == drawing(), "run `make architecture`"
 
 
 def test_the_picture_has_a_dot_for_every_import():
     imported = imports()
     assert imported["thaw_line"] == {"store"}
     assert {"planning", "training", "thaw_line"} <= imported["execution"]
-    assert picture().count("<circle") == sum(map(len, imported.values()))
+    assert drawing().count("<circle") == sum(map(len, imported.values()))
     assert description("heads") == "What is put on the backbone's features for the target task"
 
 

@@ -56,7 +56,7 @@ CLASSES, SOURCE_CLASSES = 3, 5
 
 
 @dataclass(frozen=True)
-class Pictures:
+class RandomSamples:
     """Random images with labels in turn."""
 
     pixels: torch.Tensor
@@ -99,7 +99,7 @@ def bench(name="test_resnet", *, size=32, classifier=True, teacher=None, samples
     model.set_trainable(network.parameters)
     model.eval()
     observers = [Observer(model, backbone.groups), Observer(frozen(backbone), backbone.groups)]
-    pictures = Pictures(torch.randint(0, 256, (samples, 3, size, size), dtype=torch.uint8))
+    drawn = RandomSamples(torch.randint(0, 256, (samples, 3, size, size), dtype=torch.uint8))
 
     def build(spec):
         built = spec.build(seed=0)
@@ -115,7 +115,7 @@ def bench(name="test_resnet", *, size=32, classifier=True, teacher=None, samples
         observer=observers[0],
         source=observers[1],
         source_classifier=row if classifier else None,
-        samples=lambda split: pictures,
+        samples=lambda split: drawn,
         build=build,
         remember=lambda key, make: make(),
         seed=0,
@@ -123,7 +123,7 @@ def bench(name="test_resnet", *, size=32, classifier=True, teacher=None, samples
         device=torch.device("cpu"),
         dtype=torch.float32,
     )
-    return Bench(context, observers), pictures.pixels
+    return Bench(context, observers), drawn.pixels
 
 
 def frozen(backbone):
@@ -309,7 +309,7 @@ def test_delta_is_the_weighted_distance_of_the_maps():
 )
 def test_a_filters_importance_is_the_rise_of_the_loss_without_it(library, path):
     model, images = bench(library)
-    source, pictures = model.context.origin, model.context.samples("train")
+    source, drawn = model.context.origin, model.context.samples("train")
     move(source.model, 0.02)  # a fresh residual branch ends in a norm that multiplies by 0
     rows = torch.randn(CLASSES, 96 if path == "layer3.0.conv2" else 512, dtype=torch.float64)
     # One that errs: where the loss is next to 0, so is every rise.
@@ -318,7 +318,7 @@ def test_a_filters_importance_is_the_rise_of_the_loss_without_it(library, path):
         return features.double() @ rows.t()
 
     batches = [np.arange(0, 5), np.arange(5, 12)]
-    judge = Judge(source, classifier, [images[batch] for batch in batches], pictures.labels, batches)
+    judge = Judge(source, classifier, [images[batch] for batch in batches], drawn.labels, batches)
     weight = source.backbone.get_submodule(path).weight
     rise = judge.rise_by_ablation(path, 1, len(weight))
     assert rise.abs().max() > 1e-3
@@ -326,7 +326,7 @@ def test_a_filters_importance_is_the_rise_of_the_loss_without_it(library, path):
     def loss():
         with torch.no_grad(), source.watching():
             source.model(images)
-            return F.cross_entropy(classifier(source.features), torch.from_numpy(pictures.labels)).item()
+            return F.cross_entropy(classifier(source.features), torch.from_numpy(drawn.labels)).item()
 
     whole = loss()
     for channel in (0, 7, len(weight) - 1):
@@ -340,14 +340,14 @@ def test_a_filters_importance_is_the_rise_of_the_loss_without_it(library, path):
 
 def test_the_first_order_importance_is_the_slope_of_the_loss():
     model, images = bench()
-    source, pictures = model.context.origin, model.context.samples("train")
+    source, drawn = model.context.origin, model.context.samples("train")
     move(source.model, 0.02)
     rows = torch.randn(CLASSES, 96, dtype=torch.float64)
 
     def classifier(features):
         return features.double() @ rows.t()
 
-    judge = Judge(source, classifier, [images], pictures.labels, [np.arange(12)])
+    judge = Judge(source, classifier, [images], drawn.labels, [np.arange(12)])
     slope = judge.rise_by_gradient("layer3", 1, 192)
     assert slope.abs().max() > 1e-3
     module = source.backbone.get_submodule("layer3")
@@ -359,7 +359,7 @@ def test_the_first_order_importance_is_the_slope_of_the_loss():
             handle = module.register_forward_hook(lambda m, i, output, factor=factor: output * factor)
             with torch.no_grad(), source.watching():
                 source.model(images)
-                losses.append(F.cross_entropy(classifier(source.features), torch.from_numpy(pictures.labels)).item())
+                losses.append(F.cross_entropy(classifier(source.features), torch.from_numpy(drawn.labels)).item())
             handle.remove()
         assert slope[channel].item() == pytest.approx((losses[0] - losses[1]) / 2e-2, abs=2e-4)
 

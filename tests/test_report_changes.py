@@ -63,8 +63,8 @@ def test_what_training_changed_is_drawn_and_written(tmp_path):
     assert [float(row["drift"]) for row in last] == pytest.approx([0.0, 0.3, 1.35])
     assert [float(row["cka"]) for row in last] == pytest.approx([1.0, 0.91, 0.595])
     assert {row["runs"] for row in rows} == {"2"}
-    with Image.open(files.folder / "layers.png") as picture:
-        assert picture.width == 2100
+    with Image.open(files.folder / "layers.png") as figure:
+        assert figure.width == 2100
     assert (files.folder / "layers.pdf").read_bytes().startswith(b"%PDF")
     page = files.markdown.read_text()
     assert "## What training changed" in page

@@ -203,7 +203,7 @@ def test_fault_18_an_archive_that_escapes_is_refused(thawline, tmp_path, monkeyp
     assert not (tmp_path / "escaped").exists()
 
 
-def pictures(root: Path, classes: list[str], number: int = 6) -> None:
+def image_folder(root: Path, classes: list[str], number: int = 6) -> None:
     random = np.random.default_rng(0)
     for name in classes:
         (root / name).mkdir(parents=True)
@@ -217,7 +217,7 @@ def folder_run(root: Path) -> list[str]:
 
 
 def test_fault_18_a_decompression_bomb_stops_the_run_by_name(thawline):
-    pictures(Path("set"), ["cat", "dog"])
+    image_folder(Path("set"), ["cat", "dog"])
     a_bomb(Path("set/dog/bomb.png"))
     result = thawline("train", *folder_run(Path("set")))
     assert result.status == 2
@@ -251,7 +251,7 @@ class Page(HTMLParser):
 
 def test_fault_17_classes_of_any_name_stay_names(thawline):
     classes = [name for name in HOSTILE if name != ".." and "/" not in name]
-    pictures(Path("set"), classes)
+    image_folder(Path("set"), classes)
     before = {path.name for path in Path().iterdir()}
     result = thawline("train", "-m", *folder_run(Path("set")), "seed=0,1", "sweep.name=grid", "trainer.max_epochs=1")
     assert result.status == 0, result.err

@@ -18,7 +18,7 @@ CONF = Path(__file__).parents[1] / "conf" / "transform"
 V2 = "torchvision.transforms.v2."
 
 
-def picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -47,9 +47,9 @@ def test_crop_is_bit_for_bit_what_timm_does_at_evaluation(interpolation, shape, 
     from timm.data import create_transform
 
     steps = create_transform((3, 64, 64), interpolation=interpolation, crop_pct=crop_pct).transforms
-    expected = np.asarray(steps[1](steps[0](picture(*shape))))
+    expected = np.asarray(steps[1](steps[0](random_image(*shape))))
     transform = Transform().fitted(own(64, 64, interpolation, crop_pct))
-    decoded = transform.decode(picture(*shape))
+    decoded = transform.decode(random_image(*shape))
     assert (decoded.dtype, decoded.shape, decoded.is_contiguous()) == (torch.uint8, (3, 64, 64), True)
     assert np.array_equal(decoded.permute(1, 2, 0).numpy(), expected)
 
@@ -59,8 +59,8 @@ def test_crop_is_bit_for_bit_what_timm_does_at_evaluation(interpolation, shape, 
 def test_every_resize_gives_the_size_asked_for(resize, shape):
     transform = Transform(size=(24, 40), resize=resize).fitted(own(99, 99, "lanczos", 0.875))
     assert transform.output_size == (24, 40)
-    assert transform.decode(picture(*shape)).shape == (3, 24, 40)
-    assert transform.decode(picture(*shape), (10, 20)).shape == (3, 10, 20)
+    assert transform.decode(random_image(*shape)).shape == (3, 24, 40)
+    assert transform.decode(random_image(*shape), (10, 20)).shape == (3, 10, 20)
 
 
 def test_squash_keeps_the_whole_picture_and_pad_its_proportions():
@@ -81,7 +81,7 @@ def test_the_backbone_fills_in_what_is_left_open_and_nothing_else():
     assert (chosen.output_size, chosen.interpolation, chosen.crop_pct) == ((32, 32), "box", 0.5)
     assert chosen.fitted(own(1, 1, "nearest", 1.0)) == chosen
     with pytest.raises(ValueError, match="the size is not known"):
-        Transform().decode(picture(8, 8))
+        Transform().decode(random_image(8, 8))
     with pytest.raises(UsageError, match=r"transform\.interpolation"):
         Transform().fitted(own(96, 96, "random", 0.9))
 
@@ -115,7 +115,7 @@ STRONG = (
 class Views(Dataset):
     def __init__(self, transform, indices):
         self.transform, self.indices = transform, indices
-        self.images = [transform.decode(picture(20, 30, seed)) for seed in range(20)]
+        self.images = [transform.decode(random_image(20, 30, seed)) for seed in range(20)]
 
     def __len__(self):
         return len(self.indices)
@@ -145,7 +145,7 @@ def test_a_view_is_the_same_bits_for_any_workers_batch_size_and_order():
 
 
 def test_a_view_is_a_function_of_seed_epoch_and_index_alone():
-    transform, image = augmented(*STRONG), Transform(size=16).decode(picture(20, 30))
+    transform, image = augmented(*STRONG), Transform(size=16).decode(random_image(20, 30))
     keys = [(seed, epoch, index) for seed in (0, 1) for epoch in (0, 1) for index in (0, 1)]
     found = {key: transform.augment(image, *key) for key in keys}
     assert len({view.numpy().tobytes() for view in found.values()}) == len(keys)
@@ -224,7 +224,7 @@ def test_every_config_of_a_transform_is_whole_and_works(name):
     assert set(node) - {"_target_"} == set(Transform.model_fields)
     transform = resolve(node).fitted(own(32, 32, "bicubic", 0.9))
     assert transform.is_random == (name not in ("default", "squash"))
-    image = transform.decode(picture(50, 40))
+    image = transform.decode(random_image(50, 40))
     first, second = transform.augment(image, 0, 0, 0), transform.augment(image, 0, 1, 0)
     assert first.shape == (3, 32, 32)
     assert torch.equal(first, second) != transform.is_random
@@ -279,7 +279,9 @@ def test_every_crop_mode_is_timm_s(mode, resize, crop_pct, size):
     known = Preprocessing(size=size, interpolation="bicubic", crop_pct=crop_pct, resize=resize, fill=(51, 102, 230))
     transform = Transform().fitted(known)
     for shape in ((300, 201), (33, 127), (127, 33), (64, 64), (5, 7)):
-        assert torch.equal(transform.decode(picture(*shape)), as_timm_evaluates(config, picture(*shape))), shape
+        assert torch.equal(transform.decode(random_image(*shape)), as_timm_evaluates(config, random_image(*shape))), (
+            shape
+        )
 
 
 def test_a_resize_that_is_asked_for_keeps_the_whole_image_and_a_crop_what_the_weights_keep():

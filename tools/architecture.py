@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.test_floors import FLOOR_OF, FLOORS, SOURCE, imports_of
 
-PICTURE = Path(__file__).resolve().parent.parent / "docs" / "architecture.svg"
+DRAWING = Path(__file__).resolve().parent.parent / "docs" / "architecture.svg"
 
 ROW, CELL, TOP, BOTTOM = 31, 17, 158, 52  # pixels: a row's height, a column's width, above and below the rows
 NAME, WORDS, DOTS = 64, 190, 602  # pixels from the left: names, descriptions, dots
@@ -51,8 +51,8 @@ def description(name: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def picture() -> str:
-    """The picture as SVG."""
+def drawing() -> str:
+    """The drawing as SVG."""
     names, imported = rows(), imports()
     width, height = DOTS + CELL * len(names) + 52, TOP + ROW * len(names) + BOTTOM
     parts = [
@@ -147,4 +147,4 @@ def _shade(floor: int, strength: float = 1.0) -> str:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(picture())
+    DRAWING.write_text(drawing())

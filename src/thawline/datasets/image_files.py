@@ -80,8 +80,8 @@ def decode(content: bytes) -> Image:
         UnreadableImageError: truncated, damaged, an unsupported format, more than `MAX_PIXELS` pixels, or a side
             longer than `MAX_SIDE`.
     """
-    with _opened(content) as picture, _in_flight.taking(picture.width * picture.height):
-        return _guarded(lambda: _upright(picture, _rgb(picture)))
+    with _opened(content) as image, _in_flight.taking(image.width * image.height):
+        return _guarded(lambda: _upright(image, _rgb(image)))
 
 
 def read(path: Path, field: str) -> Image:
@@ -98,21 +98,21 @@ def read(path: Path, field: str) -> Image:
         raise usage_error(field, f"{path}: not a usable image: {error}") from None
 
 
-def converted(picture: Image) -> Image:
+def converted(image: Image) -> Image:
     """An image that is open already, in RGB and upright, as `decode` gives that of a file.
 
     Raises:
         UnreadableImageError: its pixels cannot be read, or are of a kind that has no agreed range.
     """
-    return _guarded(lambda: _upright(picture, _rgb(picture)))
+    return _guarded(lambda: _upright(image, _rgb(image)))
 
 
 def examine(content: bytes) -> Examined:
     """Decode the bytes once: whether they can be used, a digest of their pixels, and what of them is not used."""
     try:
-        with _opened(content) as picture, _in_flight.taking(picture.width * picture.height):
-            pixels = _digest(_guarded(lambda: _upright(picture, _rgb(picture))))
-            return Examined(None, pixels, _remarks(picture))
+        with _opened(content) as image, _in_flight.taking(image.width * image.height):
+            pixels = _digest(_guarded(lambda: _upright(image, _rgb(image))))
+            return Examined(None, pixels, _remarks(image))
     except UnreadableImageError as error:
         return Examined(str(error))
 
@@ -144,18 +144,16 @@ def _opened(content: bytes) -> Image:
 
     Image.init()
     try:
-        picture = Image.open(io.BytesIO(content), formats=[name for name in _FORMATS if name in Image.OPEN])
+        image = Image.open(io.BytesIO(content), formats=[name for name in _FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
         raise UnreadableImageError(_unidentified(content)) from None
     except (Image.DecompressionBombError, *_DECODER_ERRORS) as error:
         raise UnreadableImageError(_reason(error)) from None
-    if picture.width * picture.height > MAX_PIXELS:
-        raise UnreadableImageError(f"{picture.width} x {picture.height} pixels, more than the {MAX_PIXELS} allowed")
-    if max(picture.size) > MAX_SIDE:
-        raise UnreadableImageError(
-            f"{picture.width} x {picture.height} pixels: a side may have {MAX_SIDE} pixels at most"
-        )
-    return picture
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableImageError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed")
+    if max(image.size) > MAX_SIDE:
+        raise UnreadableImageError(f"{image.width} x {image.height} pixels: a side may have {MAX_SIDE} pixels at most")
+    return image
 
 
 def _unidentified(content: bytes) -> str:
@@ -175,51 +173,51 @@ def _guarded(work: Callable[[], Image]) -> Image:
         raise UnreadableImageError(_reason(error)) from None
 
 
-def _rgb(picture: Image) -> Image:
-    picture.load()
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture.copy()
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        return _in_bands(picture, _upper_eight_bits)
-    if picture.mode == "F":
+def _rgb(image: Image) -> Image:
+    image.load()
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _in_bands(image, _upper_eight_bits)
+    if image.mode == "F":
         raise ValueError("images of floating-point numbers have no agreed range")
-    if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
-        return _in_bands(picture, _over_white)
-    return picture.convert("RGB")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        return _in_bands(image, _over_white)
+    return image.convert("RGB")
 
 
-def _in_bands(picture: Image, converted: Callable[[Image], Image]) -> Image:
+def _in_bands(image: Image, converted: Callable[[Image], Image]) -> Image:
     """The image in RGB, converted some rows at a time: what lies between must not take memory for all of them."""
     from PIL import Image
 
-    rows = max(_BAND_PIXELS // picture.width, 1)
-    if rows >= picture.height:
-        return converted(picture)
-    canvas = Image.new("RGB", picture.size)
-    for top in range(0, picture.height, rows):
-        band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+    rows = max(_BAND_PIXELS // image.width, 1)
+    if rows >= image.height:
+        return converted(image)
+    canvas = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
         canvas.paste(converted(band), (0, top))
     return canvas
 
 
-def _over_white(picture: Image) -> Image:
+def _over_white(image: Image) -> Image:
     from PIL import Image
 
-    opaque = picture.convert("RGBA")
+    opaque = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
 
 
-def _upper_eight_bits(picture: Image) -> Image:
+def _upper_eight_bits(image: Image) -> Image:
     import numpy as np
     from PIL import Image
 
-    values = np.asarray(picture).astype(np.int64)
+    values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError("more than 16 bits per pixel")
     return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
 
 
-def _upright(picture: Image, rgb: Image) -> Image:
+def _upright(image: Image, rgb: Image) -> Image:
     from PIL.Image import Transpose
 
     turns = {
@@ -232,7 +230,7 @@ def _upright(picture: Image, rgb: Image) -> Image:
         8: Transpose.ROTATE_90,
     }
     try:
-        turn = turns.get(picture.getexif().get(_ORIENTATION, 1))
+        turn = turns.get(image.getexif().get(_ORIENTATION, 1))
     except _DECODER_ERRORS:
         # Damaged EXIF data says nothing about the pixels, which are whole.
         turn = None
@@ -247,17 +245,17 @@ def _digest(rgb: Image) -> str:
     return digest.hexdigest()
 
 
-def _remarks(picture: Image) -> tuple[str, ...]:
+def _remarks(image: Image) -> tuple[str, ...]:
     remarks = []
-    if picture.format == "TIFF":
+    if image.format == "TIFF":
         # Pillow drops unknown bands without a word, and programs mark an infrared band as transparency.
-        tags = getattr(picture, "tag_v2", {})
+        tags = getattr(image, "tag_v2", {})
         colors = {0: 1, 1: 1, 2: 3}.get(tags.get(_PHOTOMETRIC, -1))
         if colors is not None and tags.get(_SAMPLES_PER_PIXEL, 1) > colors:
-            remarks.append(TIFF_ALPHA if picture.mode in ("RGBA", "RGBa", "LA", "La") else FURTHER_BANDS)
+            remarks.append(TIFF_ALPHA if image.mode in ("RGBA", "RGBa", "LA", "La") else FURTHER_BANDS)
     try:
         # Looking for further frames moves within the file, so this comes after the pixels.
-        frames = picture.format in ("GIF", "PNG", "WEBP", "TIFF") and getattr(picture, "n_frames", 1) > 1
+        frames = image.format in ("GIF", "PNG", "WEBP", "TIFF") and getattr(image, "n_frames", 1) > 1
     except _DECODER_ERRORS:
         frames = True  # a damaged second frame
     if frames:

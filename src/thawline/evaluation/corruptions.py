@@ -19,7 +19,7 @@ from thawline.randomness import generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL.Image import Image as Picture
+    from PIL.Image import Image as PILImage
     from torch import Tensor
 
     Pixels = NDArray[np.float64]
@@ -118,7 +118,7 @@ def _jpeg(pixels: Pixels, strength: int, random: np.random.Generator) -> Pixels:
     from PIL import Image
 
     stream = io.BytesIO()
-    _picture(pixels).save(stream, "JPEG", quality=(25, 18, 15, 10, 7)[strength])
+    _pil_image(pixels).save(stream, "JPEG", quality=(25, 18, 15, 10, 7)[strength])
     return np.asarray(Image.open(stream), np.float64) / 255.0
 
 
@@ -127,7 +127,7 @@ def _pixelate(pixels: Pixels, strength: int, random: np.random.Generator) -> Pix
 
     share = (0.6, 0.5, 0.4, 0.3, 0.25)[strength]
     height, width, _ = pixels.shape
-    small = _picture(pixels).resize((max(1, int(width * share)), max(1, int(height * share))), Resampling.BOX)
+    small = _pil_image(pixels).resize((max(1, int(width * share)), max(1, int(height * share))), Resampling.BOX)
     return np.asarray(small.resize((width, height), Resampling.BOX), np.float64) / 255.0
 
 
@@ -152,7 +152,7 @@ def _width(pixels: Pixels, at_small: float, at_large: float) -> float:
     return float(np.interp(side, (_SMALL, _LARGE), (at_small, at_large)) * max(1.0, side / _LARGE))
 
 
-def _picture(pixels: Pixels) -> Picture:
+def _pil_image(pixels: Pixels) -> PILImage:
     from PIL import Image
 
     return Image.fromarray(np.rint(pixels * 255.0).astype(np.uint8))

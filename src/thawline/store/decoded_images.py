@@ -148,10 +148,10 @@ class _Decoder:
         # Made anew for each batch (0.1 ms), so that nothing of it is left in a process that forks.
         pool = ThreadPoolExecutor(max_workers=min(available_cores(), 16))
         try:
-            pictures = list(pool.map(self._one, self._indices[rows].tolist()))
+            images = list(pool.map(self._one, self._indices[rows].tolist()))
         finally:
             pool.shutdown(cancel_futures=True)
-        return (torch.stack(pictures),)
+        return (torch.stack(images),)
 
     def _one(self, index: int) -> Tensor:
         return self._decode(self._images.read(index))
