@@ -19,7 +19,8 @@ from typing import final
 import torch
 from torch import nn
 
-from thawline.backbones import Backbone, WeightsOrigin
+from thawline.backbones import Backbone
+from thawline.records import WeightsRecord
 from thawline.freeze_policies import Phase
 from thawline.layer_groups import layer_groups
 from thawline.planning.shift import ShiftedSet
@@ -62,7 +63,8 @@ class TwoConvolutions(Spec):
             interpolation="bilinear", fill=(0, 0, 0),
         )
         groups = layer_groups(module, "block", SIZE)
-        return Backbone(module, "two", self.width, SIZE, images, groups, None, WeightsOrigin("random", None))
+        origin = WeightsRecord(description="random", sha256=None)
+        return Backbone(module, "two", self.width, SIZE, images, groups, None, origin)
 
 
 @final

@@ -3,6 +3,6 @@
 from thawline.backbones.backbone import Backbone, BackboneSpec
 from thawline.backbones.timm_backbone import TimmBackbone
 from thawline.backbones.torchvision_backbone import TorchvisionBackbone
-from thawline.backbones.weights import WeightsOrigin, described
+from thawline.backbones.weights import described
 
-__all__ = ["Backbone", "BackboneSpec", "TimmBackbone", "TorchvisionBackbone", "WeightsOrigin", "described"]
+__all__ = ["Backbone", "BackboneSpec", "TimmBackbone", "TorchvisionBackbone", "described"]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from pydantic import Field, field_validator
 
-from thawline.backbones.weights import WeightsOrigin, is_path
+from thawline.backbones.weights import is_path
 from thawline.layer_groups import Granularity, LayerGroup
 from thawline.network import SourceClassifier
 from thawline.preprocessing import Preprocessing, Triple
+from thawline.records import WeightsRecord
 from thawline.specs import Spec
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Backbone:
     preprocessing: Preprocessing
     groups: tuple[LayerGroup, ...]
     source_classifier: SourceClassifier | None
-    weights: WeightsOrigin
+    weights: WeightsRecord
 
     @property
     def mean(self) -> tuple[float, ...]:

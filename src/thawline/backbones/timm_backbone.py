@@ -16,7 +16,6 @@ from thawline.backbones.names import names_of
 from thawline.backbones.weights import (
     FIELD,
     SavedNetwork,
-    WeightsOrigin,
     check_file,
     completed,
     described,
@@ -33,6 +32,7 @@ from thawline.errors import nearest, usage_error
 from thawline.network import SourceClassifier
 from thawline.preprocessing import Preprocessing, Resize, Triple
 from thawline.randomness import seeded
+from thawline.records import WeightsRecord
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,7 +101,7 @@ class TimmBackbone(LibraryBackbone):
             full = spec._create(tag=self._tag, num_classes=None, on_meta=True)
             classifier = _classifier(full.state_dict(), module, full)
         tag = f"timm {self._architecture}.{self._config().tag}" if self.library_weights is not None else "none"
-        origin = WeightsOrigin(tag, None)
+        origin = WeightsRecord(description=tag, sha256=None)
         return spec._described(module, _without_values(classifier), origin, self.images(known))
 
     def build(self, *, seed: int, weights_file: Path | None = None, known: Preprocessing = UNKNOWN) -> Backbone:
@@ -117,13 +117,13 @@ class TimmBackbone(LibraryBackbone):
             module.load_state_dict(state, strict=True)
             return spec._described(module, named(classifier, description), saved.origin(description), images)
         if self.library_weights is None:
-            return spec._described(module, None, WeightsOrigin("random", None), images)
+            return spec._described(module, None, WeightsRecord(description="random", sha256=None), images)
         fetched = spec._fetched()
         classifier = _classifier(fetched.state_dict(), module, fetched)
         state, _ = divided(fetched.state_dict(), _classifier_keys(module, fetched))
         module.load_state_dict(state, strict=True)
         tag = fetched.pretrained_cfg.get("tag") or "default"
-        origin = WeightsOrigin(f"timm {self._architecture}.{tag}", state_hash(module))
+        origin = WeightsRecord(description=f"timm {self._architecture}.{tag}", sha256=state_hash(module))
         return spec._described(module, classifier, origin, images)
 
     def _read(self, path: Path, module: nn.Module) -> tuple[State, SourceClassifier | None, SavedNetwork]:
@@ -240,7 +240,7 @@ class TimmBackbone(LibraryBackbone):
         return self.preprocessing(known, library)
 
     def _described(
-        self, module: Any, classifier: SourceClassifier | None, weights: WeightsOrigin, images: Preprocessing
+        self, module: Any, classifier: SourceClassifier | None, weights: WeightsRecord, images: Preprocessing
     ) -> Backbone:
         from thawline.backbones.features import as_backbone
 

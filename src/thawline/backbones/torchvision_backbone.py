@@ -14,7 +14,6 @@ from thawline.backbones.fetching import downloaded_file, within_reach
 from thawline.backbones.weights import (
     FIELD,
     SavedNetwork,
-    WeightsOrigin,
     check_file,
     completed,
     described,
@@ -31,6 +30,7 @@ from thawline.errors import nearest, usage_error
 from thawline.network import SourceClassifier
 from thawline.preprocessing import Preprocessing
 from thawline.randomness import seeded
+from thawline.records import WeightsRecord
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +86,7 @@ class TorchvisionBackbone(LibraryBackbone):
         elif self.library_weights is not None:
             source = classifier.source(self._weights_set().meta.get("categories", ()))
         known_as = "none" if self.library_weights is None else f"torchvision {self.name}.{self._weights_set().name}"
-        backbone = spec._described(module, source, WeightsOrigin(known_as, None), self.images(known))
+        backbone = spec._described(module, source, WeightsRecord(description=known_as, sha256=None), self.images(known))
         if source is not None:
             bias = None if source.bias is None else source.bias.to("meta")
             backbone.source_classifier = replace(source, weight=source.weight.to("meta"), bias=bias)
@@ -105,14 +105,14 @@ class TorchvisionBackbone(LibraryBackbone):
             module.load_state_dict(state, strict=True)
             return spec._described(module, named(source, description), saved.origin(description), images)
         if self.library_weights is None:
-            return spec._described(module, None, WeightsOrigin("random", None), images)
+            return spec._described(module, None, WeightsRecord(description="random", sha256=None), images)
         chosen = self._weights_set()
         state, head = divided(spec._fetched(chosen, module), classifier.keys)
         module.load_state_dict(completed(spec._adapted(state, module), module.state_dict(), ()), strict=True)
         source = linear_classifier(head) if classifier.is_linear else None
         if source is not None:
             source = replace(source, classes=tuple(chosen.meta.get("categories", ())))
-        origin = WeightsOrigin(f"torchvision {self.name}.{chosen.name}", state_hash(module))
+        origin = WeightsRecord(description=f"torchvision {self.name}.{chosen.name}", sha256=state_hash(module))
         return spec._described(module, source, origin, images)
 
     def _create(self, *, on_meta: bool = False) -> tuple[Any, _Classifier]:
@@ -207,7 +207,7 @@ class TorchvisionBackbone(LibraryBackbone):
         return self.preprocessing(known, library)
 
     def _described(
-        self, module: Any, source: SourceClassifier | None, weights: WeightsOrigin, images: Preprocessing
+        self, module: Any, source: SourceClassifier | None, weights: WeightsRecord, images: Preprocessing
     ) -> Backbone:
         from thawline.backbones.features import as_backbone
 

@@ -18,6 +18,7 @@ from thawline.errors import UsageError, usage_error
 from thawline.files import read_json, sha256_of_file
 from thawline.network import SourceClassifier
 from thawline.preprocessing import Preprocessing
+from thawline.records import WeightsRecord
 from thawline.records.names import RECORD_FILE
 from thawline.tensor_files import is_whole, metadata_of
 
@@ -53,27 +54,6 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class WeightsOrigin:
-    """Where the weights come from.
-
-    Attributes:
-        description: in words, or the path of the file.
-        sha256: of the file or of the state dict; None for random weights.
-        container: the entry of a checkpoint that held the weights, if it was inside one.
-        prefix: what was taken off the names of the tensors.
-        left_out: what the file holds beside the network: the first part of a name, and how many tensors.
-        described_by: the file that names the classes and the preprocessing, if any.
-    """
-
-    description: str
-    sha256: str | None
-    container: str = ""
-    prefix: str = ""
-    left_out: Mapping[str, int] | None = None
-    described_by: str = ""
-
-
-@dataclass(frozen=True)
 class Description:
     """What a weights file, and the files beside it, say of the weights; `file` is where the classes are named."""
 
@@ -102,10 +82,15 @@ class SavedNetwork:
     prefix: str = ""
     left_out: Mapping[str, int] | None = None
 
-    def origin(self, description: Description) -> WeightsOrigin:
+    def origin(self, description: Description) -> WeightsRecord:
         """The origin of these weights, for the record."""
-        return WeightsOrigin(
-            str(self.path), sha256_of_file(self.path), self.container, self.prefix, self.left_out, description.file
+        return WeightsRecord(
+            description=str(self.path),
+            sha256=sha256_of_file(self.path),
+            container=self.container,
+            prefix=self.prefix,
+            left_out=None if self.left_out is None else dict(self.left_out),
+            described_by=description.file,
         )
 
 

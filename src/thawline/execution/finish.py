@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -38,7 +38,6 @@ from thawline.records import (
     Selection,
     SourceFileRecord,
     SplitRecord,
-    WeightsRecord,
     write_record,
 )
 from thawline.records.names import BEST_FILE, PREDICTIONS_FILE
@@ -318,7 +317,7 @@ def _provenance(plan: Plan, backbone: Backbone, outcome: Outcome) -> Provenance:
         resumed=outcome.resumed,
         data_fingerprint=plan.splits.fingerprint,
         own_code={module: SourceFileRecord(file=code.file, sha256=code.sha256) for module, code in plan.code.items()},
-        weights=WeightsRecord(**asdict(weights)),
+        weights=weights,
         source_run=plan.source.identity if plan.source else None,
     )
 

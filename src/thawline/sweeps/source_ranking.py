@@ -154,7 +154,7 @@ def _scored(run: RunContext, label: str) -> RankedSource:
     return RankedSource(
         label=label,
         backbone=backbone.name,
-        weights=dataclasses.asdict(backbone.weights),
+        weights=backbone.weights.model_dump(),
         feature_dim=backbone.feature_dim,
         source_classes=None if classifier is None else len(classifier.weight),
         scores=scores,
