@@ -4,6 +4,7 @@ This module is imported by every Hydra program of the environment, so it imports
 without an entry in ``sys.modules``, so its annotations must not be postponed.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -40,8 +41,9 @@ class ThawlineLauncher(Launcher):
         job = RemoteJob.of(self._context, self._config, self._task_function, len(job_overrides))
         return job_returns(job_overrides, self._run(job, job_overrides, console))
 
+    @abstractmethod
     def _run(self, job: Any, jobs: Sequence[Sequence[str]], console: Any) -> Sequence[Any]:
-        raise NotImplementedError
+        """Run the jobs and return their outcomes in the same order."""
 
 
 class ParallelLauncher(ThawlineLauncher):

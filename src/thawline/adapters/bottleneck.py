@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from thawline.adapters.adapter import expression, matching
 from thawline.errors import usage_error
 from thawline.layer_groups import LayerGroup, feature_shape
+from thawline.layer_groups.meta_device import META_FAILURES
 from thawline.specs import Spec
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _shapes(
     hooks = [target.register_forward_hook(partial(note, path)) for path, target in targets.items()]
     try:
         feature_shape(module, input_size)
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+    except META_FAILURES as error:
         raise usage_error("adapter", f"cannot put bottlenecks into this backbone: {error}") from None
     finally:
         for hook in hooks:

@@ -117,9 +117,9 @@ def _job(config: DictConfig) -> str:
             from thawline.planning.plan import plan_run
             from thawline.records import read_record
             from thawline.sweeps.local import run_all
-            from thawline.sweeps.remote import workbench
+            from thawline.sweeps.remote import process_session
             from thawline.trackers import Mirrored, replay_for_agent
-        session = workbench()
+        session = process_session()
         with step("planning"):
             plan = plan_run(values, overrides, session)
     group = plan.settings.sweep.name

@@ -32,19 +32,19 @@ class _Kept:
     """What a process that takes one remote job after the other keeps between them."""
 
     runs = 0
-    workbench: Session | None = None
+    session: Session | None = None
     collecting = contextlib.ExitStack()
 
 
-def workbench() -> Session:
+def process_session() -> Session:
     """What a run may share with others: with all before it in a process of remote jobs, else with none."""
     from thawline.planning.session import Session
 
     if not _Kept.runs:
         return Session()
-    if _Kept.workbench is None:
-        _Kept.workbench = Session(runs=_Kept.runs)
-    return _Kept.workbench
+    if _Kept.session is None:
+        _Kept.session = Session(runs=_Kept.runs)
+    return _Kept.session
 
 
 class RemoteJobFailed(RuntimeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,12 +13,12 @@ from torch import fx
 _IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor")
 
 
-class ValueTracer(fx.Tracer):
+class ValueTracer(fx.Tracer, ABC):
     """A tracer whose proxies know what they stand for."""
 
+    @abstractmethod
     def concrete(self, proxy: ValueProxy, kind: Callable[[Any], Any]) -> Any:
         """The truth, number or length of a value, as `kind` has it, for Python code that asks for it."""
-        raise NotImplementedError
 
 
 class ValueProxy(fx.Proxy):
