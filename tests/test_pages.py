@@ -120,10 +120,15 @@ def _pages_of(entry: object) -> list[str]:
 
 
 def test_the_map_of_the_tests_names_every_file():
-    text = (REPOSITORY / "tests" / "README.md").read_text()
-    files = {path.name for path in (REPOSITORY / "tests").glob("*.py")} - {"__init__.py"}
-    assert {name for name in files if f"`{name}`" not in text} == set()
-    assert set(re.findall(r"`(\w+\.py)`", text)) <= files
+    tests = REPOSITORY / "tests"
+    files = {path.relative_to(tests).as_posix() for path in tests.rglob("*.py") if path.name != "__init__.py"}
+    named = set(re.findall(r"`([\w/]+\.py)`", (tests / "README.md").read_text()))
+    assert named == {name for name in files if not name.startswith("breakages/")}
+
+
+def test_the_folders_of_the_tests_are_those_of_the_source():
+    folders = {path.parent.name for path in (REPOSITORY / "tests").glob("*/test_*.py")}
+    assert folders - {path.stem for path in SOURCE.iterdir()} == set()
 
 
 def test_the_readme_names_every_folder():

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import TINY
-from tests.test_freeze_contract import ALLOW
+from tests.training.test_freeze_contract import ALLOW
 
 
 def refused(result, message):

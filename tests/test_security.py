@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from tests.conftest import REPOSITORY, TINY
+from tests.datasets.image_folders import a_bomb
 from tests.make_records import depth_sweep
 from tests.stopping import STOP_AT, STOPPING
-from tests.test_datasets import a_bomb
 from thawline import specs
 
 MARKER = "executed"

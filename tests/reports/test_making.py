@@ -1,0 +1,76 @@
+"""Making a report: what the verb finds, prints and refuses, and that it needs no framework."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.reports.depth_sweeps import DEPTHS, study_of
+from thawline.cli import main
+from thawline.errors import UsageError
+from thawline.reports import find_sweep, make_report
+from thawline.reports.loading import load_sweep
+
+
+def test_the_verb_prints_the_table_the_answer_and_the_files(depths, capsys):
+    assert main(["report", str(depths)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "★ 1 from layer4.1 4,723,205 42.3 0.910 ± 0.010 0.810 ± 0.010 14.5" in out
+    assert "Unfreezing k = 1 of 9 layer groups" in out
+    assert str(depths / "report" / "report.html") in out
+
+
+def test_the_verb_finds_a_sweep_by_name_and_writes_where_it_is_told(depths, tmp_path, monkeypatch, capsys):
+    (tmp_path / "outputs").mkdir()
+    depths.parent.rename(tmp_path / "outputs" / "sweeps")
+    (tmp_path / "runs").rename(tmp_path / "outputs" / "runs")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "depths", "--output", "here", "--csv", "--metric", "macro_f1"]) == 0
+    assert capsys.readouterr().out == (tmp_path / "here" / "table.csv").read_text()
+    assert "test_macro_f1_mean" in (tmp_path / "here" / "table.csv").read_text()
+    assert not (tmp_path / "outputs" / "sweeps" / "depths" / "report").exists()
+
+
+def test_an_unknown_sweep_is_one_message_with_the_nearest_names(depths, capsys):
+    assert main(["report", "depthz", "--outputs", str(depths.parent.parent)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: sweep: no sweep 'depthz'; nearest: depths")
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("name", ["", "../..", "\x00", "y" * 5000, "no/such/folder"])
+def test_a_name_that_is_no_sweep_is_refused(name, tmp_path):
+    with pytest.raises(UsageError, match="sweep"):
+        find_sweep(name, tmp_path)
+
+
+def test_a_damaged_sweep_file_is_named(depths):
+    (depths / "sweep.json").write_text('{"schema_version": 2}')
+    with pytest.raises(UsageError, match=r"sweep\.json: not a valid sweep: schema_version: Input should be 1"):
+        make_report(depths)
+
+
+def test_a_folder_of_runs_is_a_sweep_of_what_differs_in_it(depths, tmp_path):
+    study = study_of(tmp_path / "runs")
+    assert study.axes.depth == "freeze_policy.k"
+    assert study.axes.replicates == ("seed",)
+    assert [(row.depth, len(row.runs)) for row in study.rows] == [(0, 3), (1, 3), (9, 3)]
+
+
+def test_reports_import_neither_torch_nor_a_framework(depths):
+    code = (
+        "import sys; from pathlib import Path; from thawline.reports import make_report;"
+        f"make_report(Path({str(depths)!r}));"
+        "print(sorted({'torch', 'torchvision', 'timm', 'pytorch_lightning', 'sklearn', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_sweep_file_that_the_helper_writes_is_the_one_that_is_read(depths):
+    described = json.loads((depths / "sweep.json").read_text())
+    assert list(described["axes"]) == list(DEPTHS)
+    assert [cell.identity for cell in load_sweep(depths).cells] == [cell["identity"] for cell in described["cells"]]

@@ -1,0 +1,96 @@
+"""What a report says of how its runs were trained, and by which versions."""
+
+from __future__ import annotations
+
+from tests.make_records import (
+    PROVENANCE,
+    RECIPE,
+    RESNET18,
+    record,
+    sweep,
+)
+from tests.reports.depth_sweeps import study_of
+from thawline.cli import main
+from thawline.reports import make_report
+from thawline.reports.curve_figure import curve_figure
+from thawline.reports.wording import warnings
+
+
+def curve(*losses, best):
+    """A history whose validation accuracy is best in the epoch `best`, and the selection of that epoch."""
+    rows = [
+        {"phase": "main", "epoch": epoch, "train/loss": loss, "val/top1": 0.8 - 0.01 * abs(best - epoch)}
+        for epoch, loss in enumerate(losses)
+    ]
+    return {
+        "history": rows,
+        "selection": {"monitor": "val/top1", "mode": "max", "value": 0.8, "phase": 0, "epoch": best},
+    }
+
+
+def test_runs_that_were_not_trained_to_the_end_are_no_finding(tmp_path):
+    def make(overrides, place):
+        k = int(place["freeze_policy.k"])
+        return record(overrides, k=k, **curve(2.0, 1.0, 0.5, best=2 if k == 9 else 1))
+
+    files = make_report(sweep(tmp_path, {"freeze_policy.k": ["0", "9"], "seed": ["0", "1"]}, make))
+    expected = (
+        "The last epoch was the best one by validation (k = 9: 2 of 2): these runs may not have been trained to the "
+        "end. Full fine-tuning is among them, and every run was trained at the same learning rate (0.01): how it "
+        "compares with the others here is no finding about the strategies. Train longer, and tune each one's rate."
+    )
+    assert warnings(files.study) == (expected,)
+    assert f"> **Note.** {expected}" in files.markdown.read_text()
+
+
+def test_a_training_loss_that_rose_is_told(tmp_path):
+    def make(overrides, place):
+        losses = (0.5, 0.4, 0.9) if place["seed"] == "1" else (2.0, 3.0, 0.5)
+        return record(overrides, k=1, **curve(*losses, best=1))
+
+    study = study_of(sweep(tmp_path, {"seed": ["0", "1"]}, make))
+    assert warnings(study) == (
+        "The training loss rose from the first epoch to the last (all runs: 1 of 2): the learning rate is too high.",
+    )
+
+
+def test_the_report_has_the_recipe_and_the_curves_of_every_run(tmp_path):
+    def make(overrides, place):
+        recipe = {**RECIPE, "lr": float(place["optimizer.lr"])}
+        return record(overrides, k=1, recipe=recipe, **curve(2.0, 1.0, 0.5, best=1))
+
+    files = make_report(sweep(tmp_path, {"optimizer.lr": ["0.1", "0.01"], "seed": ["0", "1"]}, make))
+    page = files.markdown.read_text()
+    assert "| lr | 0.1 (2), 0.01 (2) |" in page
+    for line in ("batch size | 64", "schedule | Cosine(warmup=0.1)", "input size | 224 x 224", "head | Linear",
+                 "augmentation | RandomHorizontalFlip(p=0.5)", "regularizers | none"):  # fmt: skip
+        assert f"| {line} |" in page
+    assert "](curves.png)" in page
+    figure, _ = curve_figure(files.study)
+    loss, validation = figure.axes
+    lines = [line for line in loss.lines if len(line.get_ydata()) == 3]
+    assert [list(line.get_ydata()) for line in lines] == [[2.0, 1.0, 0.5]] * 4
+    kept = [line.get_xdata()[0] for line in validation.lines if len(line.get_xdata()) == 1]
+    assert kept == [1] * 4
+
+
+def test_versions_that_share_a_sweep_are_told_in_the_terminal_and_at_the_head(tmp_path, capsys):
+    def make(overrides, place):
+        packages = {**PROVENANCE["packages"], "thawline": "0.2.0" if place["seed"] == "1" else "0.1.0"}
+        return record(overrides, provenance={**PROVENANCE, "packages": packages})
+
+    folder = sweep(tmp_path, {"seed": ["0", "1", "2"]}, make)
+    expected = (
+        "The runs were made by 2 versions of thawline, which may give other numbers: 0.1.0 at commit 0000000000 "
+        "(2 runs), 0.2.0 at commit 0000000000 (1 run)."
+    )
+    assert main(["report", str(folder)]) == 0
+    assert f"note: {expected}" in " ".join(capsys.readouterr().out.split())
+    head, _, _ = (folder / "report" / "report.md").read_text().partition("## ")
+    assert expected in head
+
+
+def test_groups_that_train_in_part_are_no_whole_groups(tmp_path):
+    groups = [{"index": i, "name": name, "parameters": size, "trained": 2} for i, (name, size) in enumerate(RESNET18)]
+    folder = sweep(tmp_path, {"seed": ["0"]}, lambda overrides, place: record(overrides, layer_groups=groups))
+    assert "| **9 in part** | **all** |" in make_report(folder).table_md.read_text()
