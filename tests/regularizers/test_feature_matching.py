@@ -93,8 +93,8 @@ def test_an_adapter_brings_any_map_to_the_teachers_shape():
     value = model.value(term, images)
     value.backward()
     assert value.item() > 0
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in term.companions.parameters())
-    convolution, norm = term.companions[0]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in term.auxiliary.parameters())
+    convolution, norm = term.auxiliary[0]
     assert tuple(convolution.weight.shape) == (96, 48, 3, 3)
     assert convolution.bias is None
     assert norm.num_features == 96

@@ -43,14 +43,14 @@ def test_distillation_starts_at_zero_with_the_sources_head_kept_and_trained_alon
     model, images = bench()
     term = Distillation(weight=4.0).attach(model.context)
     assert model.value(term, images).item() == 0.0
-    assert sorted(name for name, p in term.companions.named_parameters() if p.requires_grad) == ["bias", "weight"]
+    assert sorted(name for name, p in term.auxiliary.named_parameters() if p.requires_grad) == ["bias", "weight"]
     move(model.model, 0.02)
     value = model.value(term, images)
     value.backward()
     assert value.item() > 0.0
-    assert term.companions.weight.grad.abs().sum() > 0
+    assert term.auxiliary.weight.grad.abs().sum() > 0
     fixed = Distillation(weight=4.0, train_source_head=False).attach(model.context)
-    assert not any(p.requires_grad for p in fixed.companions.parameters())
+    assert not any(p.requires_grad for p in fixed.auxiliary.parameters())
 
 
 def test_distillation_in_a_run_starts_at_zero(train):

@@ -15,7 +15,7 @@ from thawline.records import load_record
 from thawline.records.metrics import NEVER, MetricDefinition, SelectionRule, selection_rule
 from thawline.reports.loading import load_sweep
 from thawline.reports.study import make_study
-from thawline.training.selection import Selection
+from thawline.training.best_epoch import BestEpoch
 
 # Fifty validation images of two digits: the accuracy stays where it is for epochs while the loss falls.
 TWO = ("dataset.classes=[0,6]", "freeze_policy=linear_probe", "trainer.max_epochs=4", "optimizer.lr=0.003")
@@ -59,16 +59,16 @@ def test_a_rule_ranks_by_the_metric_then_by_the_tie_break():
 
 def test_of_epochs_that_are_equal_in_everything_the_first_is_kept():
     model = TransferModel(nn.Identity(), nn.Linear(2, 2), (0.5,), (0.5,))
-    selection = Selection(model, SelectionRule("top1", "max", "loss"))
+    best = BestEpoch(model, SelectionRule("top1", "max", "loss"))
     row = {"val/top1": 0.75, "val/loss": 0.5}
     kept = model.head.bias.detach().clone()
-    assert selection.consider(row, 0, {"head.bias"})
+    assert best.consider(row, 0, {"head.bias"})
     with torch.no_grad():
         model.head.bias += 1.0
-    assert not selection.consider(dict(row), 1, {"head.bias"})
-    assert not selection.consider({**row, "val/loss": math.nan}, 2, {"head.bias"})
-    assert (selection.best_epoch, selection.best_value) == (0, 0.75)
-    selection.restore()
+    assert not best.consider(dict(row), 1, {"head.bias"})
+    assert not best.consider({**row, "val/loss": math.nan}, 2, {"head.bias"})
+    assert (best.epoch, best.value) == (0, 0.75)
+    best.restore()
     assert torch.equal(model.head.bias, kept)
 
 

@@ -13,7 +13,7 @@ from thawline.errors import usage_error
 
 
 def run(argv: Sequence[str]) -> int:
-    """Put the model of a run together, source weights and what training moved, and write it.
+    """Put the model of a run together, source weights and what training updated, and write it.
 
     Raises:
         UsageError: there is no such run, its source is not what it was, or the file exists.

@@ -62,7 +62,7 @@ class _Watched:
     """
 
     def __init__(self, model: TransferModel, groups: Sequence[LayerGroup]) -> None:
-        group_of = {name: place for place, group in enumerate(groups) for name in group.parameters}
+        group_of = {name: index for index, group in enumerate(groups) for name in group.parameters}
         self._head = model.head
         self._widths = [_widths(model, group) for group in groups]
         self._modules = list(_whole_modules(model.backbone, "backbone.", group_of))
@@ -73,15 +73,15 @@ class _Watched:
 
     def __enter__(self) -> None:
         self._hooks.enter_context(self._head.register_forward_pre_hook(self._keep_features))
-        for place, module in self._modules:
-            self._hooks.enter_context(module.register_forward_hook(self._hook(place)))
+        for index, module in self._modules:
+            self._hooks.enter_context(module.register_forward_hook(self._hook(index)))
 
     def __exit__(self, *exception: object) -> None:
         self._hooks.close()
 
-    def _hook(self, place: int) -> Any:
+    def _hook(self, index: int) -> Any:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._latest[place] = output if isinstance(output, torch.Tensor) else None
+            self._latest[index] = output if isinstance(output, torch.Tensor) else None
 
         return keep
 

@@ -1,6 +1,6 @@
 """Averages of finished runs: a run whose weights come from others instead of from training.
 
-What it moves, it chooses on validation; the test split is opened once, for what was chosen.
+The weights are chosen on validation; the test split is opened once, for what was chosen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from thawline.errors import usage_error
 from thawline.execution.decoding import decoded_images
 from thawline.execution.diagnostics import Diagnosis
 from thawline.execution.evaluate import Metrics, metrics_of, outputs_of
-from thawline.execution.finish import Finished, Outcome, finish
+from thawline.execution.finish import Finished, RunResults, finish
 from thawline.execution.inputs import AugmentedInputs, ImageInputs
 from thawline.execution.weights import recorded_file, source_backbone, with_head
 from thawline.freeze_policies import Phase
@@ -115,7 +115,7 @@ def average(run: RunContext, on_candidate: OnCandidate) -> Record:
 
     Args:
         run: one with `average` settings.
-        on_candidate: told the row of the history of each average that was evaluated.
+        on_candidate: called with the row of the history of each average that was evaluated.
     """
     settings = run.settings.average
     if settings is None:
@@ -142,17 +142,17 @@ class _Average:
 
     def __init__(self, run: RunContext, settings: AverageSettings, on_candidate: OnCandidate) -> None:
         self._run, self._settings, self._on_candidate = run, settings, on_candidate
-        self._outcome = Outcome()
+        self._results = RunResults()
         self._backbone = source_backbone(run)
         self._model = with_head(run.plan, self._backbone).to(run.device)
         self._diagnosis = Diagnosis(run, self._model, self._backbone)
-        self._moved = {identity: self._tensors(identity) for identity in settings.ingredients}
+        self._updated = {identity: self._tensors(identity) for identity in settings.ingredients}
         start = {} if settings.start is None else self._tensors(settings.start)
-        self._names = sorted({name for tensors in (*self._moved.values(), start) for name in tensors})
+        self._names = sorted({name for tensors in (*self._updated.values(), start) for name in tensors})
         state = self._model.state_dict()
         source = {name: state[name].detach().cpu().clone() for name in self._names}
         self._start: Tensors = {**source, **start}
-        self._all = {identity: {**source, **tensors} for identity, tensors in self._moved.items()}
+        self._all = {identity: {**source, **tensors} for identity, tensors in self._updated.items()}
         self._best: dict[str, torch.Tensor] = {}
         self._best_row: dict[str, Any] = {}
 
@@ -189,18 +189,18 @@ class _Average:
 
     def to_record(self, trained: frozenset[str]) -> Record:
         """Finish with what was chosen."""
-        run, outcome = self._run, self._outcome
+        run, results = self._run, self._results
         self._lay(self._best)
-        outcome.moved, outcome.trained = set(self._names), set(trained)
-        outcome.metrics["val"] = _of_split(self._best_row)
+        results.updated, results.trained = set(self._names), set(trained)
+        results.metrics["val"] = _of_split(self._best_row)
         rule = run.settings.rule
         value = self._best_row[f"val/{rule.metric}"]
-        outcome.selection = Selection.by(rule, value=value, phase=0, epoch=self._best_row["epoch"])
+        results.selection = Selection.by(rule, value=value, phase=0, epoch=self._best_row["epoch"])
         finished = Finished(
             run,
             self._model,
             self._backbone,
-            outcome,
+            results,
             lambda split: self._evaluated(split.indices),
             self._diagnosis,
             notes=(self._note(),),
@@ -219,10 +219,10 @@ class _Average:
                 state[name].copy_(tensor)
 
     def _lay_mean(self, identities: Sequence[str]) -> None:
-        """Give the model the mean of these ingredients, with statistics of its own where theirs have moved."""
+        """Give the model the mean of these ingredients, with statistics of its own where theirs were updated."""
         self._lay(mean_of([self._all[identity] for identity in identities]))
-        moved = {name for identity in identities for name in self._moved[identity]}
-        norms = {path for path in batch_norms(self._model) if f"{path}.running_mean" in moved}
+        updated = {name for identity in identities for name in self._updated[identity]}
+        norms = {path for path in batch_norms(self._model) if f"{path}.running_mean" in updated}
         if len(identities) > 1 and norms:
             reestimate_statistics(self._model, norms, self._training_batches())
 
@@ -242,9 +242,9 @@ class _Average:
         Returns its rank by the run's `SelectionRule`.
         """
         values, _ = self._evaluated(self._run.plan.splits.val.indices)
-        row = {"phase": "average", "epoch": len(self._outcome.history), **about}
+        row = {"phase": "average", "epoch": len(self._results.history), **about}
         row |= {f"val/{name}": value for name, value in values.items()}
-        self._outcome.history.append(row)
+        self._results.history.append(row)
         self._on_candidate(row)
         rule = self._run.settings.rule
         rank, best = rule.rank(row, "val/"), rule.rank(self._best_row, "val/")
@@ -269,18 +269,18 @@ class _Average:
             "ingredients": list(settings.ingredients),
             "start": settings.start,
             "chosen": chosen,
-            "candidates": len(self._outcome.history),
+            "candidates": len(self._results.history),
         }
 
     def _note(self) -> str:
         settings, row = self._settings, self._best_row
-        judged = f"{len(self._outcome.history)} evaluated on validation"
+        evaluated = f"{len(self._results.history)} evaluated on validation"
         if settings.method == "wise_ft":
             start = f"run {settings.start}" if settings.start else "the source"
             way = f"from {start} to run {settings.ingredients[0]}, a = {row['alpha']:g}"
         else:
             way = f"{len(row['ingredients'])} of {len(settings.ingredients)} runs ({', '.join(row['ingredients'])})"
-        return f"no training: {_METHODS[settings.method]}; {way}; {judged}"
+        return f"no training: {_METHODS[settings.method]}; {way}; {evaluated}"
 
 
 def _of_split(row: Mapping[str, Any]) -> dict[str, float | None]:

@@ -1,7 +1,7 @@
 """``last.ckpt``: the state of a run between two epochs, from which it goes on after it was stopped.
 
 Only whole epochs count: the one that was broken is repeated from its start. The file is a plain torch file that loads
-with ``weights_only=True``; it holds what training has moved so far, not the source weights.
+with ``weights_only=True``; it holds what training has updated so far, not the source weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from thawline.planning.plan import Plan
 
-FORMAT = 4
+FORMAT = 5
 _DECIDING_PACKAGES = ("thawline", "torch", "pytorch-lightning")
 
 log = logging.getLogger("thawline")
@@ -41,8 +41,8 @@ class Saved:
 
     Attributes:
         phase: the phase that was on.
-        run: what the phases left so far, as `Outcome.to_text` has it.
-        tensors: what earlier phases moved, by its name in the model, as this phase found it.
+        run: what the phases left so far, as `RunResults.to_text` has it.
+        tensors: what earlier phases updated, by its name in the model, as this phase found it.
         fit: the state of the phase's fit.
     """
 

@@ -1,6 +1,6 @@
 """One run on several devices of this machine: one process a device, the run's whole course in each.
 
-The processes are those of ``torchrun``: started from outside, told their rank by the environment. So a multirun, a
+The processes are those of ``torchrun``: started from outside, with their rank in the environment. So a multirun, a
 launcher's job or a phase change need no special care, and a process that dies takes only its run with it.
 """
 
@@ -59,7 +59,7 @@ def wanted(plan: Plan) -> bool:
 
 
 def notes(plan: Plan, statistics: Sequence[str]) -> list[str]:
-    """What a reader of the record has to know: `statistics` are the buffers that training moved."""
+    """What a reader of the record has to know: `statistics` are the buffers that training updated."""
     devices = plan.settings.trainer.devices
     norms = {name.rpartition(".")[0] for name in statistics}
     if devices == 1 or not norms:
@@ -74,7 +74,7 @@ def execute_on_all(plan: Plan, group: str | None, on_epoch: Callable[[Mapping[st
     Args:
         plan: the run.
         group: the sweep that the run belongs to, for loggers.
-        on_epoch: told each epoch's row of the history.
+        on_epoch: called with each epoch's row of the history.
 
     Raises:
         RankFailed: one of them failed; the others have been ended.

@@ -51,17 +51,17 @@ if TYPE_CHECKING:
     from thawline.execution.fitting import Fit
 
 _KEPT = (
-    "started_at", "history", "phases", "moved", "trained", "contract", "selection", "metrics",
+    "started_at", "history", "phases", "updated", "trained", "contract", "selection", "metrics",
     "train_seconds", "samples", "resumed",
 )  # fmt: skip
 _PARTS: Mapping[str, type[BaseModel]] = {"phases": PhaseRecord, "contract": ContractRecord, "resumed": Resumption}
 
 
 @dataclass
-class Outcome:
-    """What a run's phases leave, one after the other.
+class RunResults:
+    """The results of a run, collected phase by phase.
 
-    `optimizer` is what the last one's remembered, if it is kept; `companions` what its regularizers trained themselves;
+    `optimizer` is what the last one's remembered, if it is kept; `auxiliary` what its regularizers trained themselves;
     `task_fields` what the record has of its task alone.
     """
 
@@ -71,8 +71,8 @@ class Outcome:
     history: list[dict[str, Any]] = field(default_factory=list)
     phases: list[PhaseRecord] = field(default_factory=list)
     optimizer: States = field(default_factory=dict)
-    companions: dict[str, torch.Tensor] = field(default_factory=dict)
-    moved: set[str] = field(default_factory=set)
+    auxiliary: dict[str, torch.Tensor] = field(default_factory=dict)
+    updated: set[str] = field(default_factory=set)
     trained: set[str] = field(default_factory=set)
     contract: list[ContractRecord] = field(default_factory=list)
     selection: Selection | None = None
@@ -87,7 +87,7 @@ class Outcome:
     def to_text(self, training_seconds: float) -> str:
         """What is there so far, for a checkpoint in a phase that has trained for `training_seconds`."""
         values = {name: getattr(self, name) for name in _KEPT}
-        values["moved"], values["trained"] = sorted(self.moved), sorted(self.trained)
+        values["updated"], values["trained"] = sorted(self.updated), sorted(self.trained)
         for name in _PARTS:
             values[name] = [item.model_dump() for item in values[name]]
         values["selection"] = self.selection.model_dump() if self.selection else None
@@ -97,7 +97,7 @@ class Outcome:
         return json.dumps(values)
 
     @classmethod
-    def from_text(cls, text: str) -> Outcome:
+    def from_text(cls, text: str) -> RunResults:
         """What `to_text` wrote; the seconds go on from there."""
         values = json.loads(text)
         # A field that is missing would have its default.
@@ -106,7 +106,7 @@ class Outcome:
             raise KeyError(missing[0])
         values["began"] = time.perf_counter() - values.pop("seconds")
         values["cpu_began"] = time.process_time() - values.pop("cpu_seconds")
-        values["moved"], values["trained"] = set(values["moved"]), set(values["trained"])
+        values["updated"], values["trained"] = set(values["updated"]), set(values["trained"])
         for name, kind in _PARTS.items():
             values[name] = [kind.model_validate(item) for item in values[name]]
         values["selection"] = Selection(**values["selection"]) if values["selection"] else None
@@ -114,20 +114,20 @@ class Outcome:
 
     def absorb(self, plan: Plan, model: TransferModel, fit: Fit) -> None:
         """Add what a phase's fit left."""
-        module, selection = fit.module, fit.selection
+        module, best = fit.module, fit.best
         self.history += module.history
-        self.optimizer = selection.optimizer
-        self.companions = selection.companions
-        self.moved |= module.moved
+        self.optimizer = best.optimizer
+        self.auxiliary = best.auxiliary
+        self.updated |= module.updated
         self.trained |= fit.phase.trainable
         self.samples += len(plan.splits.train.indices) * len(module.history)
         self.contract.append(fit.contract.of_phase(fit.phase.name))
         self.phases.append(_phase_record(model, fit))
         self.selection = Selection.by(
             plan.settings.rule,
-            value=selection.best_value,
+            value=best.value,
             phase=fit.index,
-            epoch=fit.first_epoch + max(0, selection.best_epoch),
+            epoch=fit.first_epoch + max(0, best.epoch),
         )
 
 
@@ -147,7 +147,7 @@ class Finished:
         run: its plan and session.
         model: the whole model, with the chosen weights.
         backbone: the source that it started from.
-        outcome: what led there.
+        results: what led there.
         evaluate: the metrics and predictions of the model on a split, over all devices.
         diagnosis: measures the model against its start.
         notes: what a reader of the record has to know beside the plan's notes.
@@ -157,7 +157,7 @@ class Finished:
     run: RunContext
     model: TransferModel
     backbone: Backbone
-    outcome: Outcome
+    results: RunResults
     evaluate: Callable[[Split], tuple[Metrics, Predictions]]
     diagnosis: Diagnoses
     notes: tuple[str, ...] = ()
@@ -169,27 +169,29 @@ def finish(finished: Finished) -> Record:
 
     Every process of a run on several devices calls it; the first one writes.
     """
-    plan, outcome, predictions = finished.run.plan, finished.outcome, None
+    plan, results, predictions = finished.run.plan, finished.results, None
     test = plan.splits.test
     if test is not None:
         began = time.perf_counter()
-        outcome.metrics["test"], predictions = finished.evaluate(test)
-        outcome.task_fields = plan.settings.task.record_fields(predictions.arrays(), plan.outputs)
-        outcome.metrics |= shifted_metrics(finished.run, finished.model)
-        outcome.evaluate_seconds += time.perf_counter() - began
-    outcome.diagnostics = {**finished.diagnosis.of(finished.model), **finished.facts}
+        results.metrics["test"], predictions = finished.evaluate(test)
+        results.task_fields = plan.settings.task.record_fields(predictions.arrays(), plan.outputs)
+        results.metrics |= shifted_metrics(finished.run, finished.model)
+        results.evaluate_seconds += time.perf_counter() - began
+    results.diagnostics = {**finished.diagnosis.of(finished.model), **finished.facts}
     first = distributed.is_first()
-    files = _write_files(plan, finished.model, predictions, outcome) if first else {}
+    files = _write_files(plan, finished.model, predictions, results) if first else {}
     record = _make_record(finished, files)
     if first:
         write_record(plan.folder, record)
     return record
 
 
-def _write_files(plan: Plan, model: TransferModel, predictions: Predictions | None, outcome: Outcome) -> dict[str, str]:
-    """The tensors that training moved, and what was said of each test sample; returns file name -> SHA-256."""
+def _write_files(
+    plan: Plan, model: TransferModel, predictions: Predictions | None, results: RunResults
+) -> dict[str, str]:
+    """The tensors that training updated, and the predictions on test; returns file name -> SHA-256."""
     state = model.state_dict()
-    best = {name: state[name].detach().cpu().contiguous() for name in sorted(outcome.moved)}
+    best = {name: state[name].detach().cpu().contiguous() for name in sorted(results.updated)}
     with atomic_write(plan.folder / BEST_FILE) as stream:
         stream.write(save(best))
     if predictions is None:
@@ -201,17 +203,17 @@ def _write_files(plan: Plan, model: TransferModel, predictions: Predictions | No
 
 def _make_record(finished: Finished, files: dict[str, str]) -> Record:
     """The record of a run that is through."""
-    plan, model, outcome = finished.run.plan, finished.model, finished.outcome
+    plan, model, results = finished.run.plan, finished.model, finished.results
     task = plan.settings.task
-    if outcome.selection is None:
+    if results.selection is None:
         raise RuntimeError("a run without a phase has nothing to record")
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     diverged = divergence(
-        _led_to_model(plan, outcome.history, outcome.selection),
+        _led_to_model(plan, results.history, results.selection),
         task.constant_loss(plan.outputs),
         model.state_dict(),
     )
-    trainable = sum(sizes[name] for name in outcome.trained)
+    trainable = sum(sizes[name] for name in results.trained)
     return Record(
         identity=plan.identity,
         identity_format=IDENTITY_FORMAT,
@@ -225,14 +227,14 @@ def _make_record(finished: Finished, files: dict[str, str]) -> Record:
         classes=list(plan.splits.classes),
         task=task.NAME,
         preprocessing=plan.transform.preprocessing(finished.backbone.preprocessing),
-        provenance=_provenance(plan, finished.backbone, outcome),
+        provenance=_provenance(plan, finished.backbone, results),
         splits=_split_records(plan) | shifted_splits(plan),
         layer_groups=[
             GroupRecord(
                 index=group.index,
                 name=group.name,
                 parameters=sum(sizes[name] for name in group.parameters),
-                trained=sum(sizes[name] for name in group.parameters if name in outcome.trained),
+                trained=sum(sizes[name] for name in group.parameters if name in results.trained),
             )
             for group in plan.network.groups
         ],
@@ -243,33 +245,33 @@ def _make_record(finished: Finished, files: dict[str, str]) -> Record:
             head=sum(sizes[name] for name in plan.network.head),
             adapter=sum(sizes[name] for name in plan.network.adapter),
         ),
-        phases=outcome.phases,
-        history=outcome.history,
-        selection=outcome.selection,
-        metrics=outcome.metrics,
-        metric_definitions=task.definitions({name for split in outcome.metrics.values() for name in split}),
+        phases=results.phases,
+        history=results.history,
+        selection=results.selection,
+        metrics=results.metrics,
+        metric_definitions=task.definitions({name for split in results.metrics.values() for name in split}),
         headline=task.HEADLINE,
         tie_break=task.TIE_BREAK,
-        freeze_contract=FreezeContractRecord(phases=outcome.contract),
+        freeze_contract=FreezeContractRecord(phases=results.contract),
         cost=Cost(
-            total_seconds=time.perf_counter() - outcome.began,
-            cpu_seconds=time.process_time() - outcome.cpu_began,
-            train_seconds=outcome.train_seconds,
-            evaluate_seconds=outcome.evaluate_seconds,
+            total_seconds=time.perf_counter() - results.began,
+            cpu_seconds=time.process_time() - results.cpu_began,
+            train_seconds=results.train_seconds,
+            evaluate_seconds=results.evaluate_seconds,
             peak_memory_bytes=peak_memory_bytes(),
-            train_samples_per_second=outcome.samples / outcome.train_seconds if outcome.train_seconds else None,
+            train_samples_per_second=results.samples / results.train_seconds if results.train_seconds else None,
         ),
         files=files,
-        diagnostics=outcome.diagnostics,
+        diagnostics=results.diagnostics,
         warnings=list(plan.warnings),
         left_out=dict(plan.splits.left_out),
         notes=[
             *plan.splits.notes,
             *(note for item in plan.shifted for note in item.notes),
-            *distributed.notes(plan, sorted(outcome.moved - sizes.keys())),
+            *distributed.notes(plan, sorted(results.updated - sizes.keys())),
             *finished.notes,
         ],
-        **outcome.task_fields,
+        **results.task_fields,
     )
 
 
@@ -304,7 +306,7 @@ def _phase_record(model: TransferModel, fit: Fit) -> PhaseRecord:
     )
 
 
-def _provenance(plan: Plan, backbone: Backbone, outcome: Outcome) -> Provenance:
+def _provenance(plan: Plan, backbone: Backbone, results: RunResults) -> Provenance:
     weights = backbone.weights
     return Provenance(
         **provenance.software().model_dump(),
@@ -312,9 +314,9 @@ def _provenance(plan: Plan, backbone: Backbone, outcome: Outcome) -> Provenance:
         threads=torch.get_num_threads(),
         command=Invocation.current().command,
         options=Invocation.current().choosing,
-        started_at=outcome.started_at,
+        started_at=results.started_at,
         finished_at=now(),
-        resumed=outcome.resumed,
+        resumed=results.resumed,
         data_fingerprint=plan.splits.fingerprint,
         own_code={module: SourceFileRecord(file=code.file, sha256=code.sha256) for module, code in plan.code.items()},
         weights=weights,

@@ -1,4 +1,4 @@
-"""The fit of one phase: its Lightning module, trainer, data, freeze contract and selection."""
+"""The fit of one phase: its Lightning module, trainer, data, freeze contract and best epoch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from thawline.planning.plan import Plan
 from thawline.planning.settings import TrainerSettings
 from thawline.runtime import signals
 from thawline.training.batches import Batches
+from thawline.training.best_epoch import BestEpoch
 from thawline.training.contract import FreezeContract
 from thawline.training.measured_rates import RenewedRates
 from thawline.training.module import FitModule, Forwards, Objective
 from thawline.training.penalties import Penalties
-from thawline.training.selection import Selection
-from thawline.training.sharding import FullySharded, put_whole, to_share_out, whole
+from thawline.training.sharding import FullySharded, copy_to_shard, put_whole, whole
 
 OnEpoch = Callable[[Mapping[str, Any]], None]
 
@@ -41,7 +41,7 @@ class Fit:
     inputs: PhaseInputs
     module: FitModule
     contract: FreezeContract
-    selection: Selection
+    best: BestEpoch
     trainer: pl.Trainer
     batches: Batches
     penalties: Penalties
@@ -56,11 +56,11 @@ class Fit:
 
     def settle(self, model: TransferModel) -> None:
         """Leave the best epoch's tensors in what was trained, and in `model` where that is another: the whole one."""
-        self.selection.restore()
+        self.best.restore()
         trained = self.module.model
         if trained is not model:
             state = trained.state_dict()
-            put_whole({name: whole(state[name]) for name in sorted(self.module.moved)}, model)
+            put_whole({name: whole(state[name]) for name in sorted(self.module.updated)}, model)
 
 
 def prepare_fit(
@@ -82,8 +82,8 @@ def prepare_fit(
     penalties = Penalties() if penalties is None else penalties
     settings, phase = plan.settings, plan.phases[index]
     trained, forwards = model, inputs.forwards
-    if settings.trainer.shares_weights:
-        trained = to_share_out(model)
+    if settings.trainer.shards_weights:
+        trained = copy_to_shard(model)
         forwards = Forwards(trained, trained)
     module = FitModule(
         trained,
@@ -99,7 +99,7 @@ def prepare_fit(
     )
     contract = FreezeContract(trained, whole=model)
     handed_on = index + 1 < len(plan.phases) and plan.phases[index + 1].optimizer_state == "keep"
-    selection = Selection(trained, settings.rule, keep_optimizer=handed_on)
+    best = BestEpoch(trained, settings.rule, keep_optimizer=handed_on)
     batches = Batches(
         inputs.parts,
         batch_size=settings.trainer.batch_size,
@@ -109,13 +109,13 @@ def prepare_fit(
         shard=distributed.shard(),
         first_epoch=first_epoch,
     )
-    callbacks: list[Callback] = [at_epochs, contract, selection, _EpochReport(on_epoch)]
-    if settings.trainer.shares_weights:
+    callbacks: list[Callback] = [at_epochs, contract, best, _EpochReport(on_epoch)]
+    if settings.trainer.shards_weights:
         callbacks.append(_SameStatistics())
     if isinstance(settings.learning_rates, MeasuredRates):
         callbacks.append(RenewedRates(settings.learning_rates, batches))
     trainer = _trainer(plan, phase, callbacks)
-    return Fit(phase, index, first_epoch, inputs, module, contract, selection, trainer, batches, penalties)
+    return Fit(phase, index, first_epoch, inputs, module, contract, best, trainer, batches, penalties)
 
 
 class _SameStatistics(Callback):
@@ -187,7 +187,7 @@ def _trainer(plan: Plan, phase: Phase, callbacks: list[Callback]) -> pl.Trainer:
 
 
 def _strategy(settings: TrainerSettings) -> str | FullySharded:
-    if settings.shares_weights:
+    if settings.shards_weights:
         return FullySharded(settings.devices)
     # A parameter that trains and that no output depends on (the freeze contract lists it) must not stop the others.
     return "ddp_find_unused_parameters_true" if settings.devices > 1 else "auto"

@@ -21,7 +21,7 @@ from thawline.store.decoded_images import DecodedImages
 from thawline.store.store import ArraySpec, Entry, EntrySpec, Store, StoreRefusedError
 from thawline.thaw_line.cost import decide, machine_rates
 from thawline.thaw_line.partition import ThawLine, UntraceableError
-from thawline.training.batches import Part, Rows
+from thawline.training.batches import Rows, SplitData
 from thawline.training.module import Forwards
 from thawline.transforms import Transform
 
@@ -77,7 +77,7 @@ class LineInputs:
 class PhaseInputs:
     """The parts of a fit, the forwards that fit them, and what was decided about the thaw line and why."""
 
-    parts: dict[str, Part]
+    parts: dict[str, SplitData]
     forwards: Forwards
     thaw_line: ThawLineRecord = field(default_factory=ThawLineRecord)
 
@@ -118,7 +118,7 @@ def _why_not(plan: Plan) -> str:
     cache = plan.settings.cache
     if cache.mode == "off":
         return "cache=off"
-    if plan.settings.trainer.shares_weights:
+    if plan.settings.trainer.shards_weights:
         return "trainer.strategy=fsdp: the weights of both sides are sharded"
     if plan.settings.trainer.precision.endswith("-true") and plan.settings.trainer.precision != "32-true":
         return f"precision={plan.settings.trainer.precision} changes the weights' type when the fit starts"
@@ -139,8 +139,10 @@ def _image_inputs(plan: Plan, decoded: DecodedImages) -> dict[str, ImageInputs |
     return {"train": train, "val": plain, "test": plain}
 
 
-def _parts(plan: Plan, inputs: dict[str, Any]) -> dict[str, Part]:
-    return {name: Part(split.indices, split.images.targets, inputs[name]) for name, split in plan.splits.opened.items()}
+def _parts(plan: Plan, inputs: dict[str, Any]) -> dict[str, SplitData]:
+    return {
+        name: SplitData(split.indices, split.images.targets, inputs[name]) for name, split in plan.splits.opened.items()
+    }
 
 
 def _example(plan: Plan, model: TransferModel) -> torch.Tensor:

@@ -19,7 +19,7 @@ from torch import nn
 from thawline.datasets import Split
 from thawline.execution.diagnostics import Diagnosis
 from thawline.execution.evaluate import Metrics
-from thawline.execution.finish import Finished, Outcome, finish
+from thawline.execution.finish import Finished, RunResults, finish
 from thawline.execution.inputs import phase_inputs
 from thawline.execution.probing import features
 from thawline.execution.weights import new_head, source_backbone, with_head
@@ -103,7 +103,7 @@ class _Best:
 
 
 class Pack:
-    """Linear probes on the same features and the same batches.
+    """Packed probes: linear probes on the same features and the same batches, trained as one batched problem.
 
     Args:
         plans: runs that differ in rates and seeds alone.
@@ -124,8 +124,8 @@ class Pack:
         if not self._trained:
             self._prepare()
         if plan.identity not in self._trained:
-            place = next(index for index, other in enumerate(self._plans) if other.identity == plan.identity)
-            first = place - place % self._most
+            position = next(index for index, other in enumerate(self._plans) if other.identity == plan.identity)
+            first = position - position % self._most
             together = self._plans[first : first + self._most]
             self._train(together)
             self._cpu_seconds = (time.process_time() - began) / len(together)
@@ -198,11 +198,11 @@ class Pack:
         """Sums over the epoch's samples of loss and of correct predictions, each (P,)."""
         inputs, labels = self._features["train"]
         rows = plans[0].splits.train.indices
-        places = np.argsort(rows, kind="stable")
+        by_row = np.argsort(rows, kind="stable")
         losses = torch.zeros(len(plans), dtype=torch.float64)
         correct = torch.zeros(len(plans), dtype=torch.int64)
         for step, (_, batch, _) in enumerate(order):
-            chosen = torch.from_numpy(places[np.searchsorted(rows[places], batch)])
+            chosen = torch.from_numpy(by_row[np.searchsorted(rows[by_row], batch)])
             loss, right = many.step(inputs[chosen], labels[chosen], _factors(plans, first_step + step, steps))
             losses += loss.double() * len(batch)
             correct += right
@@ -216,7 +216,7 @@ class Pack:
 
     def _record(self, plan: Plan, history: list[dict[str, Any]], best: _Best) -> Record:
         """Finish the run with its chosen epoch."""
-        run, outcome = RunContext(plan, self._session), Outcome()
+        run, results = RunContext(plan, self._session), RunResults()
         head = self._model.head
         if not isinstance(head, nn.Linear):
             raise TypeError("a packed probe is one linear layer")
@@ -228,20 +228,20 @@ class Pack:
             head.bias.copy_(best.bias)
         self._contract.check("at the end of the packed probes")
         chosen = history[max(0, best.epoch)]
-        outcome.metrics["val"] = {name[4:]: value for name, value in chosen.items() if name.startswith("val/")}
-        outcome.history = history
-        outcome.moved = outcome.trained = set(plan.network.head)
-        outcome.contract.append(self._contract.of_phase(plan.phases[0].name))
-        outcome.phases.append(self._phase(plan, history))
-        outcome.train_seconds = self._seconds
-        outcome.samples = len(plan.splits.train.indices) * len(history)
+        results.metrics["val"] = {name[4:]: value for name, value in chosen.items() if name.startswith("val/")}
+        results.history = history
+        results.updated = results.trained = set(plan.network.head)
+        results.contract.append(self._contract.of_phase(plan.phases[0].name))
+        results.phases.append(self._phase(plan, history))
+        results.train_seconds = self._seconds
+        results.samples = len(plan.splits.train.indices) * len(history)
         rule = plan.settings.rule
         value = chosen[f"val/{rule.metric}"] if best.epoch >= 0 else None
-        outcome.selection = Selection.by(rule, value=value, phase=0, epoch=max(0, best.epoch))
-        outcome.began -= self._seconds
-        outcome.cpu_began -= self._cpu_seconds
+        results.selection = Selection.by(rule, value=value, phase=0, epoch=max(0, best.epoch))
+        results.began -= self._seconds
+        results.cpu_began -= self._cpu_seconds
         evaluate = functools.partial(self._evaluated, plan, best)
-        return finish(Finished(run, self._model, self._backbone, outcome, evaluate, diagnosis))
+        return finish(Finished(run, self._model, self._backbone, results, evaluate, diagnosis))
 
     def _evaluated(self, plan: Plan, best: _Best, split: Split) -> tuple[Metrics, Predictions]:
         """The metrics and predictions of a probe on the test split, whose features all probes of the pack share."""

@@ -64,7 +64,7 @@ def solve_path(plan: Plan, model: TransferModel, fit: Fit, on_epoch: OnEpoch) ->
             "seconds": time.perf_counter() - began,
         }
         fit.module.history.append(row)
-        fit.selection.consider(row, index, fit.module.moved)
+        fit.best.consider(row, index, fit.module.updated)
         on_epoch(row)
         began = time.perf_counter()
     fit.contract.check("at the end of the path")

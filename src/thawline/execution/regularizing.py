@@ -50,10 +50,10 @@ class Regularizing:
         needed = any("source" in regularizer.needs for regularizer in run.settings.regularizer.values())
         self._source = self._frozen(copy.deepcopy(model.backbone), backbone) if needed else None
 
-    def attach(self, companions: Mapping[str, torch.Tensor]) -> Penalties:
+    def attach(self, auxiliary: Mapping[str, torch.Tensor]) -> Penalties:
         """The regularizers of the next phase; the model's trainable set is the phase's already.
 
-        `companions` is what regularizers trained themselves in the phase before; where it is empty, they start anew.
+        `auxiliary` is what regularizers trained themselves in the phase before; where it is empty, they start anew.
         """
         plan, specs = self._run.plan, self._run.settings.regularizer
         if not specs:
@@ -73,8 +73,8 @@ class Regularizing:
         if not why_whole(plan):
             student.close()
         penalties = Penalties(attached, student if why_whole(plan) else None, others)
-        if companions:
-            penalties.companions.load_state_dict(companions)
+        if auxiliary:
+            penalties.auxiliary.load_state_dict(auxiliary)
         return penalties
 
     def _context(self, name: str, student: Observer, source: Observer | None, others: list[Observer]) -> Context:

@@ -17,7 +17,7 @@ from thawline.execution.before_tuning import before_tuning
 from thawline.execution.checkpoint import AtEpochs, Checkpoint, Saved, UnusableCheckpoint, first_line
 from thawline.execution.diagnostics import Diagnosis
 from thawline.execution.evaluate import Metrics
-from thawline.execution.finish import Finished, Outcome, finish
+from thawline.execution.finish import Finished, RunResults, finish
 from thawline.execution.fitting import Fit, OnEpoch, prepare_fit
 from thawline.execution.inputs import phase_inputs
 from thawline.execution.packing import Pack
@@ -103,7 +103,7 @@ class _Run:
     def __init__(self, run: RunContext, on_epoch: OnEpoch) -> None:
         self._run, self._on_epoch = run, on_epoch
         plan = run.plan
-        self._outcome = Outcome()
+        self._results = RunResults()
         self._backbone = source_backbone(run)
         self._model = run.session.lines.reuse_model(plan.model_key, with_head(plan, self._backbone))
         self._device = run.device
@@ -114,74 +114,74 @@ class _Run:
 
     def to_record(self, source_record: Record | None) -> Record:
         """Evaluate before tuning, train, select, and finish."""
-        run, outcome = self._run, self._outcome
+        run, results = self._run, self._results
         saved = self._checkpoint.read()
         if saved is not None:
-            outcome = self._go_on(saved)
+            results = self._go_on(saved)
         elif source_record is not None:
-            outcome.metrics |= before_tuning(run, self._model, self._backbone, source_record)
+            results.metrics |= before_tuning(run, self._model, self._backbone, source_record)
         for index, phase in enumerate(run.plan.phases):
             if saved is None or index >= saved.phase:
                 fit = self._fit(index, phase, saved.fit if saved is not None and index == saved.phase else None)
-        outcome.metrics["val"] = self._validated()
+        results.metrics["val"] = self._validated()
         evaluate = functools.partial(self._evaluated, fit)
-        record = finish(Finished(run, self._model, self._backbone, outcome, evaluate, self._diagnosis))
+        record = finish(Finished(run, self._model, self._backbone, results, evaluate, self._diagnosis))
         if distributed.is_first():
             self._checkpoint.remove()
         return record
 
-    def _go_on(self, saved: Saved) -> Outcome:
-        """Let the model and the outcome be what they were when the phase of the checkpoint began."""
+    def _go_on(self, saved: Saved) -> RunResults:
+        """Let the model and the results be what they were when the phase of the checkpoint began."""
         state = self._model.state_dict()
         try:
             with torch.no_grad():
                 for name, tensor in saved.tensors.items():
                     state[name].copy_(tensor)
-            self._outcome = Outcome.from_text(saved.run)
+            self._results = RunResults.from_text(saved.run)
             phase = self._run.plan.phases[saved.phase].name
-            self._outcome.resumed.append(Resumption(phase=phase, epoch=saved.fit["epoch"], at=now()))
+            self._results.resumed.append(Resumption(phase=phase, epoch=saved.fit["epoch"], at=now()))
         except Exception as error:
             raise UnusableCheckpoint(first_line(error)) from error
         # A mirror numbers its rows by epoch: what it has already it leaves out, and what it lost it has again.
-        for row in self._outcome.history:
+        for row in self._results.history:
             self._on_epoch(row)
-        return self._outcome
+        return self._results
 
     def _fit(self, index: int, phase: Phase, state: dict[str, Any] | None) -> Fit:
         """Train one phase, from `state` on if it was broken, and leave the model at its best epoch by validation."""
-        run, plan, outcome = self._run, self._run.plan, self._outcome
+        run, plan, results = self._run, self._run.plan, self._results
         self._model.set_trainable(phase.trainable, statistics_frozen=phase.running_statistics == "frozen")
         self._model.train()
-        if plan.settings.trainer.shares_weights:
+        if plan.settings.trainer.shards_weights:
             self._model.cpu()
-        frozen_moved = outcome.moved - phase.trainable
-        inputs = phase_inputs(run, self._model, phase, whole_because=why_whole(plan), pristine=not frozen_moved)
+        frozen_updated = results.updated - phase.trainable
+        inputs = phase_inputs(run, self._model, phase, whole_because=why_whole(plan), pristine=not frozen_updated)
         began = time.perf_counter()
         values = self._model.state_dict()
-        before = {name: values[name].clone() for name in outcome.moved}
+        before = {name: values[name].clone() for name in results.updated}
         at_epochs = AtEpochs(
             self._checkpoint,
             index,
             state,
-            lambda fitted: Saved(index, outcome.to_text(time.perf_counter() - began), before, fitted),
+            lambda fitted: Saved(index, results.to_text(time.perf_counter() - began), before, fitted),
         )
-        first_epoch, states = len(outcome.history), outcome.optimizer
-        penalties = self._regularizing.attach(outcome.companions)
+        first_epoch, states = len(results.history), results.optimizer
+        penalties = self._regularizing.attach(results.auxiliary)
         fit = prepare_fit(plan, self._model, inputs, index, first_epoch, self._on_epoch, at_epochs, states, penalties)
         if plan.settings.probe is not None:
             solve_path(plan, self._model, fit, self._on_epoch)
         else:
             fit.train()
-        outcome.train_seconds += time.perf_counter() - began
+        results.train_seconds += time.perf_counter() - began
         fit.settle(self._model)
         self._model.to(self._device)
-        outcome.absorb(plan, self._model, fit)
+        results.absorb(plan, self._model, fit)
         return fit
 
     def _validated(self) -> Metrics:
         """The selected epoch's metrics on validation, as they were when it was chosen."""
-        outcome = self._outcome
-        chosen = outcome.history[outcome.selection.epoch] if outcome.selection else {}
+        results = self._results
+        chosen = results.history[results.selection.epoch] if results.selection else {}
         return {name.removeprefix("val/"): value for name, value in chosen.items() if name.startswith("val/")}
 
     def _evaluated(self, fit: Fit, split: Split) -> tuple[Metrics, Predictions]:

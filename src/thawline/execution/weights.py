@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def ensure_model(run: RunContext) -> Path:
     """The path of ``model.safetensors`` of a finished run, written now where it is not there yet.
 
-    A run keeps only what training moved (`BEST_FILE`): in a sweep over depths, most of the network is the same source
+    A run keeps only what training updated (`BEST_FILE`): in a sweep over depths, most of the network is the same source
     in every run. The whole model has the names of the plain one, ``backbone.*`` and ``head.*``: an adapter is folded
     into its weights. A model file that is damaged is written again.
 

@@ -61,7 +61,7 @@ class TransferModel(nn.Module):
         return self
 
     def changing_names(self) -> set[str]:
-        """The state-dict names that training moves: trainable parameters, and buffers of modules in training mode."""
+        """The state-dict names that training updates: trainable parameters, and buffers of modules in training mode."""
         training = self.training
         if not training:
             self.train()

@@ -45,14 +45,14 @@ class MeasuredRates(LearningRates, Protocol):
         ...
 
     def weights(
-        self, gradients: Iterable[Gradients], parameters: Mapping[str, Tensor], places: Mapping[str, Sequence[str]]
+        self, gradients: Iterable[Gradients], parameters: Mapping[str, Tensor], parts: Mapping[str, Sequence[str]]
     ) -> dict[str, float]:
-        """The factor, 0 to 1, of each place.
+        """The factor, 0 to 1, of each part.
 
         Args:
             gradients: of the loss, over the trainable parameters.
             parameters: the trainable parameters by name.
-            places: the names of the parameters of each layer group, adapter and head.
+            parts: the names of the parameters of each part of the network: its layer groups, the adapter and the head.
         """
         ...
 
@@ -122,14 +122,14 @@ class AutoRGN(_WithHead):
         return (1.0,) * groups
 
     def weights(
-        self, gradients: Iterable[Gradients], parameters: Mapping[str, Tensor], places: Mapping[str, Sequence[str]]
+        self, gradients: Iterable[Gradients], parameters: Mapping[str, Tensor], parts: Mapping[str, Sequence[str]]
     ) -> dict[str, float]:
         """See `MeasuredRates.weights`."""
-        sizes = {place: _norm(parameters, names) for place, names in places.items()}
-        sums = dict.fromkeys(places, 0.0)
+        sizes = {part: _norm(parameters, names) for part, names in parts.items()}
+        sums = dict.fromkeys(parts, 0.0)
         for gradient in gradients:
-            for place, names in places.items():
-                sums[place] += _ratio(_norm(gradient, names), sizes[place])
+            for part, names in parts.items():
+                sums[part] += _ratio(_norm(gradient, names), sizes[part])
         return _of_largest(sums)
 
 
@@ -156,20 +156,20 @@ class AutoSNR(_WithHead):
         return (1.0,) * groups
 
     def weights(
-        self, gradients: Iterable[Gradients], parameters: Mapping[str, Tensor], places: Mapping[str, Sequence[str]]
+        self, gradients: Iterable[Gradients], parameters: Mapping[str, Tensor], parts: Mapping[str, Sequence[str]]
     ) -> dict[str, float]:
         """See `MeasuredRates.weights`."""
-        return {place: float(ratio >= self.threshold) for place, ratio in self.ratios(gradients, places).items()}
+        return {part: float(ratio >= self.threshold) for part, ratio in self.ratios(gradients, parts).items()}
 
-    def ratios(self, gradients: Iterable[Gradients], places: Mapping[str, Sequence[str]]) -> dict[str, float]:
-        """The ratio of each place, a mean over the batches; infinite where no tensor of it has a variance."""
-        sums = dict.fromkeys(places, 0.0)
+    def ratios(self, gradients: Iterable[Gradients], parts: Mapping[str, Sequence[str]]) -> dict[str, float]:
+        """The ratio of each part, a mean over the batches; infinite where no tensor of it has a variance."""
+        sums = dict.fromkeys(parts, 0.0)
         count = 0
         for gradient in gradients:
             count += 1
-            for place, names in places.items():
-                sums[place] += _signal_to_noise([gradient[name] for name in names])
-        return {place: total / count for place, total in sums.items()}
+            for part, names in parts.items():
+                sums[part] += _signal_to_noise([gradient[name] for name in names])
+        return {part: total / count for part, total in sums.items()}
 
 
 def _signal_to_noise(gradients: Sequence[Tensor]) -> float:

@@ -87,16 +87,16 @@ class Optimizer(Component):
         by_depth: Sequence[float] | None = None,
         head: float = 1.0,
     ) -> list[dict[str, Any]]:
-        """Groups of parameter names, from input to output, each with its ``place``, ``lr`` and ``weight_decay``."""
+        """Groups of parameter names, from input to output, each with its ``part``, ``lr`` and ``weight_decay``."""
         groups: list[dict[str, Any]] = []
-        for place, members, factor in _places(network, by_depth, head):
+        for part, members, factor in _parts(network, by_depth, head):
             lr = self.lr * factor * lr_multiplier
             kept = [name for name in members if name in names]
             plain = [name for name in kept if self._undecayed(name, network)]
             decayed = [name for name in kept if not self._undecayed(name, network)]
-            for label, chosen, decay in ((place, decayed, self.weight_decay), (f"{place} (no decay)", plain, 0.0)):
+            for label, chosen, decay in ((part, decayed, self.weight_decay), (f"{part} (no decay)", plain, 0.0)):
                 if chosen:
-                    groups.append({"name": label, "place": place, "params": chosen, "lr": lr, "weight_decay": decay})
+                    groups.append({"name": label, "part": part, "params": chosen, "lr": lr, "weight_decay": decay})
         return groups
 
     def _undecayed(self, name: str, network: Network) -> bool:
@@ -126,9 +126,7 @@ def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in state.items()}
 
 
-def _places(
-    network: Network, by_depth: Sequence[float] | None, head: float
-) -> list[tuple[str, tuple[str, ...], float]]:
+def _parts(network: Network, by_depth: Sequence[float] | None, head: float) -> list[tuple[str, tuple[str, ...], float]]:
     """What trains at a rate of its own: its name, its parameters, and the factor on the rate."""
     backbone = [("backbone", network.backbone, 1.0)]
     if by_depth is not None:

@@ -53,8 +53,8 @@ def _with_lengths(phases: tuple[Phase, ...], max_epochs: int) -> tuple[Phase, ..
             f"{max_epochs} epochs are too few for the policy's {len(phases)} phases: they take {needed}",
         )
     shares = {
-        index: (max_epochs - taken) // len(open_ended) + (place < (max_epochs - taken) % len(open_ended))
-        for place, index in enumerate(open_ended)
+        index: (max_epochs - taken) // len(open_ended) + (rank < (max_epochs - taken) % len(open_ended))
+        for rank, index in enumerate(open_ended)
     }
     return tuple(
         dataclasses.replace(phase, epochs=shares[index] if epochs is None else epochs, fraction=None)

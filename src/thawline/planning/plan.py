@@ -137,7 +137,7 @@ def _plan(
     classifier = _classifier_to_come(settings, source, session)
     network = session.networks.network(settings, outputs, classifier)
     phases = phases_of(settings.freeze_policy, network, settings.trainer.max_epochs)
-    if settings.trainer.shares_weights:
+    if settings.trainer.shards_weights:
         _check_shared(settings, splits)
     if settings.probe is not None and settings.regularizer:
         raise usage_error("regularizer", "lbfgs_path takes no steps that could be pulled: it has a penalty of its own")
@@ -322,8 +322,8 @@ def _smallest_share(settings: RunSettings, splits: Splits) -> int:
     smallest = min(batch_sizes(images, trainer.batch_size), default=0)
     if smallest < trainer.devices:
         require_devices(settings)
-        told = f"a training batch of {smallest} images cannot be shared by {trainer.devices} devices"
-        raise usage_error("trainer.devices", f"{told} ({images} images, trainer.batch_size={trainer.batch_size})")
+        why = f"a training batch of {smallest} images cannot be shared by {trainer.devices} devices"
+        raise usage_error("trainer.devices", f"{why} ({images} images, trainer.batch_size={trainer.batch_size})")
     return smallest // trainer.devices
 
 

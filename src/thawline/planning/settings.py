@@ -84,7 +84,7 @@ class TrainerSettings(Spec):
     checkpoint_seconds: float = Field(default=30.0, ge=0.0)
 
     @property
-    def shares_weights(self) -> bool:
+    def shards_weights(self) -> bool:
         """Whether each device holds a share of the weights, not all of them."""
         return self.strategy == "fsdp" and self.devices > 1
 
@@ -160,7 +160,7 @@ class AverageSettings(Spec):
         method: ``wise_ft`` - on the line from the start to one run; ``uniform``, ``greedy`` - the mean of several runs.
         ingredients: the identities of the runs.
         start: of ``wise_ft``, the run at the other end of the line; None: the weights before any tuning.
-        alphas: of ``wise_ft``, the places on the line that are evaluated, 0 (the start) to 1 (the run).
+        alphas: of ``wise_ft``, the mixing coefficients that are evaluated, 0 (the start) to 1 (the run).
     """
 
     method: Literal["wise_ft", "uniform", "greedy"]
@@ -323,7 +323,7 @@ def source_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def recorded_config(config: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     """A record's configuration, to plan its run again: whatever is written then is written below `output_dir`.
 
-    A record comes from anywhere. So no folder that it names is made, no data set is fetched, and no tracker is told.
+    A record comes from anywhere. So it may not create folders, fetch data sets or send anything to a tracker.
     """
     planned = {**_without_places(config), "output_dir": str(output_dir), "logger": None}
     if isinstance(planned.get("cache"), Mapping):

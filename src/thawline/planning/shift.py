@@ -1,4 +1,4 @@
-"""Further test sets: the test images corrupted, or another data set with the same things in it.
+"""Further test sets: the test images corrupted, or another data set of the same classes.
 
 Each shift says, before any training, which sets it makes; the record has their metrics under ``test/<name>``, beside
 those of ``test``.
@@ -123,7 +123,7 @@ class OtherDataset(Spec):
     Attributes:
         dataset: the second set.
         name: what its metrics are called: ``test/<name>``.
-        class_map: class of the second set -> class of the target; null maps equal names. Classes without a place in it
+        class_map: class of the second set -> class of the target; null maps equal names. Classes that it does not map
             are left out, and the model chooses among the mapped target classes only.
         part: its test images (``test``), or all of its images (``all``), where nothing ever trained on them.
     """
@@ -140,17 +140,17 @@ class OtherDataset(Spec):
         if splits.test is None:
             return ()
         other = load(self.dataset)
-        places = self._places(other.classes, splits.classes)
-        judged = np.unique([place for place in places if place >= 0])
-        if len(judged) < 2:
+        mapping = self._target_indices(other.classes, splits.classes)
+        evaluated = np.unique([index for index in mapping if index >= 0])
+        if len(evaluated) < 2:
             raise usage_error(
-                "class_map", f"two target classes or more are needed to choose among; it maps to {len(judged)}"
+                "class_map", f"two target classes or more are needed to choose among; it maps to {len(evaluated)}"
             )
-        labels = np.searchsorted(judged, places)[other.images.targets]
-        mapped = np.asarray(places)[other.images.targets] >= 0
+        labels = np.searchsorted(evaluated, mapping)[other.images.targets]
+        mapped = np.asarray(mapping)[other.images.targets] >= 0
         parts = [split for name, split in other.opened.items() if self.part == "all" or name == "test"]
         indices = np.sort(np.concatenate([part.indices[mapped[part.indices]] for part in parts]))
-        left_out = [name for name, place in zip(other.classes, places, strict=True) if place < 0]
+        left_out = [name for name, index in zip(other.classes, mapping, strict=True) if index < 0]
         chosen = Split(other.images, indices)
         seen = other.copies(chosen, (splits, "train"), (splits, "val"))
         return [
@@ -158,18 +158,18 @@ class OtherDataset(Spec):
                 name=self.name,
                 split=chosen,
                 targets=labels.astype(np.int64),
-                outputs=judged.astype(np.int64),
+                outputs=evaluated.astype(np.int64),
                 decode=transform.decode,
                 pixels=transform.fixed,
                 fingerprint=other.fingerprint,
-                notes=_notes(self.name, [splits.classes[place] for place in judged], splits.classes, left_out),
+                notes=_notes(self.name, [splits.classes[index] for index in evaluated], splits.classes, left_out),
                 warnings=(f"{seen} of {len(chosen)} images of test/{self.name} are also in train or val",)
                 if seen
                 else (),
             )
         ]
 
-    def _places(self, other: Sequence[str], target: Sequence[str]) -> list[int]:
+    def _target_indices(self, other: Sequence[str], target: Sequence[str]) -> list[int]:
         """The target class of each class of the second set, -1 where it has none."""
         if self.class_map is None:
             return [target.index(name) if name in target else -1 for name in other]
@@ -252,10 +252,10 @@ def _unknown(names: Iterable[str], known: Sequence[str], whose: str) -> list[Pro
     ]
 
 
-def _notes(name: str, judged: Sequence[str], target: Sequence[str], left_out: Sequence[str]) -> tuple[str, ...]:
+def _notes(name: str, evaluated: Sequence[str], target: Sequence[str], left_out: Sequence[str]) -> tuple[str, ...]:
     notes = []
-    if len(judged) < len(target):
-        notes.append(f"test/{name} is evaluated over {len(judged)} of {len(target)} classes: {_few(judged)}")
+    if len(evaluated) < len(target):
+        notes.append(f"test/{name} is evaluated over {len(evaluated)} of {len(target)} classes: {_few(evaluated)}")
     if left_out:
         notes.append(f"test/{name} leaves out {len(left_out)} classes of its data set: {_few(left_out)}")
     return tuple(notes)

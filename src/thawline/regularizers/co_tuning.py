@@ -70,7 +70,7 @@ class CoTuning(Spec):
         def value(step: Step) -> Tensor:
             return soft_cross_entropy(table[step.labels], kept(context.observer.features))
 
-        return Term(value, companions=kept)
+        return Term(value, auxiliary=kept)
 
     def _relation(self, context: Context) -> Floats:
         head = source_head(context.source_classifier, context.name, trainable=False)

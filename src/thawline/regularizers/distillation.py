@@ -58,7 +58,7 @@ class Distillation(Spec):
                 target = fixed(source.features)
             return divergence(target, kept(observer.features), self.temperature)
 
-        return Term(value, companions=kept)
+        return Term(value, auxiliary=kept)
 
 
 def divergence(target: Tensor, logits: Tensor, temperature: float) -> Tensor:

@@ -117,7 +117,7 @@ class FeatureMatching(Spec):
             for p, w in zip(pairs, weights, strict=True)
         ]
         trains = not all(pair.same_shape for pair in pairs)
-        return Term(value, companions=adapters if trains else None, report={"pairs": report})
+        return Term(value, auxiliary=adapters if trains else None, report={"pairs": report})
 
     def _pairs(self, observer: Observer, teacher: Observer, example: Tensor, field: str) -> list[_Pair]:
         """The layers that are matched, from input to output."""

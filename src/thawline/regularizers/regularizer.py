@@ -127,13 +127,13 @@ class Term:
     Attributes:
         value: the unweighted scalar of a step, a mean over this device's part of the batch unless its docstring says
             otherwise; None where the regularizer acts in the forward pass and adds nothing to the loss.
-        companions: modules that train along with the model (adapters, the kept source head); they are not part of it.
+        auxiliary: modules that train along with the model (adapters, the kept source head); they are not part of it.
         remove: takes its hooks off the model.
         report: what the record keeps of it.
     """
 
     value: Callable[[Step], torch.Tensor] | None = None
-    companions: nn.Module | None = None
+    auxiliary: nn.Module | None = None
     remove: Callable[[], None] = _nothing
     report: Mapping[str, Any] = field(default_factory=dict)
 

@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitData:
     """One split as a fit reads it: rows of a data set, their targets (indexed by row) and their inputs."""
 
     rows: Rows
@@ -91,7 +91,7 @@ class ShuffledBatches(Sampler[tuple[int, Rows, float]]):
 class OrderedBatches(Sampler[tuple[int, Rows, float]]):
     """Every sample exactly once: no padding, so that metrics over several devices are those of one.
 
-    All devices have as many batches, since those that share their weights out compute each one together.
+    All devices have as many batches, since devices that shard the weights compute each one together.
     """
 
     def __init__(self, rows: Rows, batch_size: int, shard: Shard) -> None:
@@ -111,7 +111,7 @@ class OrderedBatches(Sampler[tuple[int, Rows, float]]):
 
 
 class _Reader(Dataset[Batch]):
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: SplitData) -> None:
         self._part = part
 
     def __getitem__(self, item: tuple[int, Rows, float]) -> Batch:
@@ -134,7 +134,7 @@ class Batches(LightningDataModule):
 
     def __init__(
         self,
-        parts: dict[str, Part],
+        parts: dict[str, SplitData],
         *,
         batch_size: int,
         eval_batch_size: int,
@@ -175,7 +175,7 @@ class Batches(LightningDataModule):
         part = self._parts[name]
         return self._loader(part, OrderedBatches(part.rows, self._eval_batch_size, self._shard))
 
-    def _loader(self, part: Part, sampler: Sampler[tuple[int, Rows, float]]) -> DataLoader[Batch]:
+    def _loader(self, part: SplitData, sampler: Sampler[tuple[int, Rows, float]]) -> DataLoader[Batch]:
         return DataLoader(
             _Reader(part),
             batch_size=None,

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback
 
 from thawline.network.model import TransferModel
 from thawline.records import ContractRecord
-from thawline.training.sharding import own_share
+from thawline.training.sharding import own_shard
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FreezeContractBreach(RuntimeError):
-    """A frozen tensor moved, or a trainable one cannot."""
+    """A frozen tensor changed, or a trainable one cannot."""
 
 
 class FreezeContract(Callback):
@@ -57,19 +57,19 @@ class FreezeContract(Callback):
         """Remember the frozen tensors, and count."""
         changing = self._model.changing_names()
         state = self._model.state_dict()
-        self._start = {name: own_share(t).detach().clone() for name, t in state.items() if name not in changing}
+        self._start = {name: own_shard(t).detach().clone() for name, t in state.items() if name not in changing}
         parameters = dict(self._model.named_parameters())
         trainable = {name for name, parameter in parameters.items() if parameter.requires_grad}
         frozen = sum(parameter.numel() for name, parameter in parameters.items() if name not in trainable)
-        moved = sum(parameters[name].numel() for name in trainable)
+        trained = sum(parameters[name].numel() for name in trainable)
         total = sum(parameter.numel() for parameter in parameters.values())
-        if frozen + moved != total:
-            raise FreezeContractBreach(f"{frozen} frozen + {moved} trainable parameters are not {total}")
+        if frozen + trained != total:
+            raise FreezeContractBreach(f"{frozen} frozen + {trained} trainable parameters are not {total}")
         self._result = ContractRecord(
             frozen_tensors=len(self._start),
             trainable_tensors=len(trainable),
             frozen_parameters=frozen,
-            trainable_parameters=moved,
+            trainable_parameters=trained,
         )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
@@ -90,13 +90,13 @@ class FreezeContract(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After the first step: nothing frozen moved."""
+        """After the first step: nothing frozen has changed."""
         if not self._first_step_seen and trainer.global_step > 0:
             self._first_step_seen = True
             self.check("after the first optimizer step")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """At the end: nothing frozen moved."""
+        """At the end: nothing frozen has changed."""
         self.check("at the end of the fit")
 
     def _check_groups(self, trainer: Trainer, parameters: dict[str, torch.nn.Parameter], trainable: set[str]) -> None:
@@ -112,9 +112,9 @@ class FreezeContract(Callback):
     def check(self, when: str) -> None:
         """Raise `FreezeContractBreach` where a frozen tensor is not bit-equal to what it was."""
         state = self._model.state_dict()
-        moved = [name for name, start in self._start.items() if not _bit_equal(own_share(state[name]), start)]
-        if moved:
-            raise FreezeContractBreach(f"frozen tensors changed {when}: {_few(moved)}")
+        changed = [name for name, start in self._start.items() if not _bit_equal(own_shard(state[name]), start)]
+        if changed:
+            raise FreezeContractBreach(f"frozen tensors changed {when}: {_few(changed)}")
         self._result.checks += 1
 
     def of_phase(self, phase: str) -> ContractRecord:

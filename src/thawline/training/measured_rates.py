@@ -10,7 +10,7 @@ from pytorch_lightning import Callback
 
 from thawline.optimization.learning_rates import MeasuredRates
 from thawline.training.batches import Batches
-from thawline.training.penalties import COMPANIONS
+from thawline.training.penalties import AUXILIARY
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -38,23 +38,23 @@ class RenewedRates(Callback):
         (optimizer,) = trainer.optimizers
         (config,) = trainer.lr_scheduler_configs
         names = {id(parameter): name for name, parameter in module.model.named_parameters()}
-        places: dict[str, list[str]] = {}
+        parts: dict[str, list[str]] = {}
         for group in optimizer.param_groups:
-            if group["name"] != COMPANIONS:
-                places.setdefault(group["place"], []).extend(names[id(parameter)] for parameter in group["params"])
-        weights = self._measure(module, trainer.current_epoch, places)
+            if group["name"] != AUXILIARY:
+                parts.setdefault(group["part"], []).extend(names[id(parameter)] for parameter in group["params"])
+        weights = self._measure(module, trainer.current_epoch, parts)
         set_weights(optimizer, config.scheduler, weights)
-        rates = {group["place"]: group["initial_lr"] for group in optimizer.param_groups}
+        rates = {group["part"]: group["initial_lr"] for group in optimizer.param_groups}
         module.measured = {"learning_rates": rates}
 
-    def _measure(self, module: FitModule, epoch: int, places: Mapping[str, Sequence[str]]) -> dict[str, float]:
-        wanted = {name for names in places.values() for name in names}
+    def _measure(self, module: FitModule, epoch: int, parts: Mapping[str, Sequence[str]]) -> dict[str, float]:
+        wanted = {name for names in parts.values() for name in names}
         parameters = {name: p for name, p in module.model.named_parameters() if name in wanted}
         training = module.training
         module.eval()
         try:
             with torch.enable_grad():
-                return self._rates.weights(self._gradients(module, epoch, parameters), parameters, places)
+                return self._rates.weights(self._gradients(module, epoch, parameters), parameters, parts)
         finally:
             module.train(training)
 
@@ -75,12 +75,12 @@ class RenewedRates(Callback):
 
 
 def set_weights(optimizer: torch.optim.Optimizer, schedule: Any, weights: Mapping[str, float]) -> None:
-    """Let each of the optimizer's groups train at its full rate times its place's weight.
+    """Let each of the optimizer's groups train at its full rate times the weight of its part.
 
     A group without a weight trains at its full rate, which is kept in the group, and so in the optimizer's state.
     """
     for index, group in enumerate(optimizer.param_groups):
         full = group.setdefault("full_lr", group["initial_lr"])
-        base = full * weights.get(group["place"], 1.0)
+        base = full * weights.get(group["part"], 1.0)
         group["initial_lr"] = schedule.base_lrs[index] = base
         group["lr"] = base * schedule.lr_lambdas[index](schedule.last_epoch)

@@ -21,8 +21,8 @@ from thawline.optimization.schedulers import Scheduler
 from thawline.randomness import counter_seed, seed_generators
 from thawline.tasks import Task
 from thawline.training.batches import Batch
-from thawline.training.penalties import COMPANIONS, Penalties
-from thawline.training.sharding import FullySharded, share_like, share_out
+from thawline.training.penalties import AUXILIARY, Penalties
+from thawline.training.sharding import FullySharded, shard_like, shard_weights
 
 Forward = Callable[..., torch.Tensor]
 _MAX_BUFFERED_OUTPUTS = 2**20
@@ -108,14 +108,14 @@ class FitModule(pl.LightningModule):
         penalties: Penalties | None = None,
     ) -> None:
         super().__init__()
-        # Checkpoints hold what training moves; the rest comes from the source weights.
+        # Checkpoints hold what training updates; the rest comes from the source weights.
         self.strict_loading = False
         self.model = model
         self.input_size = input_size
         self._forwards, self._network, self._phase, self._phase_index = forwards, network, phase, phase_index
         self._objective, self._first_epoch, self._states = objective, first_epoch, states
         self._penalties = Penalties() if penalties is None else penalties
-        self.companions = self._penalties.companions
+        self.auxiliary = self._penalties.auxiliary
         self._steps = 1
         self._train_sums = torch.zeros(0)
         self._task = objective.task
@@ -123,23 +123,23 @@ class FitModule(pl.LightningModule):
         self._buffer: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._tested: list[Predictions] = []
         self.evaluated: dict[str, float] = {}
-        self.moved: set[str] = model.changing_names()
+        self.updated: set[str] = model.changing_names()
         self.history: list[dict[str, Any]] = []
         self.measured: dict[str, Any] = {}
         self._validated: dict[str, float] = {}
         self._epoch_start = 0.0
 
     def configure_model(self) -> None:
-        """Share the weights out among the devices, where the strategy is to."""
+        """Shard the weights over the devices where the strategy asks for it."""
         strategy = self.trainer.strategy
         if isinstance(strategy, FullySharded):
-            share_out(self.model, strategy.mesh)
+            shard_weights(self.model, strategy.mesh)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what differs from the source: a frozen tensor is not written again in every epoch."""
         state = checkpoint["state_dict"]
-        kept = {f"model.{name}" for name in self.moved}
-        kept |= {f"companions.{name}" for name in self.companions.state_dict()}
+        kept = {f"model.{name}" for name in self.updated}
+        kept |= {f"auxiliary.{name}" for name in self.auxiliary.state_dict()}
         checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in kept}
         checkpoint["history"] = self.history
 
@@ -151,8 +151,8 @@ class FitModule(pl.LightningModule):
         """Move a batch; no-op if it is on `device` already."""
         if batch.rows.device == device:
             return batch
-        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved
+        on_device: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return on_device
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's sums."""
@@ -162,8 +162,8 @@ class FitModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make the step's randomness (dropout, drop path) a function of seed, phase, step and rank."""
-        place = (self._objective.seed, self._phase_index, self.trainer.global_step, self.global_rank)
-        seed_generators(counter_seed("step", *place), self.device)
+        position = (self._objective.seed, self._phase_index, self.trainer.global_step, self.global_rank)
+        seed_generators(counter_seed("step", *position), self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The mean loss of the batch and its penalties; the shares of several devices add up to the mean."""
@@ -195,7 +195,7 @@ class FitModule(pl.LightningModule):
             {
                 "phase": self._phase.name,
                 "epoch": self._first_epoch + self.current_epoch,
-                "lr": [g["lr"] for g in self.trainer.optimizers[0].param_groups if g["name"] != COMPANIONS][-1],
+                "lr": [g["lr"] for g in self.trainer.optimizers[0].param_groups if g["name"] != AUXILIARY][-1],
                 **self.measured,
                 **trained,
                 **self._validated,
@@ -232,7 +232,7 @@ class FitModule(pl.LightningModule):
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         objective = self._objective
         states = {
-            name: {key: share_like(value, trainable[name]) for key, value in state.items()}
+            name: {key: shard_like(value, trainable[name]) for key, value in state.items()}
             for name, state in (self._states or {}).items()
             if name in trainable
         }
@@ -244,10 +244,10 @@ class FitModule(pl.LightningModule):
             head=objective.learning_rates.head,
             states=states,
         )
-        companions = [parameter for parameter in self.companions.parameters() if parameter.requires_grad]
-        if companions:
+        auxiliary = [parameter for parameter in self.auxiliary.parameters() if parameter.requires_grad]
+        if auxiliary:
             lr = objective.optimizer.lr * self._phase.lr_multiplier
-            optimizer.add_param_group({"name": COMPANIONS, "place": COMPANIONS, "params": companions, "lr": lr})
+            optimizer.add_param_group({"name": AUXILIARY, "part": AUXILIARY, "params": auxiliary, "lr": lr})
         self._steps = steps = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: objective.scheduler.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -17,7 +17,7 @@ from thawline.regularizers import Step, Term, Weight
 from thawline.regularizers.observation import Observer
 from thawline.training.batches import Batch
 
-COMPANIONS = "regularizers"
+AUXILIARY = "regularizers"
 """The name of the optimizer group of what regularizers train themselves."""
 
 
@@ -50,10 +50,8 @@ class Penalties:
         self._penalties, self._student = dict(penalties or {}), student
         self._observers = [*([student] if student else []), *others]
         self._terms = {name: p for name, p in self._penalties.items() if p.term.value is not None}
-        with_companions = {name: p.term.companions for name, p in self._penalties.items()}
-        self.companions = nn.ModuleDict(
-            {name: module for name, module in with_companions.items() if module is not None}
-        )
+        auxiliary = {name: p.term.auxiliary for name, p in self._penalties.items()}
+        self.auxiliary = nn.ModuleDict({name: module for name, module in auxiliary.items() if module is not None})
 
     @property
     def columns(self) -> list[str]:
@@ -66,7 +64,7 @@ class Penalties:
         """What the record keeps of each regularizer: what it says of itself, and the parameters that train with it."""
         return {
             name: RegularizerRecord.model_validate(
-                {**penalty.term.report, "companion_parameters": _size(penalty.term.companions)}
+                {**penalty.term.report, "companion_parameters": _size(penalty.term.auxiliary)}
             )
             for name, penalty in self._penalties.items()
         }
@@ -112,8 +110,8 @@ class Penalties:
             observer.close()
 
 
-def _size(companions: nn.Module | None) -> int:
-    return sum(p.numel() for p in companions.parameters() if p.requires_grad) if companions is not None else 0
+def _size(auxiliary: nn.Module | None) -> int:
+    return sum(p.numel() for p in auxiliary.parameters() if p.requires_grad) if auxiliary is not None else 0
 
 
 def _step_of(batch: Batch, *, with_images: bool) -> Step:

@@ -1,7 +1,7 @@
 """Weights, gradients and optimizer state divided among a run's devices: fully sharded data parallel (FSDP2).
 
 Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", 2023; `torch.distributed.fsdp`. What is
-read or written outside a step (a checkpoint, the best epoch, the record) is whole: `whole` and `share_like` go between.
+read or written outside a step (a checkpoint, the best epoch, the record) is whole: `whole` and `shard_like` go between.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class FullySharded(ModelParallelStrategy):
     """Lightning's strategy for FSDP2, with states that are whole: they load on any number of devices.
 
-    The module shares its model out in ``configure_model`` (`share_out`).
+    The module shards its model in ``configure_model`` (`shard_weights`).
     """
 
     def __init__(self, devices: int) -> None:
@@ -33,7 +33,7 @@ class FullySharded(ModelParallelStrategy):
 
     @property
     def mesh(self) -> DeviceMesh:
-        """The devices that share."""
+        """The devices that the weights are divided among."""
         return self.device_mesh["data_parallel"]
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -53,23 +53,23 @@ class FullySharded(ModelParallelStrategy):
         return {**held, "state": states}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Share the optimizers' states out again."""
+        """Shard the optimizers' states again."""
         for optimizer, held in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             states = {
-                key: {name: share_like(value, parameters[key]) for name, value in state.items()}
+                key: {name: shard_like(value, parameters[key]) for name, value in state.items()}
                 for key, state in held["state"].items()
             }
             optimizer.load_state_dict({**held, "state": states})
 
 
-def to_share_out(model: TransferModel) -> TransferModel:
-    """A copy of `model` to share out: the original keeps the whole weights, in the memory of the host."""
+def copy_to_shard(model: TransferModel) -> TransferModel:
+    """A copy of `model` to be sharded: the original keeps the whole weights, in the memory of the host."""
     # FSDP cuts rows from contiguous tensors.
     return copy.deepcopy(model).to(memory_format=torch.contiguous_format)
 
 
-def share_out(model: TransferModel, mesh: DeviceMesh) -> None:
+def shard_weights(model: TransferModel, mesh: DeviceMesh) -> None:
     """Leave each device its rows of every parameter; blocks come together when they are computed. Once is enough."""
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -82,18 +82,18 @@ def share_out(model: TransferModel, mesh: DeviceMesh) -> None:
 
 def whole(value: Any) -> Any:
     """The whole of a tensor that is sharded, on the host; anything else as it is. All processes take part."""
-    return value.full_tensor().cpu() if _is_shared(value) else value
+    return value.full_tensor().cpu() if _is_sharded(value) else value
 
 
-def own_share(tensor: torch.Tensor) -> torch.Tensor:
+def own_shard(tensor: torch.Tensor) -> torch.Tensor:
     """What this device holds of a tensor."""
     share: torch.Tensor = getattr(tensor, "to_local", lambda: tensor)()
     return share
 
 
-def share_like(value: Any, parameter: torch.Tensor) -> Any:
+def shard_like(value: Any, parameter: torch.Tensor) -> Any:
     """A whole tensor, sharded as `parameter` of the same shape is; anything else as it is."""
-    if not (_is_shared(parameter) and isinstance(value, torch.Tensor) and value.shape == parameter.shape):
+    if not (_is_sharded(parameter) and isinstance(value, torch.Tensor) and value.shape == parameter.shape):
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -107,10 +107,10 @@ def put_whole(tensors: Mapping[str, torch.Tensor], module: nn.Module) -> None:
     state = module.state_dict()
     with torch.no_grad():
         for name, tensor in tensors.items():
-            state[name].copy_(share_like(tensor, state[name]))
+            state[name].copy_(shard_like(tensor, state[name]))
 
 
-def _is_shared(value: Any) -> bool:
+def _is_sharded(value: Any) -> bool:
     # A test by class would import torch.distributed.tensor into every run.
     return isinstance(value, torch.Tensor) and hasattr(value, "full_tensor")
 

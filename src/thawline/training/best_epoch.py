@@ -1,4 +1,4 @@
-"""Selection on validation: the best epoch's tensors are kept."""
+"""The best epoch on validation, whose tensors are kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from thawline.training.module import FitModule
 
 
-class Selection(Checkpoint):
+class BestEpoch(Checkpoint):
     """Keeps the tensors of the best epoch on validation; the earliest where several are equal by the whole rule.
 
     Args:
@@ -29,37 +29,37 @@ class Selection(Checkpoint):
         keep_optimizer: keep what the optimizer remembered at the best epoch too, for the phase that goes on with it.
 
     Attributes:
-        best: the model's tensors that training moves, at the best epoch.
-        companions: what regularizers train themselves, at the best epoch.
+        tensors: the tensors of the model that training updates, at the best epoch.
+        auxiliary: what regularizers train themselves, at the best epoch.
     """
 
     def __init__(self, model: TransferModel, rule: SelectionRule, *, keep_optimizer: bool = False) -> None:
         self._model, self._rule, self._rank = model, rule, NEVER
         self._keep_optimizer = keep_optimizer
-        self.best: dict[str, torch.Tensor] = {}
-        self.companions: dict[str, torch.Tensor] = {}
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.auxiliary: dict[str, torch.Tensor] = {}
         self.optimizer: dict[str, dict[str, Any]] = {}
-        self.best_epoch = -1
-        self.best_value = math.nan
+        self.epoch = -1
+        self.value = math.nan
 
     def state_dict(self) -> dict[str, Any]:
         """The best epoch so far, for a resume."""
         return {
-            "best": self.best,
-            "companions": self.companions,
+            "tensors": self.tensors,
+            "auxiliary": self.auxiliary,
             "optimizer": self.optimizer,
-            "best_epoch": self.best_epoch,
-            "best_value": self.best_value,
+            "epoch": self.epoch,
+            "value": self.value,
             "rank": list(self._rank),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the best epoch of the interrupted fit."""
-        self.best = state_dict["best"]
-        self.companions = state_dict["companions"]
+        self.tensors = state_dict["tensors"]
+        self.auxiliary = state_dict["auxiliary"]
         self.optimizer = state_dict["optimizer"]
-        self.best_epoch = state_dict["best_epoch"]
-        self.best_value = state_dict["best_value"]
+        self.epoch = state_dict["epoch"]
+        self.value = state_dict["value"]
         first, second = state_dict["rank"]
         self._rank = (first, second)
 
@@ -70,24 +70,24 @@ class Selection(Checkpoint):
         if not (math.isfinite(row["train/loss"]) and math.isfinite(row.get("val/loss", 0.0))):
             # Weights that are not numbers stay so.
             trainer.should_stop = True
-        if self.consider(row, trainer.current_epoch, module.moved):
-            self.companions = {name: t.detach().clone() for name, t in module.companions.state_dict().items()}
+        if self.consider(row, trainer.current_epoch, module.updated):
+            self.auxiliary = {name: t.detach().clone() for name, t in module.auxiliary.state_dict().items()}
             if self._keep_optimizer:
                 states = states_of(trainer.optimizers[0], dict(self._model.named_parameters()))
                 self.optimizer = {
                     name: {key: whole(value) for key, value in state.items()} for name, state in states.items()
                 }
 
-    def consider(self, row: Mapping[str, Any], epoch: int, moved: Iterable[str]) -> bool:
-        """Keep the model's `moved` tensors if this row of the history is the best so far; says whether it is."""
+    def consider(self, row: Mapping[str, Any], epoch: int, updated: Iterable[str]) -> bool:
+        """Keep the model's `updated` tensors if this row of the history is the best so far; says whether it is."""
         rank = self._rule.rank(row, "val/")
         if not rank > self._rank:
             return False
         state = self._model.state_dict()
-        self.best = {name: whole(state[name]).detach().clone() for name in sorted(moved)}
-        self.best_epoch, self.best_value, self._rank = epoch, row[f"val/{self._rule.metric}"], rank
+        self.tensors = {name: whole(state[name]).detach().clone() for name in sorted(updated)}
+        self.epoch, self.value, self._rank = epoch, row[f"val/{self._rule.metric}"], rank
         return True
 
     def restore(self) -> None:
         """Put the best epoch's tensors into the model; the last ones stay where no epoch had a finite metric."""
-        put_whole(self.best, self._model)
+        put_whole(self.tensors, self._model)
