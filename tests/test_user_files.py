@@ -456,7 +456,7 @@ def test_a_changed_image_is_noticed_where_the_file_system_keeps_no_times(tmp_pat
         found = plain(descriptor)
         return os.stat_result((*found[:1], 0, *found[2:7], 0, 0, 0), {"st_mtime_ns": 0, "st_ctime_ns": 0})
 
-    monkeypatch.setattr("thawline.datasets.images.os.fstat", timeless)
+    monkeypatch.setattr("thawline.datasets.looks.os.fstat", timeless)
     first = ImageFolder(root=root).load(0, looks)
     noise(root / "cat" / "03.png", 4321, compress_level=0)
     assert ImageFolder(root=root).load(0, looks).fingerprint != first.fingerprint

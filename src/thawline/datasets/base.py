@@ -1,35 +1,27 @@
-"""What all data sets have in common: which classes, which images are for validation and test, how many labels."""
+"""What all data sets have in common: which images are for training, validation and test, and how many are kept."""
 
 from __future__ import annotations
 
 import unicodedata
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
-from thawline.datasets.splits import (
-    PARTS,
-    Collection,
-    Part,
-    Selection,
-    Split,
-    Splits,
-    cut,
-    fingerprint,
-    first_of_each_class,
-)
-from thawline.errors import Problem, UsageError, nearest, usage_error
+from thawline.datasets.by_class import ByClass
+from thawline.datasets.by_presence import ByPresence
+from thawline.datasets.pools import MOST_NAMED, Division, Pool, counted, listed, shortened
+from thawline.datasets.splits import PARTS, Collection, Part, Selection, Split, Splits, fingerprint
+from thawline.datasets.targets import Look
+from thawline.errors import Problem, UsageError
 from thawline.specs import Spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MOST_NAMED = 20
 _TEST_SEED = 0
 """The test part is cut by this seed whatever the data seed, so that all runs are evaluated on the same images."""
 
@@ -57,33 +49,22 @@ def _class_reference(value: Any) -> Any:
     return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
 
 
-class ImageDataset(Spec):
+class DividedDataset(Spec):
     """Base of every data set: an adapter says what there is (`collect`), and this draws train, val and test from it.
 
     Attributes:
-        n_per_class: Training images kept of each class; null keeps all.
-        fraction: Share of the training images kept, the same of each class; null keeps all.
+        fraction: Share of the training images kept; null keeps all.
         val_fraction: Share of the training images that becomes the validation part where the set has none: cut by
             the data seed, stratified, before the subset is drawn.
         test_fraction: Share that becomes the test part where the set has none: cut stratified, the same images for
             every data seed.
-        classes: Names or indices of the classes to keep; labels are renumbered in the set's own order. Null keeps all.
-            A number that is the name of a class stands for that class; only other numbers are indices.
         on_unreadable: What an image that does not decode does: stop the run (error), or be left out and noted (skip).
     """
 
-    n_per_class: int | None = Field(None, ge=1)
     fraction: float | None = Field(None, gt=0, le=1)
     val_fraction: float = Field(0.2, gt=0, lt=1)
     test_fraction: float = Field(0.2, gt=0, lt=1)
-    classes: list[Annotated[int | str, BeforeValidator(_class_reference)]] | None = None
     on_unreadable: Literal["error", "skip"] = "error"
-
-    @model_validator(mode="after")
-    def _one_subset(self) -> ImageDataset:
-        if self.n_per_class is not None and self.fraction is not None:
-            raise ValueError("n_per_class and fraction both choose a subset: give one of them")
-        return self
 
     @abstractmethod
     def check(self) -> None:
@@ -91,7 +72,11 @@ class ImageDataset(Spec):
 
     @abstractmethod
     def collect(self) -> Collection:
-        """All images of the set with their labels and parts, nothing drawn yet; raises UsageError."""
+        """All images of the set with their targets and parts, nothing drawn yet; raises UsageError."""
+
+    @abstractmethod
+    def division(self) -> Division:
+        """How images are chosen and divided."""
 
     def load(self, data_seed: int, cache_dir: Path | None = None) -> Splits:
         """The set with its splits and subsets.
@@ -101,57 +86,77 @@ class ImageDataset(Spec):
             cache_dir: A folder that may keep the digests of files between runs.
 
         Raises:
-            UsageError: the set is not there, an image does not decode, the parts have different classes, or a class
-                has too few images for what is asked.
+            UsageError: the set is not there, an image does not decode, a target is wrong, the parts do not fit
+                together, or there are too few images for what is asked.
         """
         self.check()
-        collection = self.collect()
-        pool = self._pool(collection, cache_dir)
-        _check_classes(pool)
+        collection, division = self.collect(), self.division()
+        pool = self._pool(collection, division, cache_dir)
+        division.check(pool)
         indices = {part: np.flatnonzero(np.asarray(pool.parts) == part).astype(np.int64) for part in PARTS}
-        cut_notes = self._cut_missing(pool, indices, data_seed)
-        indices["train"] = self._subset(pool, indices["train"], data_seed)
-        names = [pool.classes[label] for label in pool.images.targets]
+        cut_notes = self._cut_missing(pool, division, indices, data_seed)
+        indices["train"] = division.subset(pool, indices["train"], data_seed)
         return Splits(
             train=Split(pool.images, indices["train"]),
             val=Split(pool.images, indices["val"]),
             test=Split(pool.images, indices["test"]),
             classes=pool.classes,
-            fingerprint=fingerprint(pool.keys, names, pool.digests),
+            fingerprint=fingerprint(pool.keys, [look.digest for look in pool.looks], pool.digests),
             notes=tuple(cut_notes),
-            warnings=(*collection.warnings, *pool.warnings, *_relabelled(pool), *_repeated(indices, pool)),
+            warnings=(
+                *collection.warnings,
+                *pool.warnings,
+                *division.remarks(pool, indices),
+                *_repeated(indices, pool),
+            ),
             left_out=dict(sorted(collection.left_out.items())),
             contents=tuple(pool.contents),
+            target=collection.target,
         )
 
-    def _pool(self, collection: Collection, cache_dir: Path | None) -> _Pool:
+    def _pool(self, collection: Collection, division: Division, cache_dir: Path | None) -> Pool:
         images = collection.images
-        kept_classes, mistakable = _chosen(self.classes, collection.classes)
-        renumbered = {label: new for new, label in enumerate(kept_classes)}
-        # The order of the keys, so that the fingerprint fixes which image an index stands for.
-        candidates = sorted((i for i in range(len(images)) if int(images.targets[i]) in renumbered), key=images.key)
-        looks = dict(zip(candidates, images.inspect(candidates, cache_dir), strict=True))
-        bad = [index for index, look in looks.items() if look.problem]
-        if bad and self.on_unreadable == "error":
-            raise _unreadable([f"{images.locate(index)}: {looks[index].problem}" for index in bad])
-        good = [index for index, look in looks.items() if not look.problem]
-        labels = np.array([renumbered[int(images.targets[index])] for index in good], dtype=np.int64)
-        left_out = _listed([f"{images.key(index)}: {looks[index].problem}" for index in bad])
-        return _Pool(
-            images=Selection(images, np.array(good, dtype=np.int64), labels),
+        found = division.candidates(collection)
+        inspections = dict(zip(found.indices, images.inspect(found.indices, cache_dir), strict=True))
+        looks = dict(
+            zip(found.indices, division.looks(collection, found, [*inspections.values()], cache_dir), strict=True)
+        )
+        bad = {index: problem for index in found.indices if (problem := inspections[index].problem)}
+        bad_targets = {index: why for index in found.indices if index not in bad and (why := looks[index].unreadable)}
+        if self.on_unreadable == "skip":
+            problems = []
+        else:
+            problems = [Problem("dataset", f"unreadable image {images.locate(i)}: {why}") for i, why in bad.items()]
+            problems += _unreadable_targets(collection, bad_targets)
+            problems = [*_remedied(problems)]
+        good = [index for index in found.indices if index not in bad and index not in bad_targets]
+        problems += _mistakes(collection, {index: looks[index] for index in good})
+        if problems:
+            raise UsageError(problems)
+        out = {index: f"{images.key(index)}: {why}" for index, why in (bad | bad_targets).items()}
+        left_out = listed([out[index] for index in found.indices if index in out])
+        return Pool(
+            images=Selection(
+                images,
+                np.array(good, dtype=np.int64),
+                division.targets(collection, good, [looks[index] for index in good]),
+            ),
             keys=[images.key(index) for index in good],
-            digests=[looks[index].digest for index in good],
-            classes=tuple(collection.classes[label] for label in kept_classes),
+            digests=[inspections[index].digest for index in good],
+            contents=[inspections[index].pixels for index in good],
+            looks=[looks[index] for index in good],
             parts=[collection.parts[index] for index in good],
-            contents=[looks[index].pixels for index in good],
+            classes=tuple(collection.classes[label] for label in found.kept),
             warnings=[
-                *mistakable,
-                *([f"{_counted(len(bad), 'unreadable image')} left out: {left_out}"] if bad else []),
-                *_remarks({images.key(index): looks[index].remarks for index in good}),
+                *found.warnings,
+                *([f"{counted(len(out), 'unreadable image')} left out: {left_out}"] if out else []),
+                *_remarks({images.key(index): inspections[index].remarks + looks[index].remarks for index in good}),
             ],
         )
 
-    def _cut_missing(self, pool: _Pool, indices: dict[Part, NDArray[np.int64]], data_seed: int) -> list[str]:
+    def _cut_missing(
+        self, pool: Pool, division: Division, indices: dict[Part, NDArray[np.int64]], data_seed: int
+    ) -> list[str]:
         """Cut what is empty of test and val from train, in place; returns a note for each cut."""
         notes = []
         cuts: tuple[tuple[Part, float, int, str], ...] = (
@@ -162,120 +167,88 @@ class ImageDataset(Spec):
             if len(indices[part]):
                 continue
             train = indices["train"]
-            counts = np.bincount(pool.images.targets[train], minlength=len(pool.classes))
-            if counts.min() < 2:
-                name = pool.classes[int(counts.argmin())]
-                raise usage_error(
-                    "dataset", f"class {name!r} has {counts.min()} training images: no {part} part can be cut from it"
-                )
-            indices["train"], indices[part] = cut(
-                pool.keys, pool.images.targets, train, share, part, seed, pool.contents
-            )
-            _check_cut(pool, indices[part], part)
+            indices["train"], indices[part] = division.cut(pool, train, share, part, seed)
             alike = len(train) - len({pool.contents[index] for index in train})
             together = f"; {alike} are copies of others, and copies stay in one part" if alike else ""
             notes.append(f"the set has no {part} part: {len(indices[part])} images cut from train, {how}{together}")
         return notes
 
-    def _subset(self, pool: _Pool, train: NDArray[np.int64], data_seed: int) -> NDArray[np.int64]:
-        if self.n_per_class is None and self.fraction is None:
-            return train
-        counts = np.bincount(pool.images.targets[train], minlength=len(pool.classes))
-        if self.n_per_class is not None and counts.min() < self.n_per_class:
-            short = pool.classes[int(counts.argmin())]
-            raise usage_error(
-                "dataset.n_per_class",
-                f"{self.n_per_class} are asked for, but class {short!r} has {counts.min()} training images",
-            )
-        return first_of_each_class(pool.keys, pool.images.targets, train, self.n_per_class, self.fraction, data_seed)
+
+class ImageDataset(DividedDataset):
+    """Base of the data sets whose images have one class each.
+
+    Attributes:
+        n_per_class: Training images kept of each class; null keeps all.
+        fraction: Share of the training images kept, the same of each class; null keeps all.
+        classes: Names or indices of the classes to keep; labels are renumbered in the set's own order. Null keeps all.
+            A number that is the name of a class stands for that class; only other numbers are indices.
+    """
+
+    n_per_class: int | None = Field(None, ge=1)
+    classes: list[Annotated[int | str, BeforeValidator(_class_reference)]] | None = None
+
+    @model_validator(mode="after")
+    def _one_subset(self) -> ImageDataset:
+        if self.n_per_class is not None and self.fraction is not None:
+            raise ValueError("n_per_class and fraction both choose a subset: give one of them")
+        return self
+
+    def division(self) -> Division:
+        """By class: parts and subsets have the same share of each."""
+        return ByClass(self.classes, self.n_per_class, self.fraction)
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """The N readable images of the chosen classes, before they are divided."""
+class AnnotatedDataset(DividedDataset):
+    """Base of the data sets whose images have masks, objects, several classes or numbers (`Collection.annotations`).
 
-    images: Selection
-    keys: Sequence[str]
-    digests: Sequence[str]
-    classes: tuple[str, ...]
-    parts: Sequence[Part]
-    contents: Sequence[str]
-    warnings: Sequence[str]
+    Attributes:
+        n_images: Training images kept; null keeps all. Of a data seed, a smaller subset is part of every larger one.
+        fraction: Share of the training images kept; null keeps all.
+    """
 
+    n_images: int | None = Field(None, ge=1)
 
-def _chosen(wanted: Sequence[int | str] | None, names: Sequence[str]) -> tuple[list[int], list[str]]:
-    """The indices of the wanted classes, ascending, and a warning for each number that may be meant otherwise."""
-    if wanted is None:
-        wanted = list(names)
-    chosen: list[int] = []
-    problems: list[Problem] = []
-    warnings: list[str] = []
-    for item in wanted:
-        named = _named(item, names)
-        index = item if named is None else named
-        if isinstance(item, int) and named is not None and named != item and 0 <= item < len(names):
-            warnings.append(
-                f"dataset.classes: {item} is taken as the class called {names[named]!r}, not as the index of "
-                f"{names[item]!r}"
-            )
-        if isinstance(index, str):
-            problems.append(Problem("dataset.classes", f"the set has no class {index!r}{nearest(index, names)}"))
-        elif not 0 <= index < len(names):
-            problems.append(Problem("dataset.classes", f"there is no class {index}: the set has {len(names)}, from 0"))
-        elif index in chosen:
-            problems.append(Problem("dataset.classes", f"class {names[index]!r} is named twice"))
-        else:
-            chosen.append(index)
-    if not problems and len(chosen) < 2:
-        problems.append(Problem("dataset.classes", f"at least two classes are needed, not {len(chosen)}"))
-    if problems:
-        raise UsageError(problems)
-    return sorted(chosen), warnings
+    @model_validator(mode="after")
+    def _one_subset(self) -> AnnotatedDataset:
+        if self.n_images is not None and self.fraction is not None:
+            raise ValueError("n_images and fraction both choose a subset: give one of them")
+        return self
+
+    def division(self) -> Division:
+        """By image: parts and subsets show each class about as often as the whole."""
+        return ByPresence(self.n_images, self.fraction)
 
 
-def _named(item: int | str, names: Sequence[str]) -> int | None:
-    """The index of the class that an item names, if it is a name: 1 also names "01" where nothing is called "1"."""
-    if str(item) in names:
-        return names.index(str(item))
-    padded = [
-        index for index, name in enumerate(names) if isinstance(item, int) and name.isdecimal() and int(name) == item
-    ]
-    return padded[0] if len(padded) == 1 else None
+def _remedied(problems: list[Problem]) -> list[Problem]:
+    if not problems:
+        return []
+    more = f"{len(problems) - MOST_NAMED} more; " if len(problems) > MOST_NAMED else ""
+    remedy = Problem("dataset.on_unreadable", f"{more}set it to skip to leave such images out")
+    return [*problems[:MOST_NAMED], remedy]
 
 
-def _check_classes(pool: _Pool) -> None:
-    """Every part that has images must have all classes."""
-    present = [part for part in PARTS if part in pool.parts]
-    if "train" not in present:
-        raise usage_error("dataset", "there are no training images")
-    part_of = np.asarray(pool.parts)
-    problems = [
-        Problem("dataset.classes", f"classes differ between the splits: {pool.classes[label]!r} is not in {part}")
-        for part in present
-        for label in np.setdiff1d(np.arange(len(pool.classes)), pool.images.targets[part_of == part])
-    ]
-    if problems:
-        raise UsageError(problems)
+def _unreadable_targets(collection: Collection, bad: Mapping[int, str]) -> list[Problem]:
+    said = collection.annotations
+    if said is None:
+        return []
+    return [Problem("dataset", f"unreadable annotation {said.locate(index)}: {why}") for index, why in bad.items()]
 
 
-def _check_cut(pool: _Pool, part: NDArray[np.int64], name: Part) -> None:
-    """A class of which all images are copies of one another cannot be on both sides."""
-    for label in np.setdiff1d(np.arange(len(pool.classes)), pool.images.targets[part]):
-        raise usage_error(
-            "dataset",
-            f"class {pool.classes[label]!r} has too few different images: no {name} part can be cut from it without "
-            "copies of its training images",
-        )
+def _mistakes(collection: Collection, looks: Mapping[int, Look]) -> list[Problem]:
+    """What is wrong with what the set says of its images."""
+    said = collection.annotations
+    if said is None:
+        return []
+    return shortened(
+        [
+            Problem("dataset", f"{said.locate(index)}: {mistake}")
+            for index, look in looks.items()
+            for mistake in look.mistakes
+        ]
+    )
 
 
-def _unreadable(lines: Sequence[str]) -> UsageError:
-    problems = [Problem("dataset", f"unreadable image {line}") for line in lines[:_MOST_NAMED]]
-    more = f"{len(lines) - _MOST_NAMED} more; " if len(lines) > _MOST_NAMED else ""
-    problems.append(Problem("dataset.on_unreadable", f"{more}set it to skip to leave such images out"))
-    return UsageError(problems)
-
-
-def _repeated(indices: dict[Part, NDArray[np.int64]], pool: _Pool) -> list[str]:
+def _repeated(indices: dict[Part, NDArray[np.int64]], pool: Pool) -> list[str]:
     """A warning for each pair of parts that share images: the same bytes, or the same pixels in other bytes."""
     warnings = []
     pairs: tuple[tuple[Part, Part], ...] = (("val", "train"), ("test", "train"), ("test", "val"))
@@ -289,18 +262,9 @@ def _repeated(indices: dict[Part, NDArray[np.int64]], pool: _Pool) -> list[str]:
             how = f"{same_bytes} byte for byte, {len(same_pixels) - same_bytes} pixel for pixel in another file"
             warnings.append(
                 f"{len(same_pixels)} of {len(members)} {later} images {_are(same_pixels)} also in {earlier} ({how}), "
-                f"so {later} scores are too optimistic: {_listed(same_pixels, 3)}"
+                f"so {later} scores are too optimistic: {listed(same_pixels, 3)}"
             )
     return warnings
-
-
-def _relabelled(pool: _Pool) -> list[str]:
-    """A warning where the same image has several classes."""
-    labels: dict[str, set[int]] = {}
-    for content, label in zip(pool.contents, pool.images.targets.tolist(), strict=True):
-        labels.setdefault(content, set()).add(label)
-    several = [key for key, content in zip(pool.keys, pool.contents, strict=True) if len(labels[content]) > 1]
-    return [f"{len(several)} images have a copy in another class: {_listed(several, 4)}"] if several else []
 
 
 def _remarks(remarks: Mapping[str, Sequence[str]]) -> list[str]:
@@ -309,19 +273,8 @@ def _remarks(remarks: Mapping[str, Sequence[str]]) -> list[str]:
     for key, kinds in remarks.items():
         for kind in kinds:
             by_kind.setdefault(kind, []).append(key)
-    return [
-        f"{_counted(len(keys), 'image')} with {kind} ({_listed(keys, 3)})" for kind, keys in sorted(by_kind.items())
-    ]
+    return [f"{counted(len(keys), 'image')} with {kind} ({listed(keys, 3)})" for kind, keys in sorted(by_kind.items())]
 
 
 def _are(items: Sequence[str]) -> str:
     return "is" if len(items) == 1 else "are"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def _listed(lines: Sequence[str], most: int = _MOST_NAMED) -> str:
-    more = f" and {len(lines) - most} more" if len(lines) > most else ""
-    return "; ".join(lines[:most]) + more

@@ -63,11 +63,13 @@ class Examined(NamedTuple):
         problem: Why `decode` would refuse the bytes; None: it would not.
         pixels: A digest of size and RGB pixels: files with the same one show the same image. Empty with a problem.
         remarks: What of the file is not used, in the words of this module's constants.
+        size: (height, width) of the upright image in pixels; zeros with a problem.
     """
 
     problem: str | None
     pixels: str = ""
     remarks: tuple[str, ...] = ()
+    size: tuple[int, int] = (0, 0)
 
 
 def decode(content: bytes) -> Image:
@@ -111,10 +113,20 @@ def examine(content: bytes) -> Examined:
     """Decode the bytes once: whether they can be used, a digest of their pixels, and what of them is not used."""
     try:
         with _opened(content) as image, _in_flight.taking(image.width * image.height):
-            pixels = _digest(_guarded(lambda: _upright(image, _rgb(image))))
-            return Examined(None, pixels, _remarks(image))
+            rgb = _guarded(lambda: _upright(image, _rgb(image)))
+            return Examined(None, _digest(rgb), _remarks(image), (rgb.height, rgb.width))
     except UnreadableImageError as error:
         return Examined(str(error))
+
+
+def stored(content: bytes) -> Image:
+    """The first frame of an image file in the mode that it has, upright: for files whose values are not colours.
+
+    Raises:
+        UnreadableImageError: as `decode`.
+    """
+    with _opened(content) as image, _in_flight.taking(image.width * image.height):
+        return _guarded(lambda: _upright(image, _loaded(image)))
 
 
 class _PixelBudget:
@@ -171,6 +183,13 @@ def _guarded(work: Callable[[], Image]) -> Image:
         return work()
     except (Image.DecompressionBombError, *_DECODER_ERRORS) as error:
         raise UnreadableImageError(_reason(error)) from None
+
+
+def _loaded(image: Image) -> Image:
+    image.load()
+    own = image.copy()
+    own.format = image.format
+    return own
 
 
 def _rgb(image: Image) -> Image:

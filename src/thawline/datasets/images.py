@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import os
-import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,17 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from thawline.datasets import image_files
+from thawline.datasets.looks import Looks, Stamp, in_threads, stamp
 from thawline.datasets.splits import Inspection
-from thawline.files import atomic_write
-from thawline.runtime.cores import available_cores
-from thawline.runtime.steps import step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
-
-
-_SAMPLE_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -63,7 +53,8 @@ class ArrayImages:
     def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> list[Inspection]:
         """The digest of each image's pixels. There is nothing to keep: this is as fast as reading."""
         digests = [hashlib.sha256(self.pixels[index].tobytes()).hexdigest() for index in indices]
-        return [Inspection(digest, pixels=digest) for digest in digests]
+        height, width = self.pixels.shape[1:3]
+        return [Inspection(digest, pixels=digest, size=(height, width)) for digest in digests]
 
 
 @dataclass(frozen=True)
@@ -102,98 +93,51 @@ class FileImages:
     def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> list[Inspection]:
         """Hash and decode every file.
 
-        A file is not decoded again while its stamp (`_Stamp`) is that of an earlier look.
+        A file is not decoded again while its stamp (`thawline.datasets.looks.Stamp`) is that of an earlier look.
         """
-        known = _Looks.load(self.root, cache_dir)
-        # Reading, hashing and decoding release Python's lock, so threads use all cores without a copy of the process.
-        with (
-            step("reading the data set", len(indices)) as advance,
-            ThreadPoolExecutor(max_workers=min(available_cores(), 16)) as pool,
-        ):
-            found = []
-            for look in pool.map(lambda index: self._look(self.paths[index], known), indices):
-                found.append(look)
-                advance(1)
-        known.save({self.paths[index]: look for index, look in zip(indices, found, strict=True)})
+        known = Looks.load("images", self.root, cache_dir)
+        found = in_threads("reading the data set", lambda index: self._look(self.paths[index], known), indices)
+        known.save(
+            {
+                self.paths[index]: (look.stamp, _values(look.inspection))
+                for index, look in zip(indices, found, strict=True)
+                if look.stamp is not None
+            }
+        )
         return [look.inspection for look in found]
 
-    def _look(self, path: str, known: _Looks) -> _Look:
+    def _look(self, path: str, known: Looks) -> _Look:
         file = self.root / path
         try:
-            stamp = _stamp(file)
-            inspection = known.of(path, stamp)
+            stamped = stamp(file)
+            inspection = _inspection(known.of(path, stamped))
             if inspection is None:
                 content = file.read_bytes()
                 examined = image_files.examine(content)
                 digest = hashlib.sha256(content).hexdigest()
-                inspection = Inspection(digest, examined.problem, examined.pixels, examined.remarks)
+                inspection = Inspection(digest, examined.problem, examined.pixels, examined.remarks, examined.size)
         except (OSError, ValueError) as error:
             return _Look(None, Inspection("", f"cannot be read: {getattr(error, 'strerror', None) or error}"))
-        return _Look(stamp, inspection)
-
-
-_Stamp = tuple[int, int, int, int, int]
-"""Of a file: size in bytes, times of its content's and its entry's change in nanoseconds, inode, CRC of a sample.
-
-Programs set the first two back; not every file system keeps the next two; so a sample of the content is read as well.
-"""
+        return _Look(stamped, inspection)
 
 
 class _Look(NamedTuple):
     """What was found in a file while it had a stamp; None: it could not be read."""
 
-    stamp: _Stamp | None
+    stamp: Stamp | None
     inspection: Inspection
 
 
-def _stamp(file: Path) -> _Stamp:
-    with file.open("rb", buffering=0) as stream:
-        status = os.fstat(stream.fileno())
-        sample = 0
-        for start in sorted({0, status.st_size // 2, max(status.st_size - _SAMPLE_BYTES, 0)}):
-            stream.seek(start)
-            sample = zlib.crc32(stream.read(_SAMPLE_BYTES), sample)
-    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, sample)
+def _inspection(found: list[Any] | None) -> Inspection | None:
+    """What an earlier look found, where it is whole."""
+    match found:
+        case [str(digest), str() | None as problem, str(pixels), [*remarks], [int(height), int(width)]]:
+            whole = len(digest) == 64 and (problem is not None or len(pixels) == 32)
+            if whole and all(isinstance(remark, str) for remark in remarks):
+                return Inspection(digest, problem, pixels, tuple(remarks), (height, width))
+    return None
 
 
-@dataclass(frozen=True)
-class _Looks:
-    """What earlier looks at the files of one folder found; a damaged or missing file of looks is an empty one."""
-
-    file: Path | None
-    entries: dict[str, Any]
-
-    @classmethod
-    def load(cls, root: Path, cache_dir: Path | None) -> _Looks:
-        if cache_dir is None:
-            return cls(None, {})
-        import PIL
-
-        # Another version may decode the same file to other pixels, or not at all.
-        name = hashlib.sha256(os.fsencode(root.resolve()) + b"\0" + PIL.__version__.encode()).hexdigest()[:20]
-        file = cache_dir / f"images-{name}.json"
-        with contextlib.suppress(OSError, ValueError):
-            entries = json.loads(file.read_bytes())
-            if isinstance(entries, dict):
-                return cls(file, entries)
-        return cls(file, {})
-
-    def of(self, path: str, stamp: _Stamp) -> Inspection | None:
-        match self.entries.get(path):
-            case [[*known], str(digest), str() | None as problem, str(pixels), [*remarks]]:
-                whole = len(digest) == 64 and (problem is not None or len(pixels) == 32)
-                if whole and tuple(known) == stamp and all(isinstance(remark, str) for remark in remarks):
-                    return Inspection(digest, problem, pixels, tuple(remarks))
-        return None
-
-    def save(self, looks: dict[str, _Look]) -> None:
-        fresh = {
-            path: [list(look.stamp), *look.inspection[:3], list(look.inspection.remarks)]
-            for path, look in looks.items()
-            if look.stamp is not None
-        }
-        if self.file is None or all(self.entries.get(path) == look for path, look in fresh.items()):
-            return
-        # A full or read-only disk costs the next run a second look and nothing else.
-        with contextlib.suppress(OSError), atomic_write(self.file) as stream:
-            stream.write(json.dumps({**self.entries, **fresh}).encode())
+def _values(inspection: Inspection) -> list[Any]:
+    """What `_inspection` makes an inspection of again, as JSON gives it back."""
+    return [*inspection[:3], list(inspection.remarks), list(inspection.size)]

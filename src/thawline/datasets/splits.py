@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 
 import numpy as np
 
+from thawline.datasets.targets import Annotations, Size
 from thawline.randomness import counter_seed
 
 if TYPE_CHECKING:
@@ -55,12 +56,14 @@ class Inspection(NamedTuple):
         problem: Why it cannot be used; None: it can.
         pixels: A digest of its decoded pixels: images with the same one look the same.
         remarks: What of it is not used, such as further frames.
+        size: (height, width) of the upright image in pixels; zeros with a problem.
     """
 
     digest: str
     problem: str | None = None
     pixels: str = ""
     remarks: tuple[str, ...] = ()
+    size: Size = (0, 0)
 
 
 class InspectableImages(Images, Protocol):
@@ -80,12 +83,13 @@ class Collection:
     """What a data set holds before anything is drawn from it.
 
     Attributes:
-        images: N images; their labels count through `classes`.
+        images: N images; where there are no annotations, their targets count through `classes`.
         classes: The class names.
         parts: The part of each image by the set's own division. Where no image is in val or in test, that part is
             cut from train.
         warnings: What a reader of the results has to know of how they were found.
         left_out: How many files lie among them and are not part of the set, by ending.
+        annotations: What the set says of each image, in the order of the images; None: its class alone.
     """
 
     images: InspectableImages
@@ -93,6 +97,12 @@ class Collection:
     parts: tuple[Part, ...]
     warnings: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    annotations: Annotations | None = None
+
+    @property
+    def target(self) -> str:
+        """What kind of target each image has (`Splits.target`)."""
+        return "class" if self.annotations is None else self.annotations.KIND
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,152 @@
+"""Images that each have one class: classes to keep, cuts and subsets with the same share of every class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from thawline.datasets.pools import Candidates, Pool, listed
+from thawline.datasets.splits import PARTS, Collection, Inspection, Part, cut, first_of_each_class
+from thawline.datasets.targets import Look
+from thawline.errors import Problem, UsageError, nearest, usage_error
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """How images with one class each are chosen and divided.
+
+    Attributes:
+        classes: Names or indices of the classes to keep; None: all.
+        n_per_class: Training images kept of each class; None: all.
+        fraction: Share of the training images kept, the same of each class; None: all.
+    """
+
+    classes: Sequence[int | str] | None
+    n_per_class: int | None
+    fraction: float | None
+
+    def candidates(self, collection: Collection) -> Candidates:
+        """The images of the chosen classes, in the order of their keys."""
+        images = collection.images
+        kept, mistakable = _chosen(self.classes, collection.classes)
+        # The order of the keys, so that the fingerprint fixes which image an index stands for.
+        wanted = sorted((i for i in range(len(images)) if int(images.targets[i]) in kept), key=images.key)
+        return Candidates(wanted, kept, mistakable)
+
+    def looks(
+        self, collection: Collection, found: Candidates, inspections: Sequence[Inspection], cache_dir: Path | None
+    ) -> list[Look]:
+        """The class of each image, under its new number."""
+        new = {label: number for number, label in enumerate(found.kept)}
+        labels = [int(collection.images.targets[index]) for index in found.indices]
+        return [Look(collection.classes[label], frozenset([new[label]])) for label in labels]
+
+    def targets(self, collection: Collection, indices: Sequence[int], looks: Sequence[Look]) -> NDArray[np.int64]:
+        """(n,) the new numbers of the classes."""
+        return np.array([label for look in looks for label in look.present], dtype=np.int64)
+
+    def check(self, pool: Pool) -> None:
+        """Every part that has images must have all classes."""
+        present = [part for part in PARTS if part in pool.parts]
+        if "train" not in present:
+            raise usage_error("dataset", "there are no training images")
+        part_of = np.asarray(pool.parts)
+        problems = [
+            Problem("dataset.classes", f"classes differ between the splits: {pool.classes[label]!r} is not in {part}")
+            for part in present
+            for label in np.setdiff1d(np.arange(len(pool.classes)), pool.images.targets[part_of == part])
+        ]
+        if problems:
+            raise UsageError(problems)
+
+    def cut(
+        self, pool: Pool, train: NDArray[np.int64], share: float, part: Part, seed: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same share of every class; copies of an image stay on one side."""
+        counts = np.bincount(pool.images.targets[train], minlength=len(pool.classes))
+        if counts.min() < 2:
+            name = pool.classes[int(counts.argmin())]
+            raise usage_error(
+                "dataset", f"class {name!r} has {counts.min()} training images: no {part} part can be cut from it"
+            )
+        rest, chosen = cut(pool.keys, pool.images.targets, train, share, part, seed, pool.contents)
+        _check_cut(pool, chosen, part)
+        return rest, chosen
+
+    def subset(self, pool: Pool, train: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+        """As many, or the same share, of every class."""
+        if self.n_per_class is None and self.fraction is None:
+            return train
+        counts = np.bincount(pool.images.targets[train], minlength=len(pool.classes))
+        if self.n_per_class is not None and counts.min() < self.n_per_class:
+            short = pool.classes[int(counts.argmin())]
+            raise usage_error(
+                "dataset.n_per_class",
+                f"{self.n_per_class} are asked for, but class {short!r} has {counts.min()} training images",
+            )
+        return first_of_each_class(pool.keys, pool.images.targets, train, self.n_per_class, self.fraction, seed)
+
+    def remarks(self, pool: Pool, indices: Mapping[Part, NDArray[np.int64]]) -> list[str]:
+        """A warning where the same image has several classes."""
+        labels: dict[str, set[int]] = {}
+        for content, label in zip(pool.contents, pool.images.targets.tolist(), strict=True):
+            labels.setdefault(content, set()).add(label)
+        several = [key for key, content in zip(pool.keys, pool.contents, strict=True) if len(labels[content]) > 1]
+        return [f"{len(several)} images have a copy in another class: {listed(several, 4)}"] if several else []
+
+
+def _chosen(wanted: Sequence[int | str] | None, names: Sequence[str]) -> tuple[list[int], list[str]]:
+    """The indices of the wanted classes, ascending, and a warning for each number that may be meant otherwise."""
+    if wanted is None:
+        wanted = list(names)
+    chosen: list[int] = []
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    for item in wanted:
+        named = _named(item, names)
+        index = item if named is None else named
+        if isinstance(item, int) and named is not None and named != item and 0 <= item < len(names):
+            warnings.append(
+                f"dataset.classes: {item} is taken as the class called {names[named]!r}, not as the index of "
+                f"{names[item]!r}"
+            )
+        if isinstance(index, str):
+            problems.append(Problem("dataset.classes", f"the set has no class {index!r}{nearest(index, names)}"))
+        elif not 0 <= index < len(names):
+            problems.append(Problem("dataset.classes", f"there is no class {index}: the set has {len(names)}, from 0"))
+        elif index in chosen:
+            problems.append(Problem("dataset.classes", f"class {names[index]!r} is named twice"))
+        else:
+            chosen.append(index)
+    if not problems and len(chosen) < 2:
+        problems.append(Problem("dataset.classes", f"at least two classes are needed, not {len(chosen)}"))
+    if problems:
+        raise UsageError(problems)
+    return sorted(chosen), warnings
+
+
+def _named(item: int | str, names: Sequence[str]) -> int | None:
+    """The index of the class that an item names, if it is a name: 1 also names "01" where nothing is called "1"."""
+    if str(item) in names:
+        return names.index(str(item))
+    padded = [
+        index for index, name in enumerate(names) if isinstance(item, int) and name.isdecimal() and int(name) == item
+    ]
+    return padded[0] if len(padded) == 1 else None
+
+
+def _check_cut(pool: Pool, part: NDArray[np.int64], name: Part) -> None:
+    """A class of which all images are copies of one another cannot be on both sides."""
+    for label in np.setdiff1d(np.arange(len(pool.classes)), pool.images.targets[part]):
+        raise usage_error(
+            "dataset",
+            f"class {pool.classes[label]!r} has too few different images: no {name} part can be cut from it without "
+            "copies of its training images",
+        )
