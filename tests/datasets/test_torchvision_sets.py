@@ -229,7 +229,7 @@ def test_every_config_of_a_data_set_is_whole(name):
     path = REPOSITORY / "conf" / "dataset" / f"{name}.yaml"
     assert path.read_text().startswith("# ")
     node = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    if name == "image_folder":
+    if name in ("image_folder", "mask_folder"):
         node["root"] = "images"
     dataset = resolve(node)
     assert set(node) - {"_target_"} == set(type(dataset).model_fields)

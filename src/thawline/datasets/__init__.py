@@ -1,17 +1,22 @@
 """Data sets: images with labels, divided into train, val and test, with class-balanced nested subsets.
 
-A new one is a subclass of `ImageDataset` with `check` and `collect`, and a yaml in ``conf/dataset``.
+A new one is a subclass of `ImageDataset` (a class for each image) or `AnnotatedDataset` (masks, objects, several
+classes, numbers) with `check` and `collect`, and a yaml in ``conf/dataset``.
 """
 
-from thawline.datasets.base import ImageDataset
+from thawline.datasets.base import AnnotatedDataset, ImageDataset
 from thawline.datasets.digits import Digits
 from thawline.datasets.ignored import not_reading
 from thawline.datasets.image_folder import ImageFolder
 from thawline.datasets.images import ArrayImages, FileImages
+from thawline.datasets.mask_folder import MaskFolder
 from thawline.datasets.splits import Collection, Dataset, Images, Split, Splits
+from thawline.datasets.targets import IGNORE, Mask, Objects
 from thawline.datasets.torchvision_sets import TorchvisionDataset
 
 __all__ = [
+    "IGNORE",
+    "AnnotatedDataset",
     "ArrayImages",
     "Collection",
     "Dataset",
@@ -20,6 +25,9 @@ __all__ = [
     "ImageDataset",
     "ImageFolder",
     "Images",
+    "Mask",
+    "MaskFolder",
+    "Objects",
     "Split",
     "Splits",
     "TorchvisionDataset",

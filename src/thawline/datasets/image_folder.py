@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, NamedTuple, NoReturn
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from thawline.datasets.base import Folder, ImageDataset
+from thawline.datasets.folders import PART_NAMES, SPLITS_FILE, check_folder, normal, on_disk, unsearchable
 from thawline.datasets.ignored import ending, is_output, is_system
 from thawline.datasets.image_files import EXTENSIONS
 from thawline.datasets.images import FileImages
+from thawline.datasets.pools import MOST_NAMED, shortened
 from thawline.datasets.splits import Collection, Part
 from thawline.datasets.table import read_table
 from thawline.errors import Problem, UsageError, usage_error
 
-SPLITS_FILE = "splits.csv"
-_PART_NAMES: dict[str, Part] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-_ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")
-_MOST_NAMED = 20
 _OUTSIDE = "images outside the class folders"
 _UNLISTED = f"images that {SPLITS_FILE} does not list"
 
@@ -80,13 +69,7 @@ class ImageFolder(ImageDataset):
 
     def check(self) -> None:
         """Whether the folder is there."""
-        if self.root.is_dir():
-            return
-        if not self.root.exists():
-            raise usage_error("dataset.root", f"{self.root}: no such folder{_quoting(self.root.name)}")
-        if self.root.suffix.lower() in _ARCHIVES:
-            raise usage_error("dataset.root", f"{self.root} is an archive: unpack it and give the folder")
-        raise usage_error("dataset.root", f"{self.root} is not a folder")
+        check_folder(self.root)
 
     def collect(self) -> Collection:
         """The images by the layout that the folder has."""
@@ -112,15 +95,6 @@ class ImageFolder(ImageDataset):
         return Collection(images, classes, parts, tuple(survey.warnings), dict(survey.left_out))
 
 
-def _quoting(name: str) -> str:
-    """A hint where the configuration may have read the folder's name as a number, and so changed it."""
-    try:
-        float(name)
-    except ValueError:
-        return ""
-    return "; a name that reads as a number is written in quotes: 'dataset.root=\"NAME\"'"
-
-
 def _in_order(names: set[str]) -> tuple[str, ...]:
     if all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
@@ -133,7 +107,7 @@ def _subfolders(survey: _Survey, below: str = "") -> list[str]:
     try:
         items = sorted((survey.root / below).iterdir(), key=lambda item: item.name)
     except OSError as error:
-        _unsearchable(error)
+        unsearchable(error)
     for item in items:
         if not item.is_dir():
             is_image = ending(item.name) in EXTENSIONS
@@ -151,7 +125,7 @@ def _split_folders(survey: _Survey) -> dict[Part, str]:
     names = _subfolders(trial)
     folders: dict[Part, str] = {}
     for name in names:
-        part = _PART_NAMES.get(name.lower())
+        part = PART_NAMES.get(name.lower())
         if part is None:
             continue
         if part in folders:
@@ -175,7 +149,7 @@ def _class_folders(survey: _Survey, below: str, part: Part, *, required: bool) -
     problems: list[Problem] = []
     spellings: dict[str, list[str]] = {}
     for name in _subfolders(survey, below):
-        spellings.setdefault(_normal(name), []).append(name)
+        spellings.setdefault(normal(name), []).append(name)
     for label, names in spellings.items():
         if len(names) > 1:
             survey.warnings.append(
@@ -190,7 +164,7 @@ def _class_folders(survey: _Survey, below: str, part: Part, *, required: bool) -
                 problems.append(Problem("dataset.root", what))
             entries += [_Entry(path, label, part) for path in sorted(found.paths)]
     if problems:
-        raise UsageError(_shortened(problems))
+        raise UsageError(shortened(problems))
     return entries
 
 
@@ -207,7 +181,7 @@ def _image_paths(survey: _Survey, folder: str) -> _Found:
     """The image files below a folder of the root; what else is there is counted in the survey."""
     found = _Found()
     seen: set[str] = set()
-    for place, folders, files in os.walk(survey.root / folder, followlinks=True, onerror=_unsearchable):
+    for place, folders, files in os.walk(survey.root / folder, followlinks=True, onerror=unsearchable):
         # A link to a folder above would be walked forever.
         real = os.path.realpath(place)
         if real in seen:
@@ -230,13 +204,9 @@ def _image_paths(survey: _Survey, folder: str) -> _Found:
     return found
 
 
-def _unsearchable(error: OSError) -> NoReturn:
-    raise usage_error("dataset.root", f"{error.filename}: cannot be searched: {error.strerror or error}") from None
-
-
 def _instead(left_out: Counter[str]) -> str:
     """What there is where images were expected."""
-    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items())[:_MOST_NAMED])
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items())[:MOST_NAMED])
     return f"; left out there: {listed}" if listed else ""
 
 
@@ -253,7 +223,7 @@ def _from_table(survey: _Survey) -> list[_Entry]:
         else:
             entries[entry.path] = entry
     if problems:
-        raise UsageError(_shortened(problems))
+        raise UsageError(shortened(problems))
     _count_unlisted(survey, entries)
     return list(entries.values())
 
@@ -277,51 +247,8 @@ def _entry(root: Path, row: dict[str, str]) -> _Entry | str:
     path = PurePosixPath(row["path"])
     if path.is_absolute() or ".." in path.parts:
         return f"{row['path']!r} leaves the folder"
-    part = _PART_NAMES.get(split.lower())
+    part = PART_NAMES.get(split.lower())
     if part is None:
         return f"unknown split {split!r}: it must be train, val or test"
-    there = _on_disk(root, row["path"])
-    return f"no such file: {row['path']!r}" if there is None else _Entry(there, _normal(label), part)
-
-
-def _on_disk(root: Path, written: str) -> str | None:
-    """The file below the root that a table means: as written, or as another system would write it."""
-    for text in dict.fromkeys((written, written.strip(), written.strip().replace("\\", "/"))):
-        path = PurePosixPath(text)
-        if ".." in path.parts or path.is_absolute():
-            continue
-        if _is_file(root / path):
-            return path.as_posix()
-        if not text.isascii() and (found := _as_encoded(root, path.parts)) is not None:
-            return found.relative_to(root).as_posix()
-    return None
-
-
-def _as_encoded(place: Path, names: Sequence[str]) -> Path | None:
-    """The file with these names below `place`, with their accents encoded as they are on disk."""
-    if not names:
-        return place if _is_file(place) else None
-    try:
-        alike = sorted(item for item in place.iterdir() if _normal(item.name) == _normal(names[0]))
-    except OSError:
-        return None
-    found = (_as_encoded(item, names[1:]) for item in alike)
-    return next((file for file in found if file is not None), None)
-
-
-def _normal(name: str) -> str:
-    """Composed accents: macOS and some archives write them apart, others together."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # the name is too long, or holds a NUL
-        return False
-
-
-def _shortened(problems: Sequence[Problem]) -> list[Problem]:
-    more = len(problems) - _MOST_NAMED
-    rest = [Problem("dataset.root", f"and {more} more of the kind")] if more > 0 else []
-    return [*problems[:_MOST_NAMED], *rest]
+    there = on_disk(root, row["path"])
+    return f"no such file: {row['path']!r}" if there is None else _Entry(there, normal(label), part)

@@ -1,4 +1,4 @@
-"""A table of path, label and split, as spreadsheets and programs write it."""
+"""A table of paths and what belongs to each, as spreadsheets and programs write it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ _DELIMITERS = (",", ";", "\t", "|")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_table(table: Path) -> list[tuple[int, dict[str, str] | str]]:
-    """The rows of a CSV file by line number: the values of `COLUMNS`, or what is wrong with the row.
+def read_table(
+    table: Path, columns: Sequence[str] = COLUMNS, *, others: bool = False, field: str = "dataset.root"
+) -> list[tuple[int, dict[str, str] | str]]:
+    """The rows of a CSV file by line number: the values of `columns`, or what is wrong with the row.
 
     It may be separated by commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with blanks after the separators, and
     begin with a line such as ``sep=;``. Columns may be in any order, in capital letters, and more than these.
+
+    Args:
+        table: The file.
+        columns: The columns that it must have, in small letters.
+        others: Give the values of all other columns, too, by their names as they are written.
+        field: The field of the configuration that names the table.
 
     Raises:
         UsageError: it cannot be read, is in another encoding, or lacks a column; names the file and the cause.
@@ -31,18 +39,21 @@ def read_table(table: Path) -> list[tuple[int, dict[str, str] | str]]:
         if skipped:
             text, header = rest, rest.partition("\n")[0]
         reader = csv.reader(
-            io.StringIO(text, newline=""), delimiter=_delimiter(header), skipinitialspace=True, strict=True
+            io.StringIO(text, newline=""), delimiter=_delimiter(header, columns), skipinitialspace=True, strict=True
         )
-        names = [name.strip().lower() for name in next(reader, [])]
-        _check_columns(table, names, skipped + 1)
-        places = {name: names.index(name) for name in COLUMNS}
+        written = [name.strip() for name in next(reader, [])]
+        names = [name.lower() for name in written]
+        _check_columns(table, names, columns, skipped + 1, field)
+        places = {name: names.index(name) for name in columns}
+        if others:
+            places |= {name: place for place, name in enumerate(written) if place not in places.values()}
         return [(skipped + reader.line_num, _row(row, places, len(names))) for row in reader if row]
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         message = f"line {line} is not UTF-8 (byte 0x{error.object[error.start]:02x}): save the table as CSV UTF-8"
-        raise usage_error("dataset.root", f"{table}: {message}") from None
+        raise usage_error(field, f"{table}: {message}") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise usage_error("dataset.root", f"{table}: not a readable table: {error}") from None
+        raise usage_error(field, f"{table}: not a readable table: {error}") from None
 
 
 def _text(content: bytes) -> str:
@@ -53,21 +64,21 @@ def _text(content: bytes) -> str:
     return content.decode("utf-8-sig")
 
 
-def _delimiter(header: str) -> str:
+def _delimiter(header: str, columns: Sequence[str]) -> str:
     """The separator with which most of the columns are found."""
 
     def found(delimiter: str) -> int:
-        return len({name.strip().strip('"').lower() for name in header.split(delimiter)} & set(COLUMNS))
+        return len({name.strip().strip('"').lower() for name in header.split(delimiter)} & set(columns))
 
     return max(_DELIMITERS, key=found)
 
 
-def _check_columns(table: Path, names: Sequence[str], line: int) -> None:
-    missing = [column for column in COLUMNS if column not in names]
+def _check_columns(table: Path, names: Sequence[str], columns: Sequence[str], line: int, field: str) -> None:
+    missing = [column for column in columns if column not in names]
     if missing:
         there = ", ".join(map(repr, names)) or "nothing"
-        message = f"line {line} must name the columns {', '.join(COLUMNS)}; it lacks {', '.join(missing)}"
-        raise usage_error("dataset.root", f"{table}: {message} and has {there}")
+        message = f"line {line} must name the columns {', '.join(columns)}; it lacks {', '.join(missing)}"
+        raise usage_error(field, f"{table}: {message} and has {there}")
 
 
 def _row(row: Sequence[str], places: dict[str, int], columns: int) -> dict[str, str] | str:
