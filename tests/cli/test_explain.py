@@ -15,7 +15,7 @@ from thawline.errors import nearest
         (
             "dataset.n_per_class",
             [
-                "dataset.n_per_class: a whole number or null, at least 1; default null",
+                "dataset.n_per_class: a whole number or null, at least 1; default null (not of mask_folder)",
                 "  Training images kept of each class; null keeps all",
             ],
         ),

@@ -31,13 +31,21 @@ _NO_GROUPS = ("hydra",)
 
 @dataclass(frozen=True)
 class Field:
-    """A field of the configuration: path, what it takes and means, its default, and the options that alone have it."""
+    """A field of the configuration: path, what it takes and means, its default, and the options that alone have it, or lack it."""
 
     path: str
     takes: str
     meaning: str
     default: str
     options: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+
+    def where(self, written: str = "{}") -> str:
+        """Which options have it, each name `written` so, said by whichever names are fewer; empty where all do."""
+        if not self.options:
+            return ""
+        few, word = (self.lacking, "not of") if len(self.lacking) < len(self.options) else (self.options, "of")
+        return f" ({word} {', '.join(written.format(name) for name in few)})"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -100,7 +108,7 @@ def markdown() -> str:
             lines += [""] if files else []
             lines += ["| field | takes | default | meaning |", "| :--- | :--- | :--- | :--- |"]
             for field in own:
-                where = f" (of {', '.join(f'`{name}`' for name in field.options)})" if field.options else ""
+                where = field.where("`{}`")
                 cells = (f"`{field.path}`", field.takes, f"`{field.default}`", f"{field.meaning}{where}")
                 lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines) + "\n"
@@ -127,7 +135,7 @@ def _print(path: str) -> None:
         for name, file in shown.items():
             console.print(Text(f"  {name:<{width}}  {_about(file)}"), soft_wrap=True)
     for field in chosen:
-        of = f" (of {', '.join(field.options)})" if field.options and not option else ""
+        of = "" if option else field.where()
         console.print(
             Text.assemble((field.path, "bold"), f": {field.takes}; default {field.default}{of}"), soft_wrap=True
         )
@@ -149,7 +157,8 @@ def _of_group(group: str, info: FieldInfo, files: Mapping[str, Path]) -> Iterato
     for (path, takes), found in merged.items():
         having = tuple(dict.fromkeys(option for option, _ in found))
         meaning = next((field.meaning for _, field in found if field.meaning), "")
-        yield Field(path, takes, meaning, _defaults(found), having if len(having) < len(files) else ())
+        lacking = tuple(option for option in files if option not in having)
+        yield Field(path, takes, meaning, _defaults(found), having if lacking else (), lacking)
 
 
 def _defaults(found: Sequence[tuple[str, Field]]) -> str:
