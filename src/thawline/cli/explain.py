@@ -31,7 +31,7 @@ _NO_GROUPS = ("hydra",)
 
 @dataclass(frozen=True)
 class Field:
-    """A field of the configuration: path, what it takes and means, its default, and the options that alone have it, or lack it."""
+    """A field of the configuration: path, what it takes and means, default, and the options that have, or lack, it."""
 
     path: str
     takes: str
