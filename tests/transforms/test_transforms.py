@@ -14,7 +14,7 @@ from thawline.preprocessing import Preprocessing
 from thawline.specs import resolve
 from thawline.transforms import Transform
 
-CONF = Path(__file__).parents[1] / "conf" / "transform"
+CONF = Path(__file__).parents[2] / "conf" / "transform"
 V2 = "torchvision.transforms.v2."
 
 
