@@ -30,9 +30,9 @@ from .parts import rate
 import helper
 
 class Mine(Linear):
-    def build(self, feature_dim, classes, source, seed):
+    def build(self, features, classes, source, seed):
         from own import late
-        return super().build(feature_dim, classes, source, seed)
+        return super().build(features, classes, source, seed)
 """
 FILES = {
     "own/__init__.py": "from own.head import Mine\n",

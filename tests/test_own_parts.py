@@ -80,9 +80,9 @@ class Ends(Spec):
 class NoBias(Spec):
     """A head: one linear layer without bias."""
 
-    def build(self, feature_dim, classes, source, seed):
+    def build(self, features, classes, source, seed):
         with seeded("head", seed):
-            return nn.Linear(feature_dim, len(classes), bias=False)
+            return nn.Linear(features.width, len(classes), bias=False)
 
 
 class Added(nn.Module):

@@ -66,9 +66,9 @@ class Spare(nn.Linear):
 class WithSpare(Spec):
     kind: Literal["spare"] = "spare"
 
-    def build(self, feature_dim, classes, source, seed):
+    def build(self, features, classes, source, seed):
         torch.manual_seed(seed)
-        return Spare(feature_dim, len(classes))
+        return Spare(features.width, len(classes))
 """
 
 
@@ -218,7 +218,7 @@ def test_what_two_ranks_judge_is_the_network_that_they_keep(train, strategy):
     model = build_model(run)
     restore(model, plan.folder / BEST_FILE)
     rows = np.sort(plan.splits.test.indices)
-    logits, _ = outputs_of(plan, model, decoded_images(run), rows)
+    logits = outputs_of(plan, model, decoded_images(run), rows)
     kept = predictions(record)
     assert np.array_equal(kept["index"], rows)
     assert np.allclose(kept["probabilities"], logits.softmax(dim=1).numpy(), atol=1e-5)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
@@ -10,7 +11,7 @@ from pydantic import Field, field_validator
 
 from thawline.backbones.weights import is_path
 from thawline.layer_groups import Granularity, LayerGroup
-from thawline.network import SourceClassifier
+from thawline.network import Features, SourceClassifier
 from thawline.preprocessing import Preprocessing, Triple
 from thawline.records import WeightsRecord
 from thawline.specs import Spec
@@ -30,15 +31,17 @@ class Backbone:
     """A source network without its classifier.
 
     Attributes:
-        module: normalised images (B, 3, H, W) -> features (B, feature_dim).
+        module: normalised images (B, 3, H, W) -> features (B, feature_dim), or a tuple of maps, one for each of
+            `channels`.
         name: as the library calls it.
-        feature_dim: the width of its features, measured.
+        feature_dim: the width of its features, measured; of maps, the channels of the deepest.
         input_size: (H, W) in pixels that the network is built for.
         preprocessing: how the source's images became its input; every field is known.
         groups: its layer groups; names of parameters are the module's.
         source_classifier: the linear classifier it was trained with, where the weights have one. In a skeleton its
             tensors have shapes and no values.
         weights: where they come from.
+        channels: of maps, stride -> channels, ascending; empty where it gives one vector.
     """
 
     module: nn.Module
@@ -49,6 +52,11 @@ class Backbone:
     groups: tuple[LayerGroup, ...]
     source_classifier: SourceClassifier | None
     weights: WeightsRecord
+    channels: Mapping[int, int] = field(default_factory=dict)
+
+    def features(self, size: Size) -> Features:
+        """What a head gets of images of this size."""
+        return Features(self.feature_dim, self.channels, size)
 
     @property
     def mean(self) -> tuple[float, ...]:

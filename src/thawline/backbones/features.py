@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
@@ -12,7 +12,8 @@ from thawline.backbones.weights import first_line
 from thawline.errors import usage_error
 from thawline.layer_groups import Granularity, LayerGroup, Trace, layer_groups, trace
 
-_ENCODER = "encoder"
+ENCODER = "encoder"
+"""The place of a library's network in a module of ours."""
 
 
 class PooledFeatures(nn.Module):
@@ -44,19 +45,23 @@ def as_backbone(
         UsageError: the network does not take images of this size, or gives something else than features.
     """
     traced = _traced(network, size, name)
-    _keep_as_buffers(network, {parameter for parameter, _ in network.named_parameters()}.difference(traced.used))
+    keep_as_buffers(network, {parameter for parameter, _ in network.named_parameters()}.difference(traced.used))
     groups = layer_groups(network, granularity, size, traced.used)
     shape = traced.output_shape
     if shape is None or len(shape) > 3:
         raise usage_error("backbone.name", f"{name} gives outputs of shape {shape}, not features")
     if len(shape) == 1:
         return network, shape[0], groups
-    renamed = (
-        LayerGroup(group.index, group.name, tuple(f"{_ENCODER}.{parameter}" for parameter in group.parameters))
+    module = PooledFeatures(network, len(shape) + 1)
+    return module, shape[1] if len(shape) == 2 else shape[0], renamed(groups)
+
+
+def renamed(groups: Sequence[LayerGroup]) -> tuple[LayerGroup, ...]:
+    """The layer groups of a network by the names that its parameters have where it is an encoder."""
+    return tuple(
+        LayerGroup(group.index, group.name, tuple(f"{ENCODER}.{parameter}" for parameter in group.parameters))
         for group in groups
     )
-    module = PooledFeatures(network, len(shape) + 1)
-    return module, shape[1] if len(shape) == 2 else shape[0], tuple(renamed)
 
 
 def _traced(network: nn.Module, size: Size, name: str) -> Trace:
@@ -67,7 +72,8 @@ def _traced(network: nn.Module, size: Size, name: str) -> Trace:
         raise usage_error("backbone.input_size", message) from None
 
 
-def _keep_as_buffers(network: nn.Module, names: Collection[str]) -> None:
+def keep_as_buffers(network: nn.Module, names: Collection[str]) -> None:
+    """Make buffers of these parameters; the state dict stays what it is."""
     for name in names:
         path, _, own = name.rpartition(".")
         owner = network.get_submodule(path)

@@ -20,6 +20,8 @@ from thawline.training.batches import Rows
 class Activations:
     """Of N images: `groups` has one (N, C) per layer group, in their order, `features` is (N, feature_dim).
 
+    Of a backbone that gives maps, the features are the deepest one, pooled.
+
     A group whose output is not one tensor has None.
     """
 
@@ -86,7 +88,10 @@ class _Watched:
         return keep
 
     def _keep_features(self, head: nn.Module, inputs: Any) -> None:
-        self._features.append(inputs[0].float().cpu())
+        features = inputs[0]
+        if not isinstance(features, torch.Tensor):
+            features = features[-1].mean(dim=(2, 3))
+        self._features.append(features.float().cpu())
 
     def end_batch(self) -> None:
         """Pool the last outputs of every group."""

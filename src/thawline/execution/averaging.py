@@ -17,9 +17,9 @@ from torch import nn
 from thawline.errors import usage_error
 from thawline.execution.decoding import decoded_images
 from thawline.execution.diagnostics import Diagnosis
-from thawline.execution.evaluate import Metrics, metrics_of, outputs_of
+from thawline.execution.evaluate import Metrics, evaluated
 from thawline.execution.finish import Finished, RunResults, finish
-from thawline.execution.inputs import AugmentedInputs, ImageInputs
+from thawline.execution.inputs import image_inputs
 from thawline.execution.weights import recorded_file, source_backbone, with_head
 from thawline.freeze_policies import Phase
 from thawline.planning.context import RunContext
@@ -30,7 +30,7 @@ from thawline.records import Record, Selection, run_folder
 from thawline.records.metrics import NEVER
 from thawline.records.names import BEST_FILE
 from thawline.training.batches import Rows
-from thawline.training.module import Predictions
+from thawline.training.evaluation import Predictions
 
 Tensors = Mapping[str, torch.Tensor]
 OnCandidate = Callable[[Mapping[str, Any]], None]
@@ -229,8 +229,7 @@ class _Average:
     def _training_batches(self) -> Iterator[torch.Tensor]:
         """The training images once, augmented as in the first epoch, in batches of nearly equal size."""
         plan, decoded = self._run.plan, decoded_images(self._run)
-        random = plan.transform.is_random
-        inputs = AugmentedInputs(decoded, plan.transform, plan.settings.data_seed) if random else ImageInputs(decoded)
+        inputs = image_inputs(plan, decoded)["train"]
         rows = plan.splits.train.indices
         for batch in np.array_split(rows, -(-len(rows) // plan.settings.trainer.batch_size)):
             (images,) = inputs.read(0, batch)
@@ -255,11 +254,9 @@ class _Average:
 
     def _evaluated(self, rows: Rows) -> tuple[Metrics, Predictions]:
         """The metrics of the model as it is on these samples, and what it says of each."""
-        plan, rows = self._run.plan, np.sort(rows)
-        outputs, _ = outputs_of(plan, self._model, decoded_images(self._run), rows)
-        targets = torch.from_numpy(plan.splits.images.targets[rows])
-        predictions = Predictions.of(plan.settings.task, outputs, targets, torch.from_numpy(rows))
-        return metrics_of(plan, outputs, targets), predictions
+        plan = self._run.plan
+        targets = plan.settings.task.evaluation_targets(plan.splits.images.targets, plan.transform)
+        return evaluated(plan, self._model, decoded_images(self._run), targets, np.sort(rows))
 
     def _report(self) -> dict[str, Any]:
         chosen = {key: value for key, value in self._best_row.items() if key in ("alpha", "ingredients")}

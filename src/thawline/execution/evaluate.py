@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -14,16 +15,18 @@ from thawline.planning.plan import Plan
 from thawline.planning.shift import ShiftedSet
 from thawline.records import SplitRecord
 from thawline.store.decoded_images import DecodedImages, decoded
+from thawline.tasks import Targets
 from thawline.training.batches import OrderedBatches, Rows, Shard
+from thawline.training.evaluation import MetricBatches, Predictions
 
 Metrics = dict[str, float | None]
 _MIXED = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
-def outputs_of(
+def outputs_in_batches(
     plan: Plan, model: TransferModel, images: DecodedImages, rows: Rows, shard: Shard | None = None
-) -> tuple[torch.Tensor, Rows]:
-    """The outputs (N, ...) for this process's share of the images `rows`, on the CPU, and the share's rows (N,).
+) -> Iterator[tuple[Any, Rows]]:
+    """The outputs for this process's share of the images `rows`, on the CPU, and the images' rows, batch by batch.
 
     Args:
         plan: the run; its batch size, precision and device are taken.
@@ -36,11 +39,31 @@ def outputs_of(
     settings, device = plan.settings, device_of(plan.settings)
     mixed = _MIXED.get(settings.trainer.precision)
     model.to(device).eval()
-    outputs = []
-    with torch.inference_mode(), torch.autocast(device.type, dtype=mixed, enabled=mixed is not None):
-        for _, batch, _ in OrderedBatches(rows, settings.trainer.eval_batch_size, shard):
-            outputs.append(model(images.read(batch).to(device)).float().cpu())
-    return torch.cat(outputs).clone(), rows[shard.rank :: shard.world_size]
+    for _, batch, _ in OrderedBatches(rows, settings.trainer.eval_batch_size, shard):
+        with torch.inference_mode(), torch.autocast(device.type, dtype=mixed, enabled=mixed is not None):
+            outputs = model(images.read(batch).to(device))
+        yield _on_cpu(outputs), batch
+
+
+def outputs_of(plan: Plan, model: TransferModel, images: DecodedImages, rows: Rows) -> torch.Tensor:
+    """The outputs (N, ...) for the images `rows`, on the CPU, of a task whose outputs are one tensor."""
+    return torch.cat([outputs for outputs, _ in outputs_in_batches(plan, model, images, rows)]).clone()
+
+
+def evaluated(
+    plan: Plan, model: TransferModel, images: DecodedImages, targets: Targets, rows: Rows
+) -> tuple[Metrics, Predictions]:
+    """The metrics of a model on the images `rows`, and what the task keeps of each; all of it in this process.
+
+    `targets` are those of evaluation, addressed as the images are.
+    """
+    task, kept = plan.settings.task, []
+    batches = MetricBatches(task.metrics(plan.outputs))
+    for outputs, batch in outputs_in_batches(plan, model, images, rows):
+        wanted = targets.read(0, batch)
+        batches.add(outputs, wanted)
+        kept.append(Predictions.of(task, outputs, wanted, torch.from_numpy(batch)))
+    return dict(batches.compute()), Predictions.joined(kept)
 
 
 def metrics_of(plan: Plan, outputs: torch.Tensor, targets: torch.Tensor, among: Rows | None = None) -> Metrics:
@@ -53,6 +76,15 @@ def metrics_of(plan: Plan, outputs: torch.Tensor, targets: torch.Tensor, among: 
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
+def _on_cpu(outputs: Any) -> Any:
+    """Tensors, in whatever a head gives, in single precision where they are floating."""
+    if isinstance(outputs, torch.Tensor):
+        return (outputs.float() if outputs.is_floating_point() else outputs).cpu()
+    if isinstance(outputs, Mapping):
+        return {name: _on_cpu(value) for name, value in outputs.items()}
+    return [_on_cpu(value) for value in outputs]
+
+
 def shifted_metrics(run: RunContext, model: TransferModel) -> dict[str, Metrics]:
     """The metrics of every further test set, ``test/<name>``, and of every mean over several.
 
@@ -60,8 +92,7 @@ def shifted_metrics(run: RunContext, model: TransferModel) -> dict[str, Metrics]
     """
     plan, found = run.plan, dict[str, Metrics]()
     for item in plan.shifted:
-        outputs, targets = _of_shifted(run, model, item)
-        found[f"test/{item.name}"] = metrics_of(plan, outputs, targets, item.outputs)
+        found[f"test/{item.name}"] = _of_shifted(run, model, item)
     return found | _means(plan.shifted, found)
 
 
@@ -82,8 +113,9 @@ def shifted_splits(plan: Plan) -> dict[str, SplitRecord]:
     }
 
 
-def _of_shifted(run: RunContext, model: TransferModel, item: ShiftedSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outputs (N, ...) and targets (N, ...) of all samples of a set, on the CPU."""
+def _of_shifted(run: RunContext, model: TransferModel, item: ShiftedSet) -> Metrics:
+    """The metrics of all samples of a set, by all devices together."""
+    plan, task = run.plan, run.settings.task
     images = decoded(
         run.session.data.store(run.settings.cache),
         item.split.images,
@@ -93,10 +125,28 @@ def _of_shifted(run: RunContext, model: TransferModel, item: ShiftedSet) -> tupl
         fingerprint=item.fingerprint,
         indices=item.split.indices,
     )
-    outputs, rows = outputs_of(run.plan, model, images, item.split.indices, distributed.shard())
-    images.close()
-    shares = distributed.gathered((outputs, torch.from_numpy(item.targets[rows])))
-    return torch.cat([share[0] for share in shares]), torch.cat([share[1] for share in shares])
+    targets = task.evaluation_targets(item.targets, plan.transform)
+    shares = outputs_in_batches(plan, model, images, item.split.indices, distributed.shard())
+    pairs = ((outputs, targets.read(0, rows)) for outputs, rows in shares)
+    try:
+        return _as_one(plan, pairs, item.outputs) if task.COUNTS_IMAGES else _batch_by_batch(plan, pairs)
+    finally:
+        images.close()
+
+
+def _as_one(plan: Plan, pairs: Iterator[tuple[Any, Any]], among: Rows | None) -> Metrics:
+    """The metrics of outputs and targets that are small tensors: every device computes those of all."""
+    outputs, targets = zip(*pairs, strict=True)
+    shares = distributed.gathered((torch.cat(outputs).clone(), torch.cat(targets)))
+    return metrics_of(plan, torch.cat([one for one, _ in shares]), torch.cat([two for _, two in shares]), among)
+
+
+def _batch_by_batch(plan: Plan, pairs: Iterator[tuple[Any, Any]]) -> Metrics:
+    """The metrics of outputs too large to be kept; the metrics add up the devices' shares themselves."""
+    batches = MetricBatches(plan.settings.task.metrics(plan.outputs))
+    for outputs, targets in pairs:
+        batches.add(outputs, targets)
+    return dict(batches.compute())
 
 
 def _means(sets: Sequence[ShiftedSet], found: Mapping[str, Metrics]) -> dict[str, Metrics]:

@@ -43,7 +43,7 @@ from thawline.records import (
 from thawline.records.names import BEST_FILE, PREDICTIONS_FILE
 from thawline.runtime.clock import now
 from thawline.runtime.memory import peak_memory_bytes
-from thawline.training.module import Predictions
+from thawline.training.evaluation import Predictions
 
 if TYPE_CHECKING:
     from thawline.backbones import Backbone

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,17 +13,19 @@ from torch import nn
 
 from thawline.execution.decoding import decoded_images
 from thawline.freeze_policies import Phase
+from thawline.heads import strides_of
 from thawline.network.model import TransferModel
 from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
 from thawline.records import StoredValue, ThawLineRecord
 from thawline.store.decoded_images import DecodedImages
 from thawline.store.store import ArraySpec, Entry, EntrySpec, Store, StoreRefusedError
+from thawline.tasks import MovingTargets, Views
+from thawline.tasks.targets import Target
 from thawline.thaw_line.cost import decide, machine_rates
 from thawline.thaw_line.partition import ThawLine, UntraceableError
 from thawline.training.batches import Rows, SplitData
 from thawline.training.module import Forwards
-from thawline.transforms import Transform
 
 _PREFIX_BATCH = 64
 _EXAMPLE_BATCH = 2
@@ -42,22 +44,29 @@ class ImageInputs:
 
 @dataclass(frozen=True)
 class AugmentedInputs:
-    """Decoded images, each augmented as a function of (data seed, epoch, index).
-
-    With `views` > 0 the epochs cycle through that many views of each image.
-    """
+    """Decoded images, each augmented as a function of (data seed, epoch, index), and of targets that move with it."""
 
     decoded: DecodedImages
-    transform: Transform
-    data_seed: int
-    views: int = 0
+    views: Views
+    placed: Callable[[int], Target | None] = lambda row: None
 
     def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
         """The views of these samples in this epoch."""
-        view = epoch % self.views if self.views else epoch
-        images = self.decoded.read(rows)
-        pairs = zip(images, rows.tolist(), strict=True)
-        return (torch.stack([self.transform.augment(image, self.data_seed, view, row) for image, row in pairs]),)
+        pairs = zip(self.decoded.read(rows), rows.tolist(), strict=True)
+        return (torch.stack([self.views.image(image, epoch, row, self.placed(row)) for image, row in pairs]),)
+
+
+@dataclass(frozen=True)
+class WithHead:
+    """The thawed side of a line that ends at the feature maps: what is left of the backbone, and the head."""
+
+    suffix: nn.Module
+    head: nn.Module
+
+    def __call__(self, *values: torch.Tensor, targets: Any = None) -> Any:
+        """The outputs of the head for the line's values."""
+        maps = self.suffix(*values)
+        return self.head(maps) if targets is None else self.head(maps, targets)
 
 
 @dataclass(frozen=True)
@@ -95,13 +104,15 @@ def phase_inputs(
         pristine: whether everything that this phase freezes still has its source weights.
     """
     plan, decoded = run.plan, decoded_images(run)
-    images = _image_inputs(plan, decoded)
+    images = image_inputs(plan, decoded)
     whole = PhaseInputs(_parts(plan, images), Forwards(model, model))
     reason = whole_because or _why_not(plan)
     if reason:
         return _explained(whole, reason)
     try:
-        line = run.session.lines.of_phase(model, phase, _example(plan, model), reuse=pristine)
+        line = run.session.lines.of_phase(
+            model, phase, _example(plan, model), reuse=pristine, of_maps=bool(strides_of(plan.settings.head))
+        )
     except UntraceableError as error:
         return _explained(whole, f"not traceable: {error}")
     if line.is_whole:
@@ -131,17 +142,28 @@ def _explained(inputs: PhaseInputs, reason: str, **facts: Any) -> PhaseInputs:
     return PhaseInputs(inputs.parts, inputs.forwards, ThawLineRecord(reason=reason, **facts))
 
 
-def _image_inputs(plan: Plan, decoded: DecodedImages) -> dict[str, ImageInputs | AugmentedInputs]:
+def image_inputs(plan: Plan, decoded: DecodedImages) -> dict[str, ImageInputs | AugmentedInputs]:
+    """The images of each split as a model reads them, augmented in training."""
     plain = ImageInputs(decoded)
     train: ImageInputs | AugmentedInputs = plain
     if plan.transform.is_random:
-        train = AugmentedInputs(decoded, plan.transform, plan.settings.data_seed, plan.settings.cache.views)
+        train = AugmentedInputs(decoded, _views(plan))
+        targets = plan.settings.task.training_targets(plan.splits.images.targets, train.views)
+        if plan.settings.task.WHOLE_IMAGES:
+            train = replace(train, placed=cast("MovingTargets", targets).placed)
     return {"train": train, "val": plain, "test": plain}
 
 
+def _views(plan: Plan) -> Views:
+    return Views(plan.transform, plan.settings.data_seed, plan.settings.cache.views)
+
+
 def _parts(plan: Plan, inputs: dict[str, Any]) -> dict[str, SplitData]:
+    task, targets = plan.settings.task, plan.splits.images.targets
+    trained, evaluated = task.training_targets(targets, _views(plan)), task.evaluation_targets(targets, plan.transform)
     return {
-        name: SplitData(split.indices, split.images.targets, inputs[name]) for name, split in plan.splits.opened.items()
+        name: SplitData(split.indices, trained if name == "train" else evaluated, inputs[name])
+        for name, split in plan.splits.opened.items()
     }
 
 
@@ -191,7 +213,10 @@ class _LineStore:
         dtype = plan.settings.cache.dtype
         bytes_stored = sum(spec.total_bytes for spec in {spec.identity: spec for spec in specs.values()}.values())
         about = ThawLineRecord(stored=True, reason=decision.reason, dtype=dtype, bytes=bytes_stored, **facts)
-        return PhaseInputs(parts, Forwards(line.train_suffix, line.eval_suffix), about)
+        forwards = Forwards(line.train_suffix, line.eval_suffix)
+        if strides_of(plan.settings.head):
+            forwards = Forwards(WithHead(line.train_suffix, model.head), WithHead(line.eval_suffix, model.head))
+        return PhaseInputs(parts, forwards, about)
 
     def _views_of(self, part: str) -> int:
         return self._views if part == "train" else 0

@@ -32,7 +32,7 @@ from thawline.records.metrics import NEVER
 from thawline.tasks.classification import Classification
 from thawline.training.batches import Shard, ShuffledBatches
 from thawline.training.contract import FreezeContract
-from thawline.training.module import Predictions
+from thawline.training.evaluation import Predictions
 from thawline.training.probes import ManyProbes, ProbeRates
 
 _KINDS = {"torch.optim.SGD": "sgd", "torch.optim.AdamW": "adamw"}

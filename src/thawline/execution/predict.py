@@ -22,5 +22,6 @@ def predict(plan: Plan, model: TransferModel, images: Images) -> torch.Tensor:
     """
     transform = plan.transform
     pixels = decoded(None, images, {}, transform.decode, transform.output_size, fingerprint="")
-    outputs, _ = outputs_of(plan, model, pixels, np.arange(len(images)))
-    return plan.settings.task.values(outputs)
+    outputs = outputs_of(plan, model, pixels, np.arange(len(images)))
+    values: torch.Tensor = plan.settings.task.values(outputs)
+    return values

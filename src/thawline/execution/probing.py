@@ -33,7 +33,7 @@ def features(inputs: PhaseInputs, model: TransferModel, part: str) -> tuple[torc
                 inputs.forwards.evaluate(*(value.to(device) for value in values))
     finally:
         handle.remove()
-    return torch.cat(kept).clone(), torch.from_numpy(data.targets[data.rows])
+    return torch.cat(kept).clone(), torch.as_tensor(data.targets.read(0, data.rows))
 
 
 def solve_path(plan: Plan, model: TransferModel, fit: Fit, on_epoch: OnEpoch) -> None:

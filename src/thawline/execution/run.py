@@ -35,7 +35,7 @@ from thawline.runtime.clock import now
 from thawline.runtime.memory import freeing, keep_freed_memory
 from thawline.runtime.steps import step
 from thawline.trackers import Mirrored, mirroring, summary_of
-from thawline.training.module import Predictions
+from thawline.training.evaluation import Predictions
 
 
 def execute(run: RunContext, *, group: str | None, on_epoch: OnEpoch, packs: dict[str, Pack] | None = None) -> Record:

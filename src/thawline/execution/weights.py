@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from torch import nn
 from thawline.adapters import attach
 from thawline.errors import usage_error
 from thawline.files import atomic_write
+from thawline.heads import strides_of
 from thawline.network.model import TransferModel
 from thawline.planning.context import RunContext
 from thawline.planning.devices import device_of
@@ -101,18 +103,22 @@ def source_backbone(run: RunContext) -> Backbone:
     settings, source, networks = run.settings, run.plan.source, run.session.networks
     if source is not None:
         file, known = ensure_model(run.with_plan(source)), networks.known_of_weights(settings.backbone, settings)
-        return _laid_out(networks.backbone(settings.backbone, settings.seed, file, known), settings)
-    return backbone_of(run, settings.backbone)
+        strides = strides_of(settings.head)
+        return _laid_out(networks.backbone(settings.backbone, settings.seed, file, known, strides), settings)
+    return backbone_of(run, settings.backbone, strides=strides_of(settings.head))
 
 
-def backbone_of(run: RunContext, spec: BackboneSpec, field: str = "backbone") -> Backbone:
-    """A fresh copy of a backbone with its weights; the whole model of a finished run is put together here."""
+def backbone_of(run: RunContext, spec: BackboneSpec, field: str = "backbone", strides: Sequence[int] = ()) -> Backbone:
+    """A fresh copy of a backbone with its weights; the whole model of a finished run is put together here.
+
+    With `strides`, it gives its maps at these.
+    """
     settings, networks = run.settings, run.session.networks
     file = weights_file(spec, settings, field)
     if file is not None and str(spec.weights).startswith("run:"):
         file = ensure_model(run.with_plan(plan_of_run(file.parent, run.session)))
     known = networks.known_of_weights(spec, settings)
-    return _laid_out(networks.backbone(spec, settings.seed, file, known), settings)
+    return _laid_out(networks.backbone(spec, settings.seed, file, known, strides), settings)
 
 
 def _laid_out(backbone: Backbone, settings: RunSettings) -> Backbone:
@@ -150,7 +156,8 @@ def with_head(plan: Plan, backbone: Backbone) -> TransferModel:
 def new_head(plan: Plan, backbone: Backbone) -> nn.Module:
     """The run's head as it is initialised."""
     settings = plan.settings
-    return settings.head.build(backbone.feature_dim, plan.outputs, backbone.source_classifier, settings.seed)
+    features = backbone.features(plan.transform.output_size)
+    return settings.head.build(features, plan.outputs, backbone.source_classifier, settings.seed)
 
 
 def restore(model: TransferModel, best_file: Path) -> None:

@@ -161,13 +161,14 @@ def _of_tests(folder: Path, record: Record) -> Iterator[str]:
     try:
         with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        _ = arrays["index"], arrays[task.TARGET_ARRAY]
+        _ = arrays["index"]
         again, fields = task.recomputed(arrays, outputs), task.record_fields(arrays, outputs)
+        per_output = task.per_output_on_file(arrays, outputs)
     except (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         yield f"{PREDICTIONS_FILE}: cannot be read: {error}"
         return
     test = record.splits.get("test")
-    if test is not None and task.per_output(arrays[task.TARGET_ARRAY], outputs) != test.per_class:
+    if test is not None and per_output != test.per_class:
         yield f"{PREDICTIONS_FILE}: its targets are not those of the test split"
     for name, value in fields.items():
         if getattr(record, name) != value:

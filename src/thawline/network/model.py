@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,9 @@ from thawline.network import Network
 
 
 class TransferModel(nn.Module):
-    """uint8 images (B, 3, H, W) -> normalise -> backbone -> features (B, feature_dim) -> head -> outputs.
+    """uint8 images (B, 3, H, W) -> normalise -> backbone -> features -> head -> outputs.
+
+    Features are one vector (B, D), or a tuple of maps (B, C, H, W); what outputs are is the business of head and task.
 
     A frozen module, one whose subtree has parameters of which none trains, is in eval mode whatever ``train()`` says:
     its norms keep their running statistics and its dropouts are off. So is a norm whose own parameters are frozen,
@@ -30,10 +33,15 @@ class TransferModel(nn.Module):
     pixel_mean: torch.Tensor
     pixel_scale: torch.Tensor
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Outputs of the head for uint8 images (B, 3, H, W)."""
-        outputs: torch.Tensor = self.head(self.backbone((images - self.pixel_mean) * self.pixel_scale))
-        return outputs
+    def forward(self, images: torch.Tensor, targets: Any = None) -> Any:
+        """Outputs of the head for uint8 images (B, 3, H, W); `targets` are for heads that train with them."""
+        features = self.backbone((images - self.pixel_mean) * self.pixel_scale)
+        return self.head(features) if targets is None else self.head(features, targets)
+
+    @property
+    def trunk(self) -> nn.Module:
+        """All but the head: uint8 images -> features. Its modules, and the names of its parameters, are the model's."""
+        return _Trunk(self)
 
     def set_trainable(self, names: Collection[str], *, statistics_frozen: bool = False) -> None:
         """Make exactly the parameters `names` trainable, and all others frozen; safe to apply twice."""
@@ -73,6 +81,23 @@ class TransferModel(nn.Module):
         if not training:
             self.train(False)
         return names
+
+
+class _Trunk(nn.Module):
+    """Normalisation and backbone of a model."""
+
+    def __init__(self, model: TransferModel) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        self.register_buffer("pixel_mean", model.pixel_mean, persistent=False)
+        self.register_buffer("pixel_scale", model.pixel_scale, persistent=False)
+
+    pixel_mean: torch.Tensor
+    pixel_scale: torch.Tensor
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """Features of uint8 images (B, 3, H, W)."""
+        return self.backbone((images - self.pixel_mean) * self.pixel_scale)
 
 
 def network_of(model: TransferModel, groups: Sequence[LayerGroup], adapter: Sequence[str] = ()) -> Network:

@@ -54,8 +54,10 @@ class SharedLines:
         model.set_trainable(())
         return model
 
-    def of_phase(self, model: TransferModel, phase: Phase, example: torch.Tensor, *, reuse: bool) -> ThawLine:
-        """The partition of a model that is about to train a phase.
+    def of_phase(
+        self, model: TransferModel, phase: Phase, example: torch.Tensor, *, reuse: bool, of_maps: bool = False
+    ) -> ThawLine:
+        """The partition of a model that is about to train a phase; with `of_maps`, of all but its head.
 
         With `reuse`, everything frozen has its source weights; then the partition is kept for the runs to come.
         """
@@ -64,7 +66,11 @@ class SharedLines:
         if kept is not None and reuse:
             return kept
         with step("tracing the network"):
-            line = partition(model, phase.trainable, example)
+            if of_maps:
+                names = {name for name, _ in model.trunk.named_parameters()}
+                line = partition(model.trunk, names & phase.trainable, example)
+            else:
+                line = partition(model, phase.trainable, example)
         if reuse and model is self._model:
             self._partitions[key] = line
         return line

@@ -12,6 +12,7 @@ from thawline.datasets import Splits
 from thawline.errors import Problem, UsageError, usage_error
 from thawline.files import finite
 from thawline.freeze_policies import Phase
+from thawline.heads import strides_of
 from thawline.network import Network, SourceClassifier
 from thawline.optimization.batch_sizes import batch_sizes
 from thawline.optimization.learning_rates import MeasuredRates
@@ -133,7 +134,7 @@ def _plan(
     splits = _fitting(session.data.splits(settings), settings)
     outputs = settings.task.outputs(splits.classes)
     skeleton = session.networks.skeleton(settings)
-    transform = settings.transform.fitted(skeleton.preprocessing)
+    transform = session.networks.transform(settings)
     classifier = _classifier_to_come(settings, source, session)
     network = session.networks.network(settings, outputs, classifier)
     phases = phases_of(settings.freeze_policy, network, settings.trainer.max_epochs)
@@ -251,7 +252,7 @@ def _classifier_to_come(settings: RunSettings, source: Plan | None, session: Ses
         head = session.networks.network(parse(record.config), classes).head
     else:
         return None
-    if set(head) != {"head.weight", "head.bias"}:
+    if set(head) != {"head.weight", "head.bias"} or strides_of(settings.head):
         return None
     width = session.networks.skeleton(settings).feature_dim
     with torch.device("meta"):
@@ -338,7 +339,8 @@ def _check_single_images(
         model.set_trainable(phase.trainable, statistics_frozen=phase.running_statistics == "frozen")
         model.train()
         try:
-            model(image)
+            # A head of maps may need targets; what it normalises has many positions in each image.
+            (model.trunk if strides_of(settings.head) else model)(image)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise

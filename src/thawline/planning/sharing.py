@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from thawline.adapters import Attached, attach, refuse_unused
 from thawline.datasets import not_reading
 from thawline.files import sha256_of_file
+from thawline.heads import strides_of
 from thawline.network import Network, SourceClassifier
 from thawline.network.model import TransferModel, network_of
 from thawline.preprocessing import Preprocessing
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from thawline.backbones import Backbone, BackboneSpec
     from thawline.datasets import Dataset, Splits
     from thawline.planning.settings import CacheSettings, RunSettings
+    from thawline.transforms import Transform
 
 _Made = TypeVar("_Made")
 _MOST = {"backbone": 3, "decoded": 3, "features": 4, "regularizer": 4, "source activations": 4}
@@ -83,9 +85,12 @@ class SharedNetworks:
 
     def skeleton(self, settings: RunSettings) -> Backbone:
         """The source network on the meta device: its shapes and names; nothing is loaded and no memory taken."""
-        known = self.known_of_weights(settings.backbone, settings)
-        key = (repr(settings.backbone), repr(known))
-        return self._memo.once("skeleton", key, lambda: settings.backbone.skeleton(known))
+        known, strides = self.known_of_weights(settings.backbone, settings), strides_of(settings.head)
+
+        def make() -> Backbone:
+            return _giving(settings.backbone, strides, settings.backbone.skeleton(known))
+
+        return self._memo.once("skeleton", (repr(settings.backbone), repr(known), strides), make)
 
     def known_of_weights(self, backbone: BackboneSpec, settings: RunSettings) -> Preprocessing:
         """What is known of the images of weights that another run makes or made."""
@@ -99,8 +104,12 @@ class SharedNetworks:
 
     def preprocessing(self, settings: RunSettings) -> Preprocessing:
         """How images become the input of a run's network: by its transform, and its backbone's mean and std."""
-        own = self.skeleton(settings).preprocessing
-        return settings.transform.fitted(own).preprocessing(own)
+        return self.transform(settings).preprocessing(self.skeleton(settings).preprocessing)
+
+    def transform(self, settings: RunSettings) -> Transform:
+        """How an image becomes the run's input, with the backbone's values in the place of every None."""
+        whole = {"whole": True} if settings.task.WHOLE_IMAGES else {}
+        return settings.transform.fitted(self.skeleton(settings).preprocessing, **whole)
 
     def network(
         self, settings: RunSettings, outputs: tuple[str, ...], classifier: SourceClassifier | None = None
@@ -126,19 +135,37 @@ class SharedNetworks:
                 attached = attach(settings.adapter, backbone.module, backbone.groups, backbone.input_size, seed=0)
                 refuse_unused(backbone.module, attached, backbone.input_size)
             source = backbone.source_classifier or classifier
-            head = settings.head.build(backbone.feature_dim, outputs, source, seed=0)
+            features = backbone.features(self.transform(settings).output_size)
+            head = settings.head.build(features, outputs, source, seed=0)
             return TransferModel(backbone.module, head, backbone.mean, backbone.std), attached
 
-    def backbone(self, spec: BackboneSpec, seed: int, weights_file: Path | None, known: Preprocessing) -> Backbone:
-        """A fresh copy of a network with its weights; `seed` decides random ones (`BackboneSpec.build`)."""
+    def backbone(
+        self,
+        spec: BackboneSpec,
+        seed: int,
+        weights_file: Path | None,
+        known: Preprocessing,
+        strides: Sequence[int] = (),
+    ) -> Backbone:
+        """A fresh copy of a network with its weights; `seed` decides random ones (`BackboneSpec.build`).
+
+        With `strides`, it gives its maps at these.
+        """
         random = spec.weights is None
-        key = f"{spec!r} {weights_file} {known!r} {seed if random else ''}"
+        key = f"{spec!r} {weights_file} {known!r} {seed if random else ''} {strides}"
 
         def build() -> Backbone:
             with step("loading weights"):
-                return spec.build(seed=seed, weights_file=weights_file, known=known)
+                return _giving(spec, strides, spec.build(seed=seed, weights_file=weights_file, known=known))
 
         return copy.deepcopy(self._memo.once("backbone", key, build))
+
+
+def _giving(spec: BackboneSpec, strides: Sequence[int], backbone: Backbone) -> Backbone:
+    """The backbone as it is, or giving its maps at these strides."""
+    from thawline.backbones.maps import as_maps
+
+    return as_maps(backbone, strides, getattr(spec, "granularity", "block")) if strides else backbone
 
 
 class FileHashes:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from thawline.records.metrics import MetricDefinition
 from thawline.specs import Spec
+from thawline.tasks.targets import ArrayTargets, Targets, Views
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-    from torchmetrics import MetricCollection
+
+    from thawline.transforms import Transform
 
     Arrays = Mapping[str, NDArray[np.generic]]
     Bounds = Mapping[str, tuple[float, float]]
@@ -22,17 +24,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One named part of the loss: its mean over a batch, and over how many items the mean is taken."""
+    """One named part of the loss: its mean over a batch, and over how many items the mean is taken.
+
+    A mean over no items is 0.
+    """
 
     mean: torch.Tensor
     count: int
 
 
+class Metrics(Protocol):
+    """What computes a task's metrics, batch by batch, over all devices; torchmetrics' `MetricCollection` is one."""
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Add a batch."""
+        ...
+
+    def compute(self) -> Mapping[str, Any]:
+        """Each metric, a scalar; NaN where it does not exist."""
+        ...
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        ...
+
+
 class Task(Spec):
     """Base of every task: a target's meaning, the loss, the metrics, and what is kept of each image.
 
-    B is a batch's number of images; what a target and an output are is the task's own business, as long as both are
-    tensors whose first dimension counts images.
+    B is a batch's number of images; what a target and an output are is the task's own business: tensors whose first
+    dimension counts images, or a sequence with an entry for each image.
 
     Attributes:
         NAME: the task's name, in records and on the command line.
@@ -42,6 +63,9 @@ class Task(Spec):
         MONITORS: the metrics that may choose the epoch.
         TARGET_ARRAY: the name of the targets among what `predictions` gives.
         TRAINING_SCORES: what `training_scores` gives, in its order.
+        WHOLE_IMAGES: whether targets lie in the image, so that nothing of it may be cut off to make the input.
+        HEAD_TAKES_TARGETS: whether the head computes the losses itself, from the targets, in training.
+        COUNTS_IMAGES: whether each term of the loss is a mean over the images of a batch.
     """
 
     NAME: ClassVar[str]
@@ -51,25 +75,36 @@ class Task(Spec):
     MONITORS: ClassVar[tuple[str, ...]]
     TARGET_ARRAY: ClassVar[str] = "target"
     TRAINING_SCORES: ClassVar[tuple[str, ...]] = ()
+    WHOLE_IMAGES: ClassVar[bool] = False
+    HEAD_TAKES_TARGETS: ClassVar[bool] = False
+    COUNTS_IMAGES: ClassVar[bool] = True
 
     @abstractmethod
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         """What each output of the head stands for; `classes` are the data set's, if it has any."""
 
+    def training_targets(self, targets: NDArray[Any], views: Views) -> Targets:
+        """The targets (N, ...) of a data set's images as the model is trained with them."""
+        return ArrayTargets(targets)
+
+    def evaluation_targets(self, targets: NDArray[Any], transform: Transform) -> Targets:
+        """The same as the model is evaluated on them."""
+        return ArrayTargets(targets)
+
     @abstractmethod
-    def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, LossTerm]:
+    def losses(self, outputs: Any, targets: Any) -> Mapping[str, LossTerm]:
         """The named terms of the loss of a batch; what is minimised is the sum of their means."""
 
     def constant_loss(self, outputs: Sequence[str]) -> float | None:
         """The loss of saying the same of every image, which shows divergence; None: there is no such bound."""
         return None
 
-    def training_scores(self, outputs: torch.Tensor, targets: torch.Tensor) -> Sequence[torch.Tensor]:
+    def training_scores(self, outputs: Any, targets: Any) -> Sequence[torch.Tensor]:
         """For each of `TRAINING_SCORES`, its sum over the images of a training batch."""
         return ()
 
     @abstractmethod
-    def metrics(self, outputs: Sequence[str]) -> MetricCollection:
+    def metrics(self, outputs: Sequence[str]) -> Metrics:
         """The metrics of outputs and targets, by name; `outputs` are their names."""
 
     @abstractmethod
@@ -77,10 +112,14 @@ class Task(Spec):
         """The definitions of those of `names` that are metrics of this task."""
 
     @abstractmethod
-    def predictions(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """What is kept of each image: arrays by name, (B, ...), from which the metrics can be computed again."""
+    def predictions(self, outputs: Any, targets: Any) -> Mapping[str, torch.Tensor | Sequence[torch.Tensor]]:
+        """What is kept of each image, from which the metrics can be computed again.
 
-    def values(self, outputs: torch.Tensor) -> torch.Tensor:
+        By name, a tensor (B, ...), or B tensors whose first dimensions differ, such as the boxes of each image. On file
+        those are one array, with the length of each image's part under ``<name>_rows``.
+        """
+
+    def values(self, outputs: Any) -> Any:
         """What a reader is shown of outputs (B, ...): by default the outputs themselves."""
         return outputs
 
@@ -92,9 +131,13 @@ class Task(Spec):
         """What the record has of this task alone, from the predictions on test."""
         return {}
 
-    def per_output(self, targets: NDArray[np.generic], outputs: Sequence[str]) -> list[int]:
-        """How many images there are for each output; empty where that has no meaning."""
+    def per_output(self, targets: NDArray[Any], outputs: Sequence[str]) -> list[int]:
+        """How many images there are for each output, by a data set's targets (N, ...); empty: it has no meaning."""
         return []
+
+    def per_output_on_file(self, arrays: Arrays, outputs: Sequence[str]) -> list[int]:
+        """The same by what is kept of each image."""
+        return self.per_output(arrays[self.TARGET_ARRAY], outputs)
 
     def without_training(
         self, features: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor], outputs: Sequence[str]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from thawline.optimization.batch_sizes import batch_sizes
 from thawline.randomness import permutation
+from thawline.tasks import Targets
 
 Rows = NDArray[np.int64]
 
@@ -32,23 +33,23 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: tensors (B, ...), the model's or the suffix's inputs.
-        targets: (B, ...), what the task wants of each image.
+        targets: what the task wants of each image: a tensor (B, ...), or one entry an image.
         rows: (B,) int64, the samples' indices in their data set.
         share: this device's share in the mean over the whole batch, times the number of devices.
     """
 
     inputs: tuple[torch.Tensor, ...]
-    targets: torch.Tensor
+    targets: Any
     rows: torch.Tensor
     share: float
 
 
 @dataclass(frozen=True)
 class SplitData:
-    """One split as a fit reads it: rows of a data set, their targets (indexed by row) and their inputs."""
+    """One split as a fit reads it: rows of a data set, their targets and their inputs."""
 
     rows: Rows
-    targets: NDArray[np.generic]
+    targets: Targets
     inputs: Inputs
 
 
@@ -116,7 +117,7 @@ class _Reader(Dataset[Batch]):
 
     def __getitem__(self, item: tuple[int, Rows, float]) -> Batch:
         epoch, rows, share = item
-        targets = torch.from_numpy(self._part.targets[rows])
+        targets = self._part.targets.read(epoch, rows)
         return Batch(self._part.inputs.read(epoch, rows), targets, torch.from_numpy(rows), share)
 
 

@@ -39,6 +39,7 @@ class FreezeContract(Callback):
         self._model, self._whole = model, model if whole is None else whole
         self._start: dict[str, torch.Tensor] = {}
         self._first_step_seen = False
+        self._head_targets: dict[str, Any] = {}
         self._result = ContractRecord(
             frozen_tensors=0, trainable_tensors=0, frozen_parameters=0, trainable_parameters=0
         )
@@ -71,6 +72,10 @@ class FreezeContract(Callback):
             frozen_parameters=frozen,
             trainable_parameters=trained,
         )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember what the head is trained with, to ask it again which parameters it uses."""
+        self._head_targets = {} if self._first_step_seen else cast("FitModule", pl_module).head_targets(batch)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Before the first step: gradients exactly where they belong."""
@@ -125,9 +130,12 @@ class FreezeContract(Callback):
         """Parameters that get no gradient even when all of them train: the forward pass does not read them."""
         module = copy.deepcopy(self._whole).requires_grad_(True)
         height, width = cast("FitModule", pl_module).input_size
-        image = torch.zeros((2, 3, height, width), dtype=torch.uint8, device=module.pixel_mean.device)
+        images = len(self._head_targets["targets"]) if self._head_targets else 2
+        image = torch.zeros((images, 3, height, width), dtype=torch.uint8, device=module.pixel_mean.device)
         module.eval()
-        _total(module(image)).backward()
+        if self._head_targets:
+            module.head.train()
+        _total(module(image, **self._head_targets)).backward()
         return {name for name, parameter in module.named_parameters() if parameter.grad is None}
 
 

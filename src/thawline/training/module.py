@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
@@ -21,17 +20,21 @@ from thawline.optimization.schedulers import Scheduler
 from thawline.randomness import counter_seed, seed_generators
 from thawline.tasks import Task
 from thawline.training.batches import Batch
+from thawline.training.evaluation import MetricBatches, Predictions
 from thawline.training.penalties import AUXILIARY, Penalties
 from thawline.training.sharding import FullySharded, shard_like, shard_weights
 
-Forward = Callable[..., torch.Tensor]
+Forward = Callable[..., Any]
 _MAX_BUFFERED_OUTPUTS = 2**20
 """Numbers of an evaluation's outputs that are kept until the metrics get them in one call: 4 MiB."""
 
 
 @dataclass(frozen=True)
 class Forwards:
-    """How outputs are computed from a batch's inputs in training and in evaluation: the model, or the thawed side."""
+    """How outputs are computed from a batch's inputs in training and in evaluation: the model, or the thawed side.
+
+    `train` is also given ``targets=`` where the task's head takes them.
+    """
 
     train: Forward
     evaluate: Forward
@@ -51,32 +54,6 @@ class Objective:
     monitor: str
     seed: int
     learning_rates: LearningRates = field(default_factory=Uniform)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What the model said of each sample: rows (N,) and what the task keeps of them by name, (N, ...); on the CPU."""
-
-    rows: torch.Tensor
-    kept: Mapping[str, torch.Tensor]
-
-    @classmethod
-    def of(cls, task: Task, outputs: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> Predictions:
-        """What the task keeps of a batch."""
-        kept = {name: value.cpu() for name, value in task.predictions(outputs, targets).items()}
-        return cls(rows.cpu(), kept)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
-        """The predictions of several batches or processes, in the order of the samples' rows."""
-        rows = torch.cat([part.rows for part in parts])
-        order = rows.argsort(stable=True)
-        kept = {name: torch.cat([part.kept[name] for part in parts])[order] for name in parts[0].kept}
-        return cls(rows[order], kept)
-
-    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """``index`` (N,) and what the task keeps, for a file."""
-        return {"index": self.rows.numpy(), **{name: value.numpy() for name, value in self.kept.items()}}
 
 
 class FitModule(pl.LightningModule):
@@ -120,7 +97,7 @@ class FitModule(pl.LightningModule):
         self._train_sums = torch.zeros(0)
         self._task = objective.task
         self._metrics = self._task.metrics(objective.outputs)
-        self._buffer: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._evaluation = MetricBatches(self._metrics, _MAX_BUFFERED_OUTPUTS)
         self._tested: list[Predictions] = []
         self.evaluated: dict[str, float] = {}
         self.updated: set[str] = model.changing_names()
@@ -168,7 +145,7 @@ class FitModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The mean loss of the batch and its penalties; the shares of several devices add up to the mean."""
         with self._penalties.watching():
-            outputs = self._forwards.train(*batch.inputs)
+            outputs = self._forwards.train(*batch.inputs, **self.head_targets(batch))
         loss = self.loss(outputs, batch)
         objective, penalties = self._penalties.objective(loss, batch, self.trainer.global_step, self._steps)
         with torch.no_grad():
@@ -177,10 +154,24 @@ class FitModule(pl.LightningModule):
             self._train_sums += torch.cat([torch.stack([loss.detach().double() * n, *scores, n]), penalties * n])
         return objective * batch.share
 
-    def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The task's loss of a batch, a scalar: the sum of its terms' means."""
+    def head_targets(self, batch: Batch) -> dict[str, Any]:
+        """What the head is given beside its features in training."""
+        return {"targets": batch.targets} if self._task.HEAD_TAKES_TARGETS else {}
+
+    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """The task's loss of a batch, a scalar: the sum of its terms' means.
+
+        Where a term is a mean over something else than images, such as pixels, the devices' terms count by how many
+        of those each has.
+        """
         terms = list(self._task.losses(outputs, batch.targets).values())
-        return terms[0].mean if len(terms) == 1 else torch.stack([term.mean for term in terms]).sum()
+        means = [term.mean for term in terms]
+        if not self._task.COUNTS_IMAGES and self.trainer.world_size > 1:
+            counts = torch.tensor([term.count for term in terms], dtype=torch.float64, device=means[0].device)
+            total = self.trainer.strategy.reduce(counts.clone(), reduce_op="sum").clamp(min=1.0)
+            shares = (self.trainer.world_size * counts / total / batch.share).tolist()
+            means = [mean * share for mean, share in zip(means, shares, strict=True)]
+        return means[0] if len(means) == 1 else torch.stack(means).sum()
 
     def on_train_epoch_end(self) -> None:
         """Add the epoch to the history, with its training loss and scores over all devices."""
@@ -252,26 +243,15 @@ class FitModule(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: objective.scheduler.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def outputs(self, batch: Batch) -> torch.Tensor:
-        """The outputs (B, ...) of a batch, as in evaluation."""
+    def outputs(self, batch: Batch) -> Any:
+        """The outputs of a batch, as in evaluation."""
         return self._forwards.evaluate(*batch.inputs)
 
-    def _evaluate(self, batch: Batch) -> torch.Tensor:
+    def _evaluate(self, batch: Batch) -> Any:
         outputs = self.outputs(batch)
-        self._buffer.append((outputs.float(), batch.targets))
-        if sum(kept.numel() for kept, _ in self._buffer) >= _MAX_BUFFERED_OUTPUTS:
-            self._flush_metrics()
+        self._evaluation.add(outputs, batch.targets)
         return outputs
 
-    def _flush_metrics(self) -> None:
-        """Update the metrics with the buffered batches: a call costs as much as a small network's batch."""
-        if self._buffer:
-            outputs, targets = zip(*self._buffer, strict=True)
-            self._metrics.update(torch.cat(outputs), torch.cat(targets))
-            self._buffer.clear()
-
     def _finish(self) -> dict[str, float]:
-        self._flush_metrics()
-        self.evaluated = {name: float(value) for name, value in self._metrics.compute().items()}
-        self._metrics.reset()
+        self.evaluated = self._evaluation.compute()
         return self.evaluated

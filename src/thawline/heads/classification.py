@@ -1,28 +1,19 @@
-"""Heads: what is put on the backbone's features for the target task."""
+"""Heads that read one feature vector of an image: the classifiers, which other tasks of one vector use as well."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from pydantic import Field, field_validator
 
 from thawline.errors import nearest, usage_error
-from thawline.network import SourceClassifier
+from thawline.network import Features, SourceClassifier
 from thawline.randomness import seeded
 from thawline.specs import Spec
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@runtime_checkable
-class Head(Protocol):
-    """Builds the module that maps features (B, feature_dim) to logits (B, classes)."""
-
-    def build(self, feature_dim: int, classes: Sequence[str], source: SourceClassifier | None, seed: int) -> nn.Module:
-        """The head, initialised as a function of `seed` alone."""
-        ...
 
 
 @final
@@ -32,12 +23,14 @@ class Linear(Spec):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     init: Literal["default", "zeros"] = "default"
 
-    def build(self, feature_dim: int, classes: Sequence[str], source: SourceClassifier | None, seed: int) -> nn.Module:
-        """Features (B, feature_dim) -> logits (B, len(classes))."""
+    def build(
+        self, features: Features, classes: Sequence[str], source: SourceClassifier | None, seed: int
+    ) -> nn.Module:
+        """Features (B, width) -> outputs (B, len(classes))."""
         from torch import nn
 
         with seeded("head", seed):
-            linear = nn.Linear(feature_dim, len(classes))
+            linear = nn.Linear(features.width, len(classes))
         if self.init == "zeros":
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -53,14 +46,16 @@ class MLP(Spec):
     normalization: Literal["none", "batch", "layer"] = "none"
     activation: Literal["relu", "gelu", "silu"] = "relu"
 
-    def build(self, feature_dim: int, classes: Sequence[str], source: SourceClassifier | None, seed: int) -> nn.Module:
-        """Features (B, feature_dim) -> logits (B, len(classes))."""
+    def build(
+        self, features: Features, classes: Sequence[str], source: SourceClassifier | None, seed: int
+    ) -> nn.Module:
+        """Features (B, width) -> outputs (B, len(classes))."""
         from torch import nn
 
         normalizations = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
         activations = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
         layers: list[nn.Module] = []
-        width = feature_dim
+        width = features.width
         with seeded("head", seed):
             for hidden in self.hidden:
                 layers.append(nn.Linear(width, hidden))
@@ -93,19 +88,21 @@ class SourceRows(Spec):
         """Classes that are called 5 or 7 come as numbers from yaml and from the command line."""
         return {str(name): row for name, row in rows.items()} if isinstance(rows, Mapping) else rows
 
-    def build(self, feature_dim: int, classes: Sequence[str], source: SourceClassifier | None, seed: int) -> nn.Module:
-        """Features (B, feature_dim) -> logits (B, len(classes))."""
+    def build(
+        self, features: Features, classes: Sequence[str], source: SourceClassifier | None, seed: int
+    ) -> nn.Module:
+        """Features (B, width) -> outputs (B, len(classes))."""
         import torch
         from torch import nn
 
         if source is None:
             raise usage_error("head", "these source weights have no linear classifier whose rows could be kept")
-        if source.weight.shape[1] != feature_dim:
+        if source.weight.shape[1] != features.width:
             raise usage_error(
-                "head", f"the source classifier reads {source.weight.shape[1]} features, not {feature_dim}"
+                "head", f"the source classifier reads {source.weight.shape[1]} features, not {features.width}"
             )
         with seeded("head", seed):
-            linear = nn.Linear(feature_dim, len(classes))
+            linear = nn.Linear(features.width, len(classes))
         with torch.no_grad():
             for target, row in self._assignment(classes, source).items():
                 linear.weight[target] = source.weight[row].mean(dim=0)
