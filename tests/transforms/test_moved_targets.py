@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchvision.ops import masks_to_boxes
 
+from thawline.datasets.targets import IGNORE
 from thawline.errors import UsageError
 from thawline.preprocessing import Preprocessing
 from thawline.specs import resolve
@@ -13,7 +14,6 @@ from thawline.transforms import Transform
 
 V2 = "torchvision.transforms.v2."
 SIZE = (48, 64)
-IGNORE = 255
 
 
 def step(name, **arguments):
