@@ -1,0 +1,98 @@
+"""Regression: one number for each image; outputs (B, 1), targets (B, 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, final
+
+from pydantic import Field
+
+from thawline.records.metrics import MetricDefinition
+from thawline.tasks.task import LossTerm, Task
+
+if TYPE_CHECKING:
+    import torch
+
+    from thawline.tasks.regression.metrics import RegressionMetrics
+    from thawline.tasks.task import Arrays, Bounds
+
+_LOSSES = {"mse": "mean squared error", "l1": "mean absolute error", "huber": "mean Huber loss"}
+_DEFINITIONS = {
+    "mae": MetricDefinition(direction="min", label="mean absolute error", lower=0.0),
+    "rmse": MetricDefinition(direction="min", label="root mean squared error", lower=0.0),
+    "r2": MetricDefinition(direction="max", label="coefficient of determination", upper=1.0),
+}
+
+
+@final
+class Regression(Task):
+    """One number for each image.
+
+    The predicted number is ``center + scale * output``, and the loss is of outputs against ``(target - center) /
+    scale``. By default that is the number itself. Where the numbers are large, `center` and `scale` near the mean and
+    the standard deviation of the training targets let the usual learning rates work; metrics stay in the targets'
+    units.
+
+    Attributes:
+        loss: mse, l1 or huber.
+        huber_delta: Where the Huber loss goes from squared to absolute, in units of `scale`.
+        center: The number that an output of 0 stands for, in the targets' units.
+        scale: What an output of 1 adds to it, in the targets' units.
+    """
+
+    NAME: ClassVar[str] = "regression"
+    TARGET: ClassVar[str] = "number"
+    HEADLINE: ClassVar[str] = "mae"
+    MONITORS: ClassVar[tuple[str, ...]] = ("mae", "rmse", "r2", "loss")
+
+    loss: Literal["mse", "l1", "huber"] = "mse"
+    huber_delta: float = Field(default=1.0, gt=0.0)
+    center: float = Field(default=0.0, allow_inf_nan=False)
+    scale: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
+
+    def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """One number."""
+        return ("value",)
+
+    def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, LossTerm]:
+        """The loss, a mean over the images."""
+        return {"loss": LossTerm(self._of_images(outputs, targets).mean(), len(targets))}
+
+    def metrics(self, outputs: Sequence[str]) -> RegressionMetrics:
+        """loss, mae, rmse and r2 of outputs (B, 1) and numbers (B, 1)."""
+        from thawline.tasks.regression.metrics import RegressionMetrics
+
+        return RegressionMetrics(self.values, self._of_images)
+
+    def definitions(self, names: Iterable[str]) -> dict[str, MetricDefinition]:
+        """Direction, label and bounds of each metric."""
+        loss = MetricDefinition(direction="min", label=_LOSSES[self.loss], lower=0.0)
+        known = {**_DEFINITIONS, "loss": loss}
+        return {name: known[name] for name in sorted(names) if name in known}
+
+    def predictions(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """``target`` (B, 1) and ``output`` (B, 1), float32."""
+        return {"target": targets.float(), "output": outputs.float()}
+
+    def values(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The predicted numbers (B, 1) in the targets' units, float32."""
+        return self.center + self.scale * outputs.float()
+
+    def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:
+        """The metrics of the outputs on file."""
+        import torch
+
+        metrics = self.metrics(outputs)
+        metrics.update(torch.from_numpy(arrays["output"]), torch.from_numpy(arrays["target"]))
+        found = {name: float(value) for name, value in metrics.compute().items()}
+        return {name: (value, value) for name, value in found.items() if math.isfinite(value)}
+
+    def _of_images(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        from torch.nn import functional as F
+
+        outputs, scaled = outputs.float(), (targets.float() - self.center) / self.scale
+        if self.loss == "huber":
+            return F.huber_loss(outputs, scaled, delta=self.huber_delta, reduction="none")
+        loss = F.mse_loss if self.loss == "mse" else F.l1_loss
+        return loss(outputs, scaled, reduction="none")

@@ -1,0 +1,133 @@
+"""Semantic segmentation: each pixel has one class; outputs are logits (B, C, H, W) at the input's size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from pydantic import Field
+
+from thawline.errors import usage_error
+from thawline.records.metrics import MetricDefinition
+from thawline.tasks.semantic_segmentation.losses import IGNORE, SegmentationLoss
+from thawline.tasks.task import LossTerm, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from thawline.tasks.semantic_segmentation.metrics import SegmentationMetrics, Targets
+    from thawline.tasks.task import Arrays, Bounds
+
+_DEFINITIONS = {
+    "loss": MetricDefinition(direction="min", label="cross-entropy", lower=0.0),
+    "mean_iou": MetricDefinition(direction="max", label="mean IoU", lower=0.0, upper=1.0),
+    "pixel_accuracy": MetricDefinition(direction="max", label="pixel accuracy", lower=0.0, upper=1.0),
+    "dice": MetricDefinition(direction="max", label="mean dice", lower=0.0, upper=1.0),
+}
+
+
+@final
+class SemanticSegmentation(Task):
+    """One class for each pixel. Metrics are of the image's own pixels; 255 in a mask is no class and ignored.
+
+    Attributes:
+        loss: How much cross-entropy, dice and focal loss count.
+        label_smoothing: Mixes each pixel's target of the cross-entropy with the uniform distribution over the classes.
+    """
+
+    NAME: ClassVar[str] = "semantic_segmentation"
+    TARGET: ClassVar[str] = "mask"
+    HEADLINE: ClassVar[str] = "mean_iou"
+    MONITORS: ClassVar[tuple[str, ...]] = ("mean_iou", "pixel_accuracy", "dice", "loss")
+    TARGET_ARRAY: ClassVar[str] = "truth"
+    TRAINING_SCORES: ClassVar[tuple[str, ...]] = ("pixel_accuracy",)
+    MAPS: ClassVar[bool] = True
+
+    loss: SegmentationLoss = SegmentationLoss()
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """A map of logits for each class."""
+        weights = self.loss.class_weights
+        if weights is not None and len(weights) != len(classes):
+            raise usage_error(
+                "task.loss.class_weights", f"{len(weights)} weights for {len(classes)} classes: {', '.join(classes)}"
+            )
+        return tuple(classes)
+
+    def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, LossTerm]:
+        """The weighted terms of logits (B, C, H, W) and classes (B, H, W) in the input's pixels."""
+        return self.loss.terms(outputs, targets, self.label_smoothing)
+
+    def constant_loss(self, outputs: Sequence[str]) -> float | None:
+        """Log C where the loss is the plain cross-entropy: every class with the same probability."""
+        loss = self.loss
+        if loss.dice or loss.focal or loss.class_weights is not None:
+            return None
+        return loss.cross_entropy * math.log(len(outputs))
+
+    def training_scores(self, outputs: torch.Tensor, targets: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The sum over the images of the share of counted pixels that are right."""
+        counted = targets != IGNORE
+        right = ((outputs.argmax(dim=1) == targets) & counted).sum(dim=(1, 2))
+        return ((right / counted.sum(dim=(1, 2)).clamp(min=1)).sum(),)
+
+    def metrics(self, outputs: Sequence[str]) -> SegmentationMetrics:
+        """mean_iou, pixel_accuracy, dice and loss, in the images' own pixels."""
+        from thawline.tasks.semantic_segmentation.metrics import SegmentationMetrics
+
+        return SegmentationMetrics(len(outputs))
+
+    def definitions(self, names: Iterable[str]) -> dict[str, MetricDefinition]:
+        """Direction, label and bounds of each metric."""
+        return {name: _DEFINITIONS[name] for name in sorted(names) if name in _DEFINITIONS}
+
+    def predictions(self, outputs: torch.Tensor, targets: Targets) -> Mapping[str, torch.Tensor]:
+        """``intersection``, ``predicted``, ``truth`` (B, C) int64 pixels; ``loss_sum``, ``loss_count`` (B,)."""
+        from thawline.tasks.semantic_segmentation.metrics import pixel_counts
+
+        return pixel_counts(outputs, targets)
+
+    def values(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The probabilities of the classes (B, C, H, W), float32."""
+        return outputs.float().softmax(dim=1)
+
+    def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:
+        """The metrics of the pixel counts on file."""
+        from thawline.tasks.semantic_segmentation.metrics import metrics_of
+
+        values = {name: float(value) for name, value in metrics_of(_summed(arrays)).items()}
+        return {name: (value, value) for name, value in values.items() if math.isfinite(value)}
+
+    def record_fields(self, arrays: Arrays, outputs: Sequence[str]) -> dict[str, Any]:
+        """``per_class``: the IoU and the dice of each class; None: it is neither shown nor predicted."""
+        from thawline.tasks.semantic_segmentation.metrics import of_classes
+
+        table = {name: values.tolist() for name, values in of_classes(_summed(arrays)).items()}
+        return {
+            "per_class": {
+                output: {name: _or_none(values[index]) for name, values in table.items()}
+                for index, output in enumerate(outputs)
+            }
+        }
+
+    def per_output(self, targets: NDArray[np.generic], outputs: Sequence[str]) -> list[int]:
+        """How many images show each class; `targets` are masks (N,), or their pixels of each class (N, C)."""
+        if targets.dtype != object:
+            return [int(count) for count in (targets > 0).sum(axis=0)]  # type: ignore[operator]
+        return [sum(index in mask.present for mask in targets) for index in range(len(outputs))]
+
+
+def _summed(arrays: Arrays) -> dict[str, torch.Tensor]:
+    import torch
+
+    from thawline.tasks.semantic_segmentation.metrics import COUNTS
+
+    return {name: torch.from_numpy(arrays[name]).sum(dim=0) for name in COUNTS}
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
