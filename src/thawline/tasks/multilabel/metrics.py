@@ -50,10 +50,10 @@ class MultilabelMetrics(Metric):
         self.add_state("logits", default=[], dist_reduce_fx="cat")
         self.add_state("truth", default=[], dist_reduce_fx="cat")
 
-    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
         """Add logits (B, C) and classes (B, C), 0 or 1."""
-        self.logits.append(preds.float())
-        self.truth.append(target.bool())
+        self.logits.append(outputs.float())
+        self.truth.append(targets.bool())
 
     def compute(self) -> dict[str, torch.Tensor]:
         """The metrics by name, scalars."""

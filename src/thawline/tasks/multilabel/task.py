@@ -10,7 +10,6 @@ from thawline.records.metrics import MetricDefinition
 from thawline.tasks.task import LossTerm, Task
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -92,7 +91,7 @@ class Multilabel(Task):
             }
         }
 
-    def per_output(self, targets: NDArray[np.generic], outputs: Sequence[str]) -> list[int]:
+    def per_output(self, targets: NDArray[Any], outputs: Sequence[str]) -> list[int]:
         """How many images have each class."""
         return [int(count) for count in targets.astype(bool).sum(axis=0)]
 

@@ -41,11 +41,11 @@ class RegressionMetrics(Metric):
         self.add_state("least", default=torch.tensor(torch.inf, dtype=torch.float64), dist_reduce_fx="min")
         self.add_state("most", default=torch.tensor(-torch.inf, dtype=torch.float64), dist_reduce_fx="max")
 
-    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
         """Add outputs (B, 1) and true numbers (B, 1)."""
-        true = target.double()
-        error = self._values(preds).double() - true
-        self.loss += self._losses(preds, target).double().sum()
+        true = targets.double()
+        error = self._values(outputs).double() - true
+        self.loss += self._losses(outputs, targets).double().sum()
         self.absolute += error.abs().sum()
         self.squared += error.square().sum()
         self.total += true.sum()

@@ -71,9 +71,9 @@ class SegmentationMetrics(Metric):
         self.add_state("loss_sum", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("loss_count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, preds: torch.Tensor, target: Targets) -> None:
+    def update(self, outputs: torch.Tensor, targets: Targets) -> None:
         """Add logits (B, C, H, W) and what `pixel_counts` takes of their images."""
-        for name, counted in pixel_counts(preds, target).items():
+        for name, counted in pixel_counts(outputs, targets).items():
             setattr(self, name, getattr(self, name) + counted.sum(dim=0))
 
     def compute(self) -> dict[str, torch.Tensor]:

@@ -6,20 +6,23 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
+import numpy as np
 from pydantic import Field
 
 from thawline.errors import usage_error
 from thawline.records.metrics import MetricDefinition
 from thawline.tasks.semantic_segmentation.losses import IGNORE, SegmentationLoss
+from thawline.tasks.semantic_segmentation.masks import OriginalMasks, TrainingMasks
 from thawline.tasks.task import LossTerm, Task
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
     from thawline.tasks.semantic_segmentation.metrics import SegmentationMetrics, Targets
+    from thawline.tasks.targets import Views
     from thawline.tasks.task import Arrays, Bounds
+    from thawline.transforms import Transform
 
 _DEFINITIONS = {
     "loss": MetricDefinition(direction="min", label="cross-entropy", lower=0.0),
@@ -42,9 +45,9 @@ class SemanticSegmentation(Task):
     TARGET: ClassVar[str] = "mask"
     HEADLINE: ClassVar[str] = "mean_iou"
     MONITORS: ClassVar[tuple[str, ...]] = ("mean_iou", "pixel_accuracy", "dice", "loss")
-    TARGET_ARRAY: ClassVar[str] = "truth"
     TRAINING_SCORES: ClassVar[tuple[str, ...]] = ("pixel_accuracy",)
-    MAPS: ClassVar[bool] = True
+    WHOLE_IMAGES: ClassVar[bool] = True
+    COUNTS_IMAGES: ClassVar[bool] = False
 
     loss: SegmentationLoss = SegmentationLoss()
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -57,6 +60,14 @@ class SemanticSegmentation(Task):
                 "task.loss.class_weights", f"{len(weights)} weights for {len(classes)} classes: {', '.join(classes)}"
             )
         return tuple(classes)
+
+    def training_targets(self, targets: NDArray[Any], views: Views) -> TrainingMasks:
+        """Classes (B, H, W), int64, in the pixels of the augmented input; what lies outside the image is `IGNORE`."""
+        return TrainingMasks(targets, views)
+
+    def evaluation_targets(self, targets: NDArray[Any], transform: Transform) -> OriginalMasks:
+        """Of each image its ``mask`` (h, w), uint8 in its own pixels, and its ``placement`` in the input."""
+        return OriginalMasks(targets, transform)
 
     def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, LossTerm]:
         """The weighted terms of logits (B, C, H, W) and classes (B, H, W) in the input's pixels."""
@@ -114,11 +125,13 @@ class SemanticSegmentation(Task):
             }
         }
 
-    def per_output(self, targets: NDArray[np.generic], outputs: Sequence[str]) -> list[int]:
-        """How many images show each class; `targets` are masks (N,), or their pixels of each class (N, C)."""
-        if targets.dtype != object:
-            return [int(count) for count in (targets > 0).sum(axis=0)]  # type: ignore[operator]
+    def per_output(self, targets: NDArray[Any], outputs: Sequence[str]) -> list[int]:
+        """How many images show each class."""
         return [sum(index in mask.present for mask in targets) for index in range(len(outputs))]
+
+    def per_output_on_file(self, arrays: Arrays, outputs: Sequence[str]) -> list[int]:
+        """The same by the pixels of each class."""
+        return [int(images) for images in np.count_nonzero(arrays["truth"], axis=0)]
 
 
 def _summed(arrays: Arrays) -> dict[str, torch.Tensor]:
