@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from thawline.datasets import IGNORE
+from thawline.datasets.targets import as_objects
 from thawline.errors import UsageError
-from thawline.specs import validate
+from thawline.preprocessing import Preprocessing
+from thawline.specs import resolve, validate
 from thawline.tasks.semantic_segmentation import SegmentationLoss, SemanticSegmentation
-from thawline.tasks.semantic_segmentation.losses import IGNORE
+from thawline.tasks.targets import Views
 
 CLASSES = ("sky", "road", "tree", "car")
 
@@ -157,6 +161,53 @@ def test_where_every_pixel_is_ignored_there_is_no_metric():
     assert all(math.isnan(value) for value in computed(task, [(logits, [ignored])]).values())
     arrays = {name: value.numpy() for name, value in task.predictions(logits, [ignored]).items()}
     assert task.recomputed(arrays, CLASSES) == {}
+
+
+# Targets ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Held:
+    pixels: np.ndarray
+
+    def read(self):
+        return self.pixels
+
+
+def masks_of(*masks):
+    return as_objects([Held(np.asarray(mask, dtype=np.uint8)) for mask in masks])
+
+
+def fitted(**fields):
+    own = Preprocessing(size=(4, 6), interpolation="bilinear", crop_pct=1.0)
+    return resolve({"_target_": "thawline.transforms.Transform", **fields}).fitted(own, whole=True)
+
+
+def test_training_masks_lie_in_the_input_and_move_with_their_image():
+    task = SemanticSegmentation()
+    left, square = np.zeros((8, 12)), np.full((8, 8), 2)
+    left[:, 4:] = 1
+    flip = {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip", "p": 1.0}
+    padded = Views(fitted(resize="pad"), data_seed=0)
+    flipped = Views(fitted(augmentation=[flip]), data_seed=0)
+    read = task.training_targets(masks_of(left, square), padded).read(0, np.array([1, 0]))
+    # A square of 8 fills 4 of the 6 columns; 12 columns are halved.
+    assert read.dtype == torch.int64
+    assert read[:, 0].tolist() == [[IGNORE, 2, 2, 2, 2, IGNORE], [0, 0, 1, 1, 1, 1]]
+    targets = task.training_targets(masks_of(left), flipped)
+    assert targets.placed(0)["mask"][0].tolist() == [0, 0, 1, 1, 1, 1]
+    assert targets.read(0, np.array([0]))[0, 0].tolist() == [1, 1, 1, 1, 0, 0]
+
+
+def test_evaluation_masks_are_the_images_own():
+    mask = np.arange(16).reshape(2, 8) % 3
+    (found,) = SemanticSegmentation().evaluation_targets(masks_of(mask), fitted(resize="pad")).read(0, np.array([0]))
+    assert found["mask"].tolist() == mask.tolist()
+    # 8 columns to 6, so 2 rows to 2 of 4: what is predicted above and below the image is not seen.
+    logits = logits_for(np.pad([[0, 0, 0, 1, 1, 1]] * 2, ((1, 1), (0, 0)), constant_values=3).tolist())
+    counts = SemanticSegmentation().predictions(logits, [found])
+    assert counts["predicted"].tolist() == [[8, 8, 0, 0]]
+    assert counts["truth"].tolist() == [[6, 5, 5, 0]]
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------

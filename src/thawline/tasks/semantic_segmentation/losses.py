@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, final
 
 from pydantic import Field, field_validator, model_validator
 
+from thawline.datasets.targets import IGNORE
 from thawline.specs import Spec
 from thawline.tasks.task import LossTerm
 
 if TYPE_CHECKING:
     import torch
 
-IGNORE = 255
 _LEAST_DOUBT = 1e-6
 """Of a focal weight: the derivative of a power below 1 has no bound at 0."""
 

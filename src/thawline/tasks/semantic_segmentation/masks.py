@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from thawline.tasks.semantic_segmentation.losses import IGNORE
+from thawline.datasets.targets import IGNORE
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from thawline.tasks.semantic_segmentation.losses import IGNORE
+from thawline.datasets.targets import IGNORE
 
 if TYPE_CHECKING:
     Targets = Sequence[Mapping[str, Any]]

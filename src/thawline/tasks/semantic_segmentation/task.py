@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import numpy as np
 from pydantic import Field
 
+from thawline.datasets.targets import IGNORE
 from thawline.errors import usage_error
 from thawline.records.metrics import MetricDefinition
-from thawline.tasks.semantic_segmentation.losses import IGNORE, SegmentationLoss
+from thawline.tasks.semantic_segmentation.losses import SegmentationLoss
 from thawline.tasks.semantic_segmentation.masks import OriginalMasks, TrainingMasks
 from thawline.tasks.task import LossTerm, Task
 
