@@ -16,7 +16,7 @@ from thawline.datasets.targets import as_objects
 from thawline.errors import UsageError
 from thawline.preprocessing import Preprocessing
 from thawline.specs import resolve, validate
-from thawline.tasks.semantic_segmentation import SegmentationLoss, SemanticSegmentation
+from thawline.tasks.semantic_segmentation import SemanticSegmentation
 from thawline.tasks.targets import Views
 
 CLASSES = ("sky", "road", "tree", "car")
@@ -237,7 +237,7 @@ def test_each_loss_is_its_formula(gamma):
     masks[1] = IGNORE
     masks[2][masks[2] == 3] = 0
     entropies, focal, dice = by_hand(logits, masks, gamma)
-    task = SemanticSegmentation(loss={"cross_entropy": 1.0, "focal": 0.5, "dice": 2.0, "focal_gamma": gamma})
+    task = SemanticSegmentation(cross_entropy=1.0, focal=0.5, dice=2.0, focal_gamma=gamma)
     terms = task.losses(logits, torch.from_numpy(masks).long())
     assert float(terms["cross_entropy"].mean) == pytest.approx(np.mean(entropies), rel=1e-5)
     assert float(terms["focal"].mean) == pytest.approx(0.5 * np.mean(focal), rel=1e-5)
@@ -250,7 +250,7 @@ def test_the_losses_of_uneven_batches_add_up_exactly():
     logits, masks = random_batch(7, seed=3)
     masks[0] = IGNORE
     classes = torch.from_numpy(masks).long()
-    task = SemanticSegmentation(loss={"dice": 1.0, "focal": 1.0, "class_weights": [1, 2, 0.5, 3]}, label_smoothing=0.1)
+    task = SemanticSegmentation(dice=1.0, focal=1.0, class_weights=[1, 2, 0.5, 3], label_smoothing=0.1)
     whole = task.losses(logits, classes)
     parts = [task.losses(logits[a:b], classes[a:b]) for a, b in ((0, 1), (1, 2), (2, 7))]
     for name, term in whole.items():
@@ -262,7 +262,7 @@ def test_the_losses_of_uneven_batches_add_up_exactly():
 def test_class_weights_are_factors_on_the_pixels_of_a_class():
     logits, masks = random_batch(2, seed=4)
     weights = (0.0, 1.0, 2.0, 4.0)
-    task = SemanticSegmentation(loss={"class_weights": weights})
+    task = SemanticSegmentation(class_weights=weights)
     counted = masks != IGNORE
     log_p = logits.double().log_softmax(1).permute(0, 2, 3, 1).numpy()[counted]
     truth = masks[counted]
@@ -273,7 +273,7 @@ def test_class_weights_are_factors_on_the_pixels_of_a_class():
 
 def test_a_batch_without_a_counted_pixel_has_loss_and_gradient_0():
     logits = random_batch(2)[0].requires_grad_()
-    task = SemanticSegmentation(loss={"dice": 1.0, "focal": 1.0, "focal_gamma": 0.5})
+    task = SemanticSegmentation(dice=1.0, focal=1.0, focal_gamma=0.5)
     terms = task.losses(logits, torch.full((2, 6, 5), IGNORE))
     assert [(float(term.mean.detach()), term.count) for term in terms.values()] == [(0.0, 0)] * 3
     torch.stack([term.mean for term in terms.values()]).sum().backward()
@@ -283,7 +283,7 @@ def test_a_batch_without_a_counted_pixel_has_loss_and_gradient_0():
 
 def test_certain_pixels_have_finite_gradients():
     logits = (logits_for([[0, 1], [2, 3]]) * 100).requires_grad_()
-    task = SemanticSegmentation(loss={"cross_entropy": 0.0, "focal": 1.0, "focal_gamma": 0.5})
+    task = SemanticSegmentation(cross_entropy=0.0, focal=1.0, focal_gamma=0.5)
     (term,) = task.losses(logits, torch.tensor([[[0, 1], [3, IGNORE]]])).values()
     term.mean.backward()
     assert torch.isfinite(logits.grad).all()
@@ -292,20 +292,20 @@ def test_certain_pixels_have_finite_gradients():
 
 def test_the_loss_of_a_constant_is_log_c_where_it_is_cross_entropy_alone():
     assert SemanticSegmentation(label_smoothing=0.1).constant_loss(CLASSES) == pytest.approx(math.log(4))
-    assert SemanticSegmentation(loss={"dice": 1.0}).constant_loss(CLASSES) is None
-    assert SemanticSegmentation(loss={"class_weights": [1, 1, 1, 9]}).constant_loss(CLASSES) is None
+    assert SemanticSegmentation(dice=1.0).constant_loss(CLASSES) is None
+    assert SemanticSegmentation(class_weights=[1, 1, 1, 9]).constant_loss(CLASSES) is None
 
 
 def test_what_is_wrong_with_a_loss_is_named():
     for values, said in (
         ({"cross_entropy": 0.0}, "nothing to minimise"),
-        ({"class_weights": [1.0, -1.0]}, "task.loss.class_weights"),
-        ({"dise": 1.0}, "task.loss.dise: unknown field; nearest: dice"),
+        ({"class_weights": [1.0, -1.0]}, "task.class_weights"),
+        ({"dise": 1.0}, "task.dise: unknown field; nearest: dice"),
     ):
         with pytest.raises(UsageError, match=said):
-            validate(SemanticSegmentation, {"loss": values}, "task")
-    weighted = SemanticSegmentation(loss=SegmentationLoss(class_weights=(1.0, 2.0)))
-    with pytest.raises(UsageError, match=r"task\.loss\.class_weights: 2 weights for 4 classes"):
+            validate(SemanticSegmentation, values, "task")
+    weighted = SemanticSegmentation(class_weights=(1.0, 2.0))
+    with pytest.raises(UsageError, match=r"task\.class_weights: 2 weights for 4 classes"):
         weighted.outputs(CLASSES)
     assert weighted.outputs(("a", "b")) == ("a", "b")
 

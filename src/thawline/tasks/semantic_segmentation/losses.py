@@ -7,13 +7,9 @@ of the shares of several devices, add up to the mean over all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, final
-
-from pydantic import Field, field_validator, model_validator
+from typing import TYPE_CHECKING
 
 from thawline.datasets.targets import IGNORE
-from thawline.specs import Spec
 from thawline.tasks.task import LossTerm
 
 if TYPE_CHECKING:
@@ -21,53 +17,6 @@ if TYPE_CHECKING:
 
 _LEAST_DOUBT = 1e-6
 """Of a focal weight: the derivative of a power below 1 has no bound at 0."""
-
-
-@final
-class SegmentationLoss(Spec):
-    """How much each loss counts; what is minimised is their weighted sum.
-
-    Attributes:
-        cross_entropy: The weight of the cross-entropy, a mean over pixels.
-        dice: The weight of the dice loss, a mean over images.
-        focal: The weight of the focal loss, a mean over pixels.
-        focal_gamma: How much less the focal loss counts a pixel that is right already; 0 is the cross-entropy.
-        class_weights: One factor for each class, in the data set's order, on the cross-entropy of its pixels.
-    """
-
-    cross_entropy: float = Field(default=1.0, ge=0.0)
-    dice: float = Field(default=0.0, ge=0.0)
-    focal: float = Field(default=0.0, ge=0.0)
-    focal_gamma: float = Field(default=2.0, ge=0.0)
-    class_weights: tuple[float, ...] | None = None
-
-    @field_validator("class_weights")
-    @classmethod
-    def _not_negative(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if weights is not None and (min(weights, default=0.0) < 0.0 or not any(weights)):
-            raise ValueError("weights of classes are not negative, and one of them is above 0")
-        return weights
-
-    @model_validator(mode="after")
-    def _something_to_minimise(self) -> SegmentationLoss:
-        if not (self.cross_entropy or self.dice or self.focal):
-            raise ValueError("all weights are 0: there is nothing to minimise")
-        return self
-
-    def terms(
-        self, logits: torch.Tensor, classes: torch.Tensor, label_smoothing: float = 0.0
-    ) -> Mapping[str, LossTerm]:
-        """The weighted terms of logits (B, C, H, W) and classes (B, H, W), int64 with `IGNORE`."""
-        logits = logits.float()
-        found = {}
-        if self.cross_entropy:
-            found["cross_entropy"] = cross_entropy(logits, classes, self.class_weights, label_smoothing)
-        if self.dice:
-            found["dice"] = dice(logits, classes)
-        if self.focal:
-            found["focal"] = focal(logits, classes, self.focal_gamma)
-        weights: dict[str, float] = {name: getattr(self, name) for name in found}
-        return {name: LossTerm(weights[name] * term.mean, term.count) for name, term in found.items()}
 
 
 def cross_entropy(

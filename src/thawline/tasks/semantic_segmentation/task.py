@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from thawline.datasets.targets import IGNORE
 from thawline.errors import usage_error
 from thawline.records.metrics import MetricDefinition
-from thawline.tasks.semantic_segmentation.losses import SegmentationLoss
+from thawline.tasks.semantic_segmentation.losses import cross_entropy, dice, focal
 from thawline.tasks.semantic_segmentation.masks import OriginalMasks, TrainingMasks
 from thawline.tasks.task import LossTerm, Task
 
@@ -37,8 +37,14 @@ _DEFINITIONS = {
 class SemanticSegmentation(Task):
     """One class for each pixel. Metrics are of the image's own pixels; 255 in a mask is no class and ignored.
 
+    What is minimised is the weighted sum of three losses (`thawline.tasks.semantic_segmentation.losses`).
+
     Attributes:
-        loss: How much cross-entropy, dice and focal loss count.
+        cross_entropy: The weight of the cross-entropy, a mean over pixels.
+        dice: The weight of the dice loss, a mean over images.
+        focal: The weight of the focal loss, a mean over pixels.
+        focal_gamma: How much less the focal loss counts a pixel that is right already; 0 is the cross-entropy.
+        class_weights: One factor for each class, in the data set's order, on the cross-entropy of its pixels.
         label_smoothing: Mixes each pixel's target of the cross-entropy with the uniform distribution over the classes.
     """
 
@@ -50,15 +56,32 @@ class SemanticSegmentation(Task):
     WHOLE_IMAGES: ClassVar[bool] = True
     COUNTS_IMAGES: ClassVar[bool] = False
 
-    loss: SegmentationLoss = SegmentationLoss()
+    cross_entropy: float = Field(default=1.0, ge=0.0)
+    dice: float = Field(default=0.0, ge=0.0)
+    focal: float = Field(default=0.0, ge=0.0)
+    focal_gamma: float = Field(default=2.0, ge=0.0)
+    class_weights: tuple[float, ...] | None = None
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @field_validator("class_weights")
+    @classmethod
+    def _not_negative(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if weights is not None and (min(weights, default=0.0) < 0.0 or not any(weights)):
+            raise ValueError("weights of classes are not negative, and one of them is above 0")
+        return weights
+
+    @model_validator(mode="after")
+    def _something_to_minimise(self) -> SemanticSegmentation:
+        if not (self.cross_entropy or self.dice or self.focal):
+            raise ValueError("cross_entropy, dice and focal are 0: there is nothing to minimise")
+        return self
 
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         """A map of logits for each class."""
-        weights = self.loss.class_weights
+        weights = self.class_weights
         if weights is not None and len(weights) != len(classes):
             raise usage_error(
-                "task.loss.class_weights", f"{len(weights)} weights for {len(classes)} classes: {', '.join(classes)}"
+                "task.class_weights", f"{len(weights)} weights for {len(classes)} classes: {', '.join(classes)}"
             )
         return tuple(classes)
 
@@ -72,14 +95,22 @@ class SemanticSegmentation(Task):
 
     def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, LossTerm]:
         """The weighted terms of logits (B, C, H, W) and classes (B, H, W) in the input's pixels."""
-        return self.loss.terms(outputs, targets, self.label_smoothing)
+        logits = outputs.float()
+        found = {}
+        if self.cross_entropy:
+            term = cross_entropy(logits, targets, self.class_weights, self.label_smoothing)
+            found["cross_entropy"] = _weighted(term, self.cross_entropy)
+        if self.dice:
+            found["dice"] = _weighted(dice(logits, targets), self.dice)
+        if self.focal:
+            found["focal"] = _weighted(focal(logits, targets, self.focal_gamma), self.focal)
+        return found
 
     def constant_loss(self, outputs: Sequence[str]) -> float | None:
         """Log C where the loss is the plain cross-entropy: every class with the same probability."""
-        loss = self.loss
-        if loss.dice or loss.focal or loss.class_weights is not None:
+        if self.dice or self.focal or self.class_weights is not None:
             return None
-        return loss.cross_entropy * math.log(len(outputs))
+        return self.cross_entropy * math.log(len(outputs))
 
     def training_scores(self, outputs: torch.Tensor, targets: torch.Tensor) -> Sequence[torch.Tensor]:
         """The sum over the images of the share of counted pixels that are right."""
@@ -133,6 +164,10 @@ class SemanticSegmentation(Task):
     def per_output_on_file(self, arrays: Arrays, outputs: Sequence[str]) -> list[int]:
         """The same by the pixels of each class."""
         return [int(images) for images in np.count_nonzero(arrays["truth"], axis=0)]
+
+
+def _weighted(term: LossTerm, weight: float) -> LossTerm:
+    return LossTerm(weight * term.mean, term.count)
 
 
 def _summed(arrays: Arrays) -> dict[str, torch.Tensor]:
