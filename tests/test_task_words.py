@@ -44,6 +44,7 @@ OTHERWISE = {
     ("planning/settings.py", "classes"): "the top-k accuracy, which tasks may read",
     ("planning/settings.py", "top1"): "a name that no regularizer may have",
     ("planning/statements.py", "class"): "a class of Python",
+    ("planning/task_fit.py", "classes"): "transferability scores are of classes",
     ("reports/escaping.py", "class"): "whatever a name from outside is of",
     ("sweeps/remote.py", "classes"): "classes of Python",
     ("thaw_line/digests.py", "class"): "a module's class",

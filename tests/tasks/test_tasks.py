@@ -148,7 +148,7 @@ def test_a_task_from_outside_runs_a_sweep_to_its_report(thawline, monkeypatch):
 def test_what_speaks_of_classes_is_refused_by_name(thawline):
     result = thawline("train", *NUMBERS, "head=source_rows", "diagnostics.transferability=true")
     assert result.status == 2
-    assert "head: it is of classification alone, and the task is number" in result.err
+    assert "head: SourceRows is no head for number; these are: linear, mlp" in result.err
     assert "diagnostics.transferability: its scores are of classes, and the task is number" in result.err
     result = thawline("train", *TINY, "--allow", "own", "--config-dir", "conf", "task=number")
     assert result.status == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from pydantic import Field
 
@@ -28,6 +28,8 @@ class VisualPrompt(Spec):
     ``± sqrt(6 / (3 h w + D))`` for patches of h x w, as the authors' do, and so change the network from the start.
     For timm's plain vision transformers.
     """
+
+    READS_VECTOR: ClassVar[bool] = True
 
     tokens: int = Field(default=10, ge=1)
     depth: Literal["shallow", "deep"] = "shallow"

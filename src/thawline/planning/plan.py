@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from thawline.backbones import Backbone, BackboneSpec, described
 from thawline.datasets import Splits
-from thawline.errors import Problem, UsageError, usage_error
+from thawline.errors import usage_error
 from thawline.files import finite
 from thawline.freeze_policies import Phase
 from thawline.heads import strides_of
@@ -23,6 +23,7 @@ from thawline.planning.session import Session
 from thawline.planning.settings import RunSettings, parse, recorded_config, source_config
 from thawline.planning.shift import ShiftedSet, shifted_sets
 from thawline.planning.start import ModelKey, Start
+from thawline.planning.task_fit import check_task
 from thawline.preprocessing import Preprocessing
 from thawline.records import RECORD_FILE, identity_of, require_record, run_folder
 from thawline.records.names import MODEL_FILE
@@ -127,7 +128,7 @@ def _plan(
     settings: RunSettings, config: Mapping[str, Any], overrides: Sequence[str], session: Session, label: str
 ) -> Plan:
     settings.backbone.check()
-    _check_task(settings)
+    check_task(settings)
     source = None
     if settings.source is not None:
         source = _plan(settings.source, source_config(config), (), session, f"source of {label}")
@@ -198,23 +199,6 @@ def _fitting(splits: Splits, settings: RunSettings) -> Splits:
         needed = f"{task.NAME} needs a data set whose targets are of kind {task.TARGET!r}"
         raise usage_error("task", f"{needed}; those of this one are of kind {splits.target!r}")
     return splits if settings.open_test else splits.without_test()
-
-
-def _check_task(settings: RunSettings) -> None:
-    """Refuse, by name, what has no meaning for the run's task."""
-    task = settings.task.NAME
-    used: dict[str, Any] = {"head": settings.head, "probe": settings.probe, "adapter": settings.adapter}
-    used |= {f"regularizer.{name}": regularizer for name, regularizer in settings.regularizer.items()}
-    used |= {f"shift.{name}": shift for name, shift in settings.shift.items()}
-    problems = [
-        Problem(field, f"it is of {', '.join(sorted(component.TASKS))} alone, and the task is {task}")
-        for field, component in used.items()
-        if getattr(component, "TASKS", None) is not None and task not in component.TASKS
-    ]
-    if settings.diagnostics.transferability and task not in settings.diagnostics.TASKS_WITH_TRANSFERABILITY:
-        problems.append(Problem("diagnostics.transferability", f"its scores are of classes, and the task is {task}"))
-    if problems:
-        raise UsageError(problems)
 
 
 def _input_identity(skeleton: Backbone) -> dict[str, Any]:

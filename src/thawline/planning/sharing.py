@@ -107,9 +107,19 @@ class SharedNetworks:
         return self.transform(settings).preprocessing(self.skeleton(settings).preprocessing)
 
     def transform(self, settings: RunSettings) -> Transform:
-        """How an image becomes the run's input, with the backbone's values in the place of every None."""
-        whole = {"whole": True} if settings.task.WHOLE_IMAGES else {}
-        return settings.transform.fitted(self.skeleton(settings).preprocessing, **whole)
+        """How an image becomes the run's input, with the backbone's values in the place of every None.
+
+        Raises:
+            UsageError: it does not fit the task's targets, which may lie in the image.
+        """
+        own, task = self.skeleton(settings).preprocessing, settings.task
+
+        def make() -> Transform:
+            fitted = settings.transform.fitted(own, whole=task.WHOLE_IMAGES)
+            fitted.check_targets(task.TARGET)
+            return fitted
+
+        return self._memo.once("transform", (repr(settings.transform), repr(own), task.TARGET), make)
 
     def network(
         self, settings: RunSettings, outputs: tuple[str, ...], classifier: SourceClassifier | None = None

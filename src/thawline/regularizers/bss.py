@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from pydantic import Field, field_validator
 
@@ -25,6 +25,8 @@ class BSS(Spec):
     The gradient, ``2 U_k diag(sigma_k) V_k'``, is finite at repeated and at zero singular values: no singular vector is
     differentiated.
     """
+
+    READS_VECTOR: ClassVar[bool] = True
 
     weight: Weight
     k: int | Literal["all"] = Field(default=1)

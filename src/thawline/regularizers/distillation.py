@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 from pydantic import Field
 
@@ -29,6 +29,8 @@ class Distillation(Spec):
     false. The value is 0 at the start where the model in training mode computes what it computes in evaluation: batch
     norms in training mode make it positive at once.
     """
+
+    READS_VECTOR: ClassVar[bool] = True
 
     weight: Weight
     temperature: float = Field(default=3.0, gt=0.0)
