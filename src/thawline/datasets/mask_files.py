@@ -340,6 +340,7 @@ class InstanceFiles:
             look.unreadable,
             (*mistakes, *_misfit(look, size, self.images[index])),
             objects=tuple(tuple(item) for item in look.objects),
+            size=size,
         )
 
     def _known(self, index: int, values: Sequence[int]) -> Mapping[int, int]:
@@ -352,6 +353,7 @@ class InstanceFiles:
             boxes=np.array([item[1:] for item in look.objects], dtype=np.float32).reshape(-1, 4),
             labels=np.array([known[value] for value in values], dtype=np.int64),
             crowd=np.zeros(len(values), dtype=np.bool_),
+            size=look.size,
             instances=InstanceFile(self.root / self.paths[index], values, look.digest),
         )
 

@@ -67,12 +67,14 @@ class Objects:
         labels: (n,) classes, from 0; there is no class for the background.
         crowd: (n,) whether it is a crowd, or an object that nobody is asked to find: neither trained on, nor counted
             as missed, nor as found wrongly.
+        size: (H, W) of the image.
         instances: The pixels of each object; None: only boxes are known.
     """
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
+    size: Size
     instances: InstanceMasks | None = None
 
     def __len__(self) -> int:
@@ -113,6 +115,7 @@ class Look(NamedTuple):
         mistakes: What is wrong with it, each with its value.
         remarks: What of it is not used, in words that are the same for all images of which it holds.
         objects: Of a file of instances, for each: value, xmin, ymin, xmax, ymax.
+        size: Of objects, (height, width) of their upright image.
     """
 
     digest: str
@@ -121,6 +124,7 @@ class Look(NamedTuple):
     mistakes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     objects: tuple[tuple[int, ...], ...] = ()
+    size: Size = (0, 0)
 
 
 class Annotations(Protocol):
