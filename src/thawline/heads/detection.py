@@ -32,8 +32,8 @@ class PyramidHead(Spec):
     """Base of the detection heads: a feature pyramid, and what is kept of what is found.
 
     Attributes:
-        strides: Which of the backbone's maps it reads. Of a backbone that gives one map alone, as plain vision transformers
-            do, a simple pyramid makes them.
+        strides: Which of the backbone's maps it reads. Where the backbone has one map alone, as a plain vision
+            transformer does, a simple pyramid makes them of it.
         width: Channels of every level.
         extra_levels: How many coarser levels are added, each of twice the stride.
         anchor_sizes: For each level, extra ones included, the sides of its square anchors in input pixels: one number
