@@ -250,7 +250,8 @@ class _LineStore:
             "torch": torch.__version__,
             "timm": timm.__version__,
         }
-        title = f"thaw line before {line.reason}" + (f", {views} views" if views else "")
+        ends = "the head" if strides_of(plan.settings.head) and line.reason == "nothing trains" else line.reason
+        title = f"thaw line before {ends}" + (f", {views} views" if views else "")
         return EntrySpec(key, tuple(arrays), len(indices) * max(1, views), title=title)
 
     def _decide(self, store: Store, specs: dict[str, EntrySpec]) -> Any:

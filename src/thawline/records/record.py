@@ -72,7 +72,9 @@ class Record(RecordPart):
     `metric_definitions` says of every metric, by its name, which direction is better, its label and its bounds;
     `headline` is the metric that stands for the run where one number is shown, `tie_break` the one that decides between
     runs that are equal by the metric compared. Records written before these fields are classification's.
-    `identity_format` says what the identity was made from (1: before records said so); a run of an earlier format is
+    `confusion_matrix` and `per_class` are of the test split, where the task has them: the counts of classification, and
+    class -> metric -> value of tasks that measure each class apart, None where a value does not exist, as of a class
+    that no image shows. `identity_format` says what the identity was made from (1: before records said so); a run of an earlier format is
     not found again by its configuration. `strategy` and `recipe` state in words what the configuration makes (None in
     records of versions that did not). `identity_parts` are what it was made from: `identity_of` them is the identity.
     `preprocessing` is how images became the network's input, and travels with the weights; records of earlier versions
@@ -110,6 +112,7 @@ class Record(RecordPart):
     headline: str = CLASSIFICATION_HEADLINE
     tie_break: str | None = CLASSIFICATION_TIE_BREAK
     confusion_matrix: list[list[int]] = Field(default_factory=list)
+    per_class: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     freeze_contract: FreezeContractRecord
     cost: Cost
     files: dict[str, str] = Field(default_factory=dict)
