@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from thawline.commands.composing import Grid, plain
 from thawline.config_paths import conf_folder
 from thawline.errors import UsageError
-from thawline.sweeps.cells import Cell
+from thawline.sweeps.cells import CellConfig
 
 
 class Counting:
@@ -59,7 +59,7 @@ def hydra():
 )  # fmt: skip
 def test_values_set_later_are_what_hydra_sets(hydra, arguments, composed):
     grid = Grid(hydra, hydra.config, arguments)
-    cells = [Cell(point.overrides, point.label, plain(point.config)) for point in grid]
+    cells = [CellConfig(point.overrides, point.label, plain(point.config)) for point in grid]
     assert len(cells) == len(grid)
     assert len(hydra.config_loader.composed) == composed
     for cell in cells:

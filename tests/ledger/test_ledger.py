@@ -18,8 +18,8 @@ from tests.side_by_side import GRID
 from tests.zygote import wait_for
 from thawline.cli import status
 from thawline.execution import run as experiment
-from thawline.ledger import leases as claims
-from thawline.ledger.leases import OWNER_FILE, read_owner, try_claim
+from thawline.ledger import leases
+from thawline.ledger.leases import OWNER_FILE, read_owner, try_lease
 from thawline.ledger.runs import status_of
 from thawline.records import load_record, read_record, write_record
 from thawline.runtime import signals
@@ -224,7 +224,7 @@ def run_folder(tmp_path) -> Path:
 
 
 def silent_owner(folder: Path, seconds: float, machine: str = "another") -> None:
-    """An owner on another machine that has not renewed its claim for so long."""
+    """An owner on another machine that has not renewed its lease for so long."""
     owner = {"machine": machine, "host": "far", "pid": 1, "token": "theirs"}
     (folder / OWNER_FILE).write_text(json.dumps(owner))
     then = (folder / OWNER_FILE).stat().st_mtime - seconds
@@ -232,59 +232,59 @@ def silent_owner(folder: Path, seconds: float, machine: str = "another") -> None
 
 
 def test_the_owner_on_another_machine_keeps_its_cell_while_its_heart_beats(run_folder):
-    silent_owner(run_folder, claims.STALE_SECONDS - 10)
-    assert claims.is_claimed(run_folder)
-    assert try_claim(run_folder) is None
-    silent_owner(run_folder, claims.STALE_SECONDS + 10)
-    assert not claims.is_claimed(run_folder)
-    with try_claim(run_folder) as claim:
-        assert claim.is_mine()
-        assert claims.is_claimed(run_folder)
-        assert try_claim(run_folder) is None
+    silent_owner(run_folder, leases.STALE_SECONDS - 10)
+    assert leases.is_leased(run_folder)
+    assert try_lease(run_folder) is None
+    silent_owner(run_folder, leases.STALE_SECONDS + 10)
+    assert not leases.is_leased(run_folder)
+    with try_lease(run_folder) as lease:
+        assert lease.is_mine()
+        assert leases.is_leased(run_folder)
+        assert try_lease(run_folder) is None
     assert not (run_folder / OWNER_FILE).exists()
 
 
 def test_a_cell_whose_owner_died_on_this_machine_is_free_at_once(run_folder):
-    silent_owner(run_folder, 0, claims._machine())
-    assert not claims.is_claimed(run_folder)
-    with try_claim(run_folder) as claim:
-        assert claim.is_mine()
+    silent_owner(run_folder, 0, leases._machine())
+    assert not leases.is_leased(run_folder)
+    with try_lease(run_folder) as lease:
+        assert lease.is_mine()
 
 
 def test_of_many_that_find_a_dead_owner_one_takes_over_also_without_locks(run_folder, monkeypatch):
     def no_locks(path: Path, *, create: bool = False):
-        raise OSError(claims.errno.ENOLCK, "No locks available")
+        raise OSError(leases.errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(claims, "try_lock", no_locks)
+    monkeypatch.setattr(leases, "try_lock", no_locks)
     for _ in range(20):
-        silent_owner(run_folder, claims.STALE_SECONDS + 10)
+        silent_owner(run_folder, leases.STALE_SECONDS + 10)
         barrier, taken = threading.Barrier(8), []
 
         def take(barrier=barrier, taken=taken) -> None:
             barrier.wait()
-            taken.append(try_claim(run_folder))
+            taken.append(try_lease(run_folder))
 
         threads = [threading.Thread(target=take) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        (claim,) = [claim for claim in taken if claim is not None]
-        assert claim.is_mine()
-        claim.release()
+        (lease,) = [lease for lease in taken if lease is not None]
+        assert lease.is_mine()
+        lease.release()
         assert not list(run_folder.glob(f"*{OWNER_FILE}*"))
 
 
-def test_the_owner_renews_its_claim_and_stops_when_it_was_replaced(run_folder, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
-    with signals.listening(), try_claim(run_folder) as claim:
+def test_the_owner_renews_its_lease_and_stops_when_it_was_replaced(run_folder, monkeypatch):
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.01)
+    with signals.listening(), try_lease(run_folder) as lease:
         old = (run_folder / OWNER_FILE).stat().st_mtime - 1000
         os.utime(run_folder / OWNER_FILE, (old, old))
         wait_for(lambda: (run_folder / OWNER_FILE).stat().st_mtime > old, "a beat")
         with pytest.raises(signals.Interrupted, match="SIGTERM"):
             silent_owner(run_folder, 0)
             wait_for(lambda: False, "the signal to itself")
-        assert not claim.is_mine()
+        assert not lease.is_mine()
     # The new owner's file is not the old one's to remove.
     assert read_owner(run_folder).host == "far"
 
@@ -302,7 +302,7 @@ def test_what_a_replaced_owner_would_write_is_not_written(thawline, stub):
 
 
 def test_a_folder_that_is_deleted_under_its_run_has_its_own_message_and_leaves_nothing(thawline, stub, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.01)
 
     def delete(seed: int) -> None:
         # What a run writes would make its folder anew. Put there at once: the signal may come at any moment after.
@@ -351,10 +351,10 @@ def test_an_owner_from_the_future_is_named_and_replaced_once_it_has_been_silent(
         waits.append(seconds)
         # While its time changes, it lives.
         silent_owner(folder, -1e8 - len(waits)) if len(waits) < 3 else None
-        clock[0] += claims.STALE_SECONDS + 1
+        clock[0] += leases.STALE_SECONDS + 1
 
     clock = [0.0]
-    monkeypatch.setattr(claims.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(leases.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(local.time, "sleep", wait)
     stub.behave = failing()
     result = thawline("train", *TINY)

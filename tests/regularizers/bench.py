@@ -13,7 +13,7 @@ from thawline.network import SourceClassifier
 from thawline.network.model import TransferModel, network_of
 from thawline.regularizers import (
     Context,
-    Step,
+    TrainingStep,
 )
 from thawline.regularizers.observation import Observer
 from thawline.training.penalties import whole_batch
@@ -51,7 +51,7 @@ class Bench:
         return self.context.model
 
     def step(self, images):
-        return Step(images, torch.arange(len(images)) % CLASSES, len(images), whole_batch)
+        return TrainingStep(images, torch.arange(len(images)) % CLASSES, len(images), whole_batch)
 
     def value(self, term, images):
         """The term after a forward pass of the model in its present mode."""

@@ -18,7 +18,7 @@ from tests.zygote import wait_for
 from thawline.sweeps import workers
 from thawline.sweeps.executor import run_jobs
 from thawline.sweeps.parallel import visible_gpus
-from thawline.sweeps.remote import Outcome
+from thawline.sweeps.remote import JobOutcome
 from thawline.sweeps.workers import Slot, Workers, WorkersFailed, make_slots
 
 PARALLEL = ("hydra/launcher=parallel", "hydra.launcher.workers=2")
@@ -26,7 +26,7 @@ PARALLEL = ("hydra/launcher=parallel", "hydra.launcher.workers=2")
 
 def run(tmp_path, jobs, slots=1, environment=None, finished=lambda number, outcome: True):
     places = [Slot(number, environment or {}) for number in range(slots)]
-    outcomes = [Outcome(error="not started")] * len(jobs)
+    outcomes = [JobOutcome(error="not started")] * len(jobs)
 
     def note(number, outcome):
         outcomes[number] = outcome
@@ -43,12 +43,12 @@ def test_a_killed_worker_costs_its_job_alone(tmp_path):
                    finished=lambda number, outcome: ended.append(number) or True)  # fmt: skip
     log = tmp_path / "sweep" / "worker-0.log"
     assert outcomes == [
-        Outcome(0),
-        Outcome(error=f"its worker was killed by SIGKILL (log: {log})"),
-        Outcome(2),
-        Outcome(error=f"its worker ended with status 7 (log: {log})"),
-        Outcome(error="job 4 failed"),
-        Outcome(5),
+        JobOutcome(0),
+        JobOutcome(error=f"its worker was killed by SIGKILL (log: {log})"),
+        JobOutcome(2),
+        JobOutcome(error=f"its worker ended with status 7 (log: {log})"),
+        JobOutcome(error="job 4 failed"),
+        JobOutcome(5),
     ]
     assert ended == [0, 1, 2, 3, 4, 5]
     # Its successors write on in the same log.
@@ -71,13 +71,13 @@ def test_workers_that_can_do_nothing_end_the_sweep(tmp_path):
 
 def test_after_the_job_that_ends_it_none_is_started(tmp_path):
     outcomes = run(tmp_path, ["return", "fail", "return"], finished=lambda number, outcome: not outcome.error)
-    assert outcomes == [Outcome(0), Outcome(error="job 1 failed"), Outcome(error="not started")]
+    assert outcomes == [JobOutcome(0), JobOutcome(error="job 1 failed"), JobOutcome(error="not started")]
 
 
 def test_each_worker_has_an_environment_of_its_own(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (outcome,) = run(tmp_path, ["CUDA_VISIBLE_DEVICES"], environment={"CUDA_VISIBLE_DEVICES": "3"})
-    assert outcome == Outcome("3")
+    assert outcome == JobOutcome("3")
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 

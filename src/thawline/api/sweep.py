@@ -104,7 +104,7 @@ class Sweep:
         return f"<Sweep {self.name}: {len(self._loaded.runs)} of {len(self)} runs done>"
 
     @cached_property
-    def _loaded(self) -> loading.Sweep:
+    def _loaded(self) -> loading.LoadedSweep:
         from thawline.reports.loading import load_sweep
 
         return load_sweep(self.folder)

@@ -10,7 +10,7 @@ from torch import nn
 from thawline.backbones.backbone import Size
 from thawline.backbones.weights import first_line
 from thawline.errors import usage_error
-from thawline.layer_groups import Granularity, LayerGroup, Trace, layer_groups, trace
+from thawline.layer_groups import ForwardPass, Granularity, LayerGroup, layer_groups, trace
 
 ENCODER = "encoder"
 """The place of a library's network in a module of ours."""
@@ -64,7 +64,7 @@ def renamed(groups: Sequence[LayerGroup]) -> tuple[LayerGroup, ...]:
     )
 
 
-def _traced(network: nn.Module, size: Size, name: str) -> Trace:
+def _traced(network: nn.Module, size: Size, name: str) -> ForwardPass:
     try:
         return trace(network, size)
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, ZeroDivisionError) as error:

@@ -37,7 +37,7 @@ from thawline.records import WeightsRecord
 if TYPE_CHECKING:
     from torch import nn
 
-    from thawline.backbones.weights import State
+    from thawline.backbones.weights import StateDict
 
 _OURS = frozenset(
     {"pretrained", "num_classes", "in_chans", "features_only", "checkpoint_path", "pretrained_cfg", "scriptable"}
@@ -126,7 +126,7 @@ class TimmBackbone(LibraryBackbone):
         origin = WeightsRecord(description=f"timm {self._architecture}.{tag}", sha256=state_hash(module))
         return spec._described(module, classifier, origin, images)
 
-    def _read(self, path: Path, module: nn.Module) -> tuple[State, SourceClassifier | None, SavedNetwork]:
+    def _read(self, path: Path, module: nn.Module) -> tuple[StateDict, SourceClassifier | None, SavedNetwork]:
         """The backbone's tensors from a file, the classifier in it, and what the file is.
 
         Where names or shapes are not the network's, timm may know how to convert them (the original authors' names,
@@ -153,7 +153,7 @@ class TimmBackbone(LibraryBackbone):
             raise does_not_fit(saved, self.name, problems, expected)
         return own, classifier, saved
 
-    def _converted(self, state: State, full: Any) -> Any | None:
+    def _converted(self, state: StateDict, full: Any) -> Any | None:
         """The network filled with `state` by timm's own rules for this family, or None where they do not help."""
         import timm
 

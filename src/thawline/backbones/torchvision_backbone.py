@@ -35,7 +35,7 @@ from thawline.records import WeightsRecord
 if TYPE_CHECKING:
     from torch import nn
 
-    from thawline.backbones.weights import State
+    from thawline.backbones.weights import StateDict
 
 _OURS = frozenset({"weights", "num_classes", "aux_logits", "transform_input", "init_weights", "progress"})
 """Arguments of torchvision's constructors that thawline gives."""
@@ -142,7 +142,7 @@ class TorchvisionBackbone(LibraryBackbone):
 
     def _read(
         self, path: Path, module: nn.Module, classifier: _Classifier
-    ) -> tuple[State, SourceClassifier | None, SavedNetwork]:
+    ) -> tuple[StateDict, SourceClassifier | None, SavedNetwork]:
         """The backbone's tensors from a file, the classifier in it, and what the file is."""
         expected = module.state_dict()
         saved = read_network(path, expected.keys() | classifier.keys, self.prefix)
@@ -157,7 +157,7 @@ class TorchvisionBackbone(LibraryBackbone):
             raise does_not_fit(saved, self.name, problems, expected)
         return own, source, saved
 
-    def _adapted(self, state: State, module: Any) -> State:
+    def _adapted(self, state: StateDict, module: Any) -> StateDict:
         """The tensors without auxiliary classifiers, and a ViT's position embedding for the configured input size."""
         if self.name in _INCEPTIONS:
             state = {name: tensor for name, tensor in state.items() if not name.startswith(_AUXILIARY)}
@@ -168,7 +168,7 @@ class TorchvisionBackbone(LibraryBackbone):
             state = dict(interpolate_embeddings(module.image_size, module.patch_size, dict(state)))
         return state
 
-    def _fetched(self, chosen: Any, module: nn.Module) -> State:
+    def _fetched(self, chosen: Any, module: nn.Module) -> StateDict:
         cached = downloaded_file(chosen.url)
         if cached is not None:
             return read_network(cached, module.state_dict().keys()).backbone

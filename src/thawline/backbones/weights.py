@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    State = dict[str, torch.Tensor]
+    StateDict = dict[str, torch.Tensor]
 
 FIELD = "backbone.weights"
 
@@ -76,8 +76,8 @@ class SavedNetwork:
     """
 
     path: Path
-    backbone: State
-    head: State | None
+    backbone: StateDict
+    head: StateDict | None
     container: str = ""
     prefix: str = ""
     left_out: Mapping[str, int] | None = None
@@ -176,7 +176,7 @@ def _resaving(path: Path) -> str:
     )
 
 
-def _contained(content: Any, path: Path) -> tuple[str, State]:
+def _contained(content: Any, path: Path) -> tuple[str, StateDict]:
     """The tensors by name of a checkpoint, and the path of the entry that holds them."""
     place: list[str] = []
     state = content
@@ -246,7 +246,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return not tensor.is_floating_point() or not bool((tensor.isnan() | (tensor == float("inf"))).any())
 
 
-def _below(state: Mapping[str, torch.Tensor], prefix: str) -> State:
+def _below(state: Mapping[str, torch.Tensor], prefix: str) -> StateDict:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
@@ -257,7 +257,7 @@ def _counts(names: Collection[str]) -> dict[str, int]:
 
 def completed(
     state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], classifiers: Sequence[str]
-) -> State:
+) -> StateDict:
     """`state` without heads that are no classifier of the network's, and with the counters that old files lack.
 
     Args:
@@ -305,7 +305,7 @@ def does_not_fit(saved: SavedNetwork, network: str, problems: list[str], expecte
     )
 
 
-def divided(state: Mapping[str, torch.Tensor], classifier: Collection[str]) -> tuple[State, State]:
+def divided(state: Mapping[str, torch.Tensor], classifier: Collection[str]) -> tuple[StateDict, StateDict]:
     """The tensors of the backbone, and those named in `classifier`."""
     own = {key: tensor for key, tensor in state.items() if key not in classifier}
     return own, {key: tensor for key, tensor in state.items() if key in classifier}

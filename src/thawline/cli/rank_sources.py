@@ -17,7 +17,7 @@ from thawline.config_paths import conf_folder
 from thawline.errors import Problem, UsageError, usage_error
 
 if TYPE_CHECKING:
-    from thawline.sweeps.source_ranking import Candidate, Ranking
+    from thawline.sweeps.source_ranking import Candidate, SourceRanking
 
 _HEADINGS = {
     "logme": "LogME",
@@ -141,7 +141,7 @@ def _composed(network: str, overrides: Sequence[str]) -> dict[str, Any]:
     return of_run(config, network) if network else config
 
 
-def _rows(ranking: Ranking) -> list[dict[str, Any]]:
+def _rows(ranking: SourceRanking) -> list[dict[str, Any]]:
     """A row per source, best first, in full precision."""
     return [
         {
@@ -158,7 +158,7 @@ def _rows(ranking: Ranking) -> list[dict[str, Any]]:
     ]
 
 
-def _show(ranking: Ranking, file: Path, csv: Path) -> None:
+def _show(ranking: SourceRanking, file: Path, csv: Path) -> None:
     from thawline.reports.escaping import plain as plain_text
 
     shown = [name for name in _HEADINGS if any(source.scores[name] is not None for source in ranking.sources)]

@@ -15,7 +15,7 @@ from thawline.commands.console import console
 from thawline.commands.project import outputs
 
 if TYPE_CHECKING:
-    from thawline.ledger.comparison import Comparison, Difference
+    from thawline.ledger.comparison import Difference, RecordComparison
     from thawline.records import Record
 
 _MOST_LINES = 12
@@ -83,7 +83,7 @@ def _config(recorded: Record, folder: Path, place: Path) -> dict[str, Any]:
     return config
 
 
-def _show(comparison: Comparison, tolerance: float) -> None:
+def _show(comparison: RecordComparison, tolerance: float) -> None:
     verdict = comparison.verdict
     style = _STYLES[verdict]
     details = {

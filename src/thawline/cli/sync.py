@@ -15,7 +15,7 @@ from thawline.commands.project import outputs
 
 if TYPE_CHECKING:
     from thawline.records import Record
-    from thawline.reports.loading import Sweep
+    from thawline.reports.loading import LoadedSweep
     from thawline.trackers import WandB
 
 
@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _replay(spec: WandB, record: Record, sweep: Sweep) -> None:
+def _replay(spec: WandB, record: Record, sweep: LoadedSweep) -> None:
     from thawline.trackers import Mirrored, remove_offline
 
     remove_offline(sweep.folder, record.identity)

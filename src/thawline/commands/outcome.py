@@ -12,7 +12,7 @@ from thawline.ledger.runs import RunFailed, Status
 if TYPE_CHECKING:
     from thawline.planning.plan import Plan
     from thawline.reports import ReportFiles
-    from thawline.sweeps.sweep import Sweep
+    from thawline.sweeps.sweep import PlannedSweep
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Unfinished:
 class FinishedSweep:
     """A sweep that has been run to its end; `report` is None where there is nothing to report, or none is wanted."""
 
-    sweep: Sweep
+    sweep: PlannedSweep
     unfinished: tuple[Unfinished, ...]
     report: ReportFiles | None
 

@@ -10,13 +10,13 @@ from thawline.commands.composing import Grid, Point
 from thawline.commands.diagnosis import checked
 from thawline.commands.outcome import FinishedSweep, SweepIncomplete, Unfinished, ended
 from thawline.invocation import Invocation
-from thawline.sweeps.cells import Cell, for_each
+from thawline.sweeps.cells import CellConfig, for_each
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from thawline.sweeps.sweep import Sweep
+    from thawline.sweeps.sweep import PlannedSweep
 
 log = logging.getLogger("thawline")
 
@@ -68,16 +68,16 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     ended.append(finished)
 
 
-def _checked(grid: Grid) -> list[Cell]:
+def _checked(grid: Grid) -> list[CellConfig]:
     """The cells, none with a wrong field: found before torch is imported."""
 
-    def check(point: Point) -> Cell:
-        return Cell(point.overrides, point.label, checked(point.config, point.overrides))
+    def check(point: Point) -> CellConfig:
+        return CellConfig(point.overrides, point.label, checked(point.config, point.overrides))
 
     return for_each(((point.label, point) for point in grid), len(grid), check)
 
 
-def _finished(planned: Sweep) -> FinishedSweep:
+def _finished(planned: PlannedSweep) -> FinishedSweep:
     """What of the sweep is not done, and its report, which trackers get too."""
     from thawline.ledger.runs import status_of
 
@@ -94,7 +94,7 @@ def _finished(planned: Sweep) -> FinishedSweep:
     return FinishedSweep(planned, unfinished, files)
 
 
-def _launch(context: HydraContext, task: TaskFunction, config: DictConfig, planned: Sweep) -> None:
+def _launch(context: HydraContext, task: TaskFunction, config: DictConfig, planned: PlannedSweep) -> None:
     """Hand the cells that are not done to a Hydra launcher; what became of them is read from their records."""
     from hydra.core.plugins import Plugins
 

@@ -7,7 +7,7 @@ data meets it. *Is it a step of depth?* A group without a weight (a lone norm) j
 "unfreeze one group" means the same in every architecture.
 """
 
-from thawline.layer_groups.forward_pass import Trace, feature_shape, forward_order, trace, used_parameters
+from thawline.layer_groups.forward_pass import ForwardPass, feature_shape, forward_order, trace, used_parameters
 from thawline.layer_groups.grouping import layer_groups
 from thawline.layer_groups.layer_group import Granularity, LayerGroup
 from thawline.layer_groups.meta_device import META_FAILURES
@@ -15,10 +15,10 @@ from thawline.layer_groups.table import GroupRow, group_table
 
 __all__ = [
     "META_FAILURES",
+    "ForwardPass",
     "Granularity",
     "GroupRow",
     "LayerGroup",
-    "Trace",
     "feature_shape",
     "forward_order",
     "group_table",

@@ -40,7 +40,7 @@ def used_parameters(module: nn.Module, input_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
-class Trace:
+class ForwardPass:
     """A forward pass in eval mode on the meta device.
 
     Attributes:
@@ -52,7 +52,7 @@ class Trace:
     output_shape: tuple[int, ...] | None
 
 
-def trace(module: nn.Module, input_size: tuple[int, int]) -> Trace:
+def trace(module: nn.Module, input_size: tuple[int, int]) -> ForwardPass:
     """A forward pass of one image of `input_size` (H, W), without data and memory.
 
     Raises:
@@ -67,7 +67,7 @@ def trace(module: nn.Module, input_size: tuple[int, int]) -> Trace:
         return call()
 
     output = run_on_meta(module, input_size, note)
-    return Trace(tuple(used), tuple(output.shape[1:]) if isinstance(output, Tensor) else None)
+    return ForwardPass(tuple(used), tuple(output.shape[1:]) if isinstance(output, Tensor) else None)
 
 
 def feature_shape(module: nn.Module, input_size: tuple[int, int]) -> tuple[int, ...] | None:

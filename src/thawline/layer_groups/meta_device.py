@@ -17,12 +17,12 @@ META_FAILURES = (RuntimeError, ValueError, TypeError, NotImplementedError, Asser
 _INSPECTIONS = frozenset({"__get__", "size", "dim", "stride", "numel", "is_floating_point", "is_complex"})
 """Functions that look at a tensor without using its values."""
 
-Observer = Callable[[str, list[str], Callable[[], Any]], Any]
+CallHook = Callable[[str, list[str], Callable[[], Any]], Any]
 """Runs a torch function, given its name, the names of the parameters among its arguments, and the call itself."""
 
 
 def run_on_meta(
-    module: nn.Module, input_size: tuple[int, int], observe: Observer, finished: Callable[[Any], None] | None = None
+    module: nn.Module, input_size: tuple[int, int], observe: CallHook, finished: Callable[[Any], None] | None = None
 ) -> Any:
     """The module's output for one image on the meta device, in eval mode; the module itself stays as it is.
 

@@ -24,7 +24,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RecordComparison:
     """How two records of one run compare.
 
     Attributes:
@@ -45,7 +45,7 @@ class Comparison:
         return _distance(self.numbers[0]) if self.numbers else 0.0
 
 
-def compare(recorded: Record, again: Record, tolerance: float) -> Comparison:
+def compare(recorded: Record, again: Record, tolerance: float) -> RecordComparison:
     """Compare a record with that of the same run made again; a number may differ by `tolerance`."""
     numbers = sorted(_differences(_numbers(recorded), _numbers(again)), key=_distance, reverse=True)
     files = tuple(_differences(recorded.files, again.files))
@@ -53,7 +53,7 @@ def compare(recorded: Record, again: Record, tolerance: float) -> Comparison:
     largest = _distance(numbers[0]) if numbers else 0.0
     verdict: Verdict = "identical" if same else "equal within tolerance" if largest <= tolerance else "different"
     environment = tuple(_differences(_environment(recorded), _environment(again)))
-    return Comparison(verdict, tuple(numbers), files, environment)
+    return RecordComparison(verdict, tuple(numbers), files, environment)
 
 
 def _numbers(record: Record) -> dict[str, Any]:

@@ -40,7 +40,7 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTS
 
 @dataclass(frozen=True)
 class Owner:
-    """Who runs a cell: the process, the machine under which it can be asked for, and a token of the claim."""
+    """Who runs a cell: the process, the machine under which it can be asked for, and a token of the lease."""
 
     machine: str
     host: str
@@ -53,16 +53,16 @@ class Owner:
         return f"{self.host}:{self.pid}" if self.host else "an unknown process"
 
 
-class Claim:
+class Lease:
     """A run's folder, held. Ends with `release`, with the block, or with the process."""
 
     def __init__(self, folder: Path, owner: Owner, lock: FileLock | None) -> None:
         self._folder, self._owner, self._lock = folder, owner, lock
         self._ended = threading.Event()
-        self._beating = threading.Thread(target=self._beat, name=f"claim {folder.name}", daemon=True)
+        self._beating = threading.Thread(target=self._beat, name=f"lease {folder.name}", daemon=True)
         self._beating.start()
 
-    def __enter__(self) -> Claim:
+    def __enter__(self) -> Lease:
         return self
 
     def __exit__(
@@ -112,8 +112,8 @@ class Claim:
                 return
 
 
-def try_claim(folder: Path) -> Claim | None:
-    """The claim on a run's folder (which exists), or None where another living process holds it.
+def try_lease(folder: Path) -> Lease | None:
+    """The lease on a run's folder (which exists), or None where another living process holds it.
 
     Raises:
         WriteError: the folder cannot be written.
@@ -128,13 +128,13 @@ def try_claim(folder: Path) -> Claim | None:
         lock = None
     mine = Owner(_machine(), socket.gethostname(), os.getpid(), uuid.uuid4().hex)
     if _take(folder, mine, locked=lock is not None):
-        return Claim(folder, mine, lock)
+        return Lease(folder, mine, lock)
     if lock is not None:
         lock.release()
     return None
 
 
-def is_claimed(folder: Path) -> bool:
+def is_leased(folder: Path) -> bool:
     """Whether a living process holds the folder, as far as it can be seen from here."""
     owner = read_owner(folder)
     if owner is None:
@@ -154,7 +154,7 @@ def is_claimed(folder: Path) -> bool:
 
 
 def read_owner(folder: Path) -> Owner | None:
-    """Who claims the folder, or did when its process ended; None where nobody does."""
+    """The owner of the folder, alive or dead; None where it has none."""
     return _owner_in(folder / OWNER_FILE)
 
 

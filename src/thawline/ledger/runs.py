@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from thawline.errors import WriteError
 from thawline.files import atomic_write, make_folder, read_json, remove_or_set_aside, remove_partial, write_json
-from thawline.ledger.leases import Claim, is_claimed, read_owner, try_claim
+from thawline.ledger.leases import Lease, is_leased, read_owner, try_lease
 from thawline.records import RECORD_FILE, Record, read_record
 from thawline.records.names import CONFIG_FILE, STATE_FILE
 from thawline.runtime import signals
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from thawline.planning.plan import Plan
 
 Stamp = tuple[int, int]
-State = Literal["pending", "running", "interrupted", "failed", "done"]
+RunState = Literal["pending", "running", "interrupted", "failed", "done"]
 POLL_SECONDS = 0.5
 """How often a run that another process has is looked at."""
 
@@ -54,7 +54,7 @@ class Status:
     record when it was found valid, and `diverged` what that record says.
     """
 
-    state: State
+    state: RunState
     attempt: int = 0
     since: str = ""
     host: str = ""
@@ -77,7 +77,7 @@ def status_of(folder: Path) -> Status:
         return _in_state(status, "failed", f"{folder / RECORD_FILE} is damaged; the same command makes it again")
     if status.state == "done":
         return _in_state(status, "pending")
-    if status.state == "running" and not is_claimed(folder):
+    if status.state == "running" and not is_leased(folder):
         return _in_state(status, "interrupted", "its process is gone")
     return status
 
@@ -108,7 +108,7 @@ def run_once(
     if record is not None:
         return record
     make_folder(plan.folder)
-    with _claimed(plan.folder, wait=wait) as claim:
+    with _leased(plan.folder, wait=wait) as lease:
         record = read_record(plan.folder)
         if record is not None:
             return record
@@ -117,22 +117,22 @@ def run_once(
         remove_partial(plan.folder)
         for _retry in range(retries):
             with contextlib.suppress(RunFailed):
-                return _attempt(plan, run, claim)
-        return _attempt(plan, run, claim)
+                return _attempt(plan, run, lease)
+        return _attempt(plan, run, lease)
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path, *, wait: bool) -> Iterator[Claim]:
-    claim = try_claim(folder)
-    while claim is None:
+def _leased(folder: Path, *, wait: bool) -> Iterator[Lease]:
+    lease = try_lease(folder)
+    while lease is None:
         if not wait:
             owner = read_owner(folder)
             raise RunBusy(owner.place if owner is not None else "another process")
         signals.check()
         time.sleep(POLL_SECONDS)
-        claim = try_claim(folder)
-    with claim:
-        yield claim
+        lease = try_lease(folder)
+    with lease:
+        yield lease
 
 
 def _raise_failure(plan: Plan, began: str) -> None:
@@ -141,19 +141,19 @@ def _raise_failure(plan: Plan, began: str) -> None:
         raise RunFailed(plan.identity, status.error, Path(status.traceback_file))
 
 
-def _attempt(plan: Plan, run: Callable[[Plan], Record], claim: Claim) -> Record:
-    journal = _Journal(plan.folder, _read(plan.folder).attempt + 1, claim)
+def _attempt(plan: Plan, run: Callable[[Plan], Record], lease: Lease) -> Record:
+    journal = _Journal(plan.folder, _read(plan.folder).attempt + 1, lease)
     write_json(plan.folder / CONFIG_FILE, dict(plan.config))
     journal.write("running")
     try:
         record = run(plan)
     except BaseException as error:
-        ended = _lost(plan.folder, claim) if claim.lost() else _ended(journal, plan.identity, error)
+        ended = _lost(plan.folder, lease) if lease.lost() else _ended(journal, plan.identity, error)
         if ended is error:
             raise
         raise ended from error
-    if claim.lost() and read_record(plan.folder) is None:
-        raise _lost(plan.folder, claim)
+    if lease.lost() and read_record(plan.folder) is None:
+        raise _lost(plan.folder, lease)
     journal.write("done", record_stamp=_stamp(plan.folder / RECORD_FILE), diverged=record.diverged)
     return record
 
@@ -174,10 +174,10 @@ def _ended(journal: _Journal, identity: str, error: BaseException) -> BaseExcept
     return interruption
 
 
-def _lost(folder: Path, claim: Claim) -> WriteError:
+def _lost(folder: Path, lease: Lease) -> WriteError:
     """The run's folder is another's or was deleted: nothing of this attempt stays."""
-    why = claim.lost()
-    claim.remove_left_over()
+    why = lease.lost()
+    lease.remove_left_over()
     return WriteError(errno.ESTALE, why, str(folder))
 
 
@@ -187,18 +187,18 @@ class _Journal:
 
     folder: Path
     attempt: int
-    claim: Claim
+    lease: Lease
 
     def write(
         self,
-        state: State,
+        state: RunState,
         *,
         error: str = "",
         file: str = "",
         record_stamp: Stamp | None = None,
         diverged: bool = False,
     ) -> None:
-        if self.claim.is_mine():
+        if self.lease.is_mine():
             place = (socket.gethostname(), os.getpid())
             status = Status(state, self.attempt, now("milliseconds"), *place, error, file, record_stamp, diverged)
             write_json(self.folder / STATE_FILE, asdict(status))
@@ -223,7 +223,7 @@ def _read(folder: Path) -> Status:
         return Status("pending")
 
 
-def _in_state(status: Status, state: State, error: str = "") -> Status:
+def _in_state(status: Status, state: RunState, error: str = "") -> Status:
     return replace(status, state=state, error=error, traceback_file="")
 
 

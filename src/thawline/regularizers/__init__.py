@@ -6,7 +6,7 @@ from thawline.regularizers.delta import DELTA
 from thawline.regularizers.distillation import Distillation
 from thawline.regularizers.feature_matching import FeatureMatching
 from thawline.regularizers.parameters import L2, L2SP
-from thawline.regularizers.regularizer import Context, Need, Regularizer, Samples, Step, Teacher, Term
+from thawline.regularizers.regularizer import Context, Need, Regularizer, Samples, Teacher, Term, TrainingStep
 from thawline.regularizers.stochastic_norm import StochNorm
 from thawline.regularizers.weight import Weight
 
@@ -22,9 +22,9 @@ __all__ = [
     "Need",
     "Regularizer",
     "Samples",
-    "Step",
     "StochNorm",
     "Teacher",
     "Term",
+    "TrainingStep",
     "Weight",
 ]

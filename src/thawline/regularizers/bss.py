@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 from pydantic import Field, field_validator
 
 from thawline.network import Network
-from thawline.regularizers.regularizer import Context, Need, Step, Term
+from thawline.regularizers.regularizer import Context, Need, Term, TrainingStep
 from thawline.regularizers.weight import Weight
 from thawline.specs import Spec
 
@@ -49,7 +49,7 @@ class BSS(Spec):
     def attach(self, context: Context) -> Term:
         """The term of a phase."""
 
-        def value(step: Step) -> Tensor:
+        def value(step: TrainingStep) -> Tensor:
             return smallest_squares(step.whole_batch(context.observer.features), self.k)
 
         return Term(value)

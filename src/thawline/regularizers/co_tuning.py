@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from thawline.network import Network
-from thawline.regularizers.regularizer import Context, Need, Samples, Step, Term
+from thawline.regularizers.regularizer import Context, Need, Samples, Term, TrainingStep
 from thawline.regularizers.source_head import require_source_classifier, source_head
 from thawline.regularizers.weight import Weight
 from thawline.specs import Spec
@@ -67,7 +67,7 @@ class CoTuning(Spec):
         relation = context.remember(key, lambda: self._relation(context))
         table = torch.from_numpy(relation).float().to(context.device)
 
-        def value(step: Step) -> Tensor:
+        def value(step: TrainingStep) -> Tensor:
             return soft_cross_entropy(table[step.labels], kept(context.observer.features))
 
         return Term(value, auxiliary=kept)

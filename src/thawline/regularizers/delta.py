@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from thawline.errors import nearest, usage_error
 from thawline.network import Network
 from thawline.randomness import permutation
-from thawline.regularizers.regularizer import Context, Need, Step, Term
+from thawline.regularizers.regularizer import Context, Need, Term, TrainingStep
 from thawline.regularizers.weight import Weight
 from thawline.specs import Spec
 
@@ -88,7 +88,7 @@ class DELTA(Spec):
             source.watch(path)
             observer.watch(path)
 
-        def value(step: Step) -> Tensor:
+        def value(step: TrainingStep) -> Tensor:
             source.look(step.seen)
             total = step.seen.new_zeros((), dtype=weights[layers[0].path].dtype)
             for path, layout in layouts.items():

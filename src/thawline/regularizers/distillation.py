@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from pydantic import Field
 
 from thawline.network import Network
-from thawline.regularizers.regularizer import Context, Need, Step, Term
+from thawline.regularizers.regularizer import Context, Need, Term, TrainingStep
 from thawline.regularizers.source_head import require_source_classifier, source_head
 from thawline.regularizers.weight import Weight
 from thawline.specs import Spec
@@ -54,7 +54,7 @@ class Distillation(Spec):
         fixed = source_head(context.source_classifier, field, trainable=False).to(device, context.dtype)
         kept = source_head(context.source_classifier, field, trainable=self.train_source_head).to(device)
 
-        def value(step: Step) -> Tensor:
+        def value(step: TrainingStep) -> Tensor:
             source.look(step.seen)
             with torch.no_grad():
                 target = fixed(source.features)

@@ -11,7 +11,7 @@ from thawline.errors import Problem, UsageError, nearest, usage_error
 from thawline.network import Network
 from thawline.randomness import seeded
 from thawline.regularizers.delta import check_layers
-from thawline.regularizers.regularizer import Context, Need, Step, Teacher, Term
+from thawline.regularizers.regularizer import Context, Need, Teacher, Term, TrainingStep
 from thawline.regularizers.weight import Weight
 from thawline.specs import Spec
 
@@ -104,7 +104,7 @@ class FeatureMatching(Spec):
             context.observer.watch(pair.student.path)
             teacher.watch(pair.teacher.path)
 
-        def value(step: Step) -> Tensor:
+        def value(step: TrainingStep) -> Tensor:
             teacher.look(step.seen)
             total = torch.zeros((), device=step.seen.device)
             for pair, weight, adapter in zip(pairs, weights, adapters, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, final
 
 from thawline.network import Network
-from thawline.regularizers.regularizer import Context, Need, Step, Term
+from thawline.regularizers.regularizer import Context, Need, Term, TrainingStep
 from thawline.regularizers.weight import Weight
 from thawline.specs import Spec
 
@@ -38,7 +38,7 @@ class L2(Spec):
         """The term of a phase."""
         chosen = _trainable(context, self.over, norms_and_biases=self.norms_and_biases)
 
-        def value(step: Step) -> Tensor:
+        def value(step: TrainingStep) -> Tensor:
             return _half_squares(list(chosen.values()), step)
 
         return Term(value)
@@ -72,7 +72,7 @@ class L2SP(Spec):
         chosen = _trainable(context, "backbone", norms_and_biases=self.norms_and_biases)
         pairs = [(parameter, start[name]) for name, parameter in chosen.items()]
 
-        def value(step: Step) -> Tensor:
+        def value(step: TrainingStep) -> Tensor:
             return _half_squares([parameter - origin for parameter, origin in pairs], step)
 
         return Term(value)
@@ -89,7 +89,7 @@ def _trainable(context: Context, over: str, *, norms_and_biases: bool) -> dict[s
     }
 
 
-def _half_squares(tensors: list[Tensor], step: Step) -> Tensor:
+def _half_squares(tensors: list[Tensor], step: TrainingStep) -> Tensor:
     """Half the sum of squares of all entries, in float32 or better; 0 where there are none."""
     import torch
 

@@ -93,7 +93,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """One training step, after the forward pass.
 
     Attributes:
@@ -132,7 +132,7 @@ class Term:
         report: what the record keeps of it.
     """
 
-    value: Callable[[Step], torch.Tensor] | None = None
+    value: Callable[[TrainingStep], torch.Tensor] | None = None
     auxiliary: nn.Module | None = None
     remove: Callable[[], None] = _nothing
     report: Mapping[str, Any] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from thawline.reports.document import (
     p_value,
     signed,
 )
-from thawline.reports.findings import Comparison, comparisons, ranking, sample_comparisons
+from thawline.reports.findings import RowComparison, comparisons, ranking, sample_comparisons
 from thawline.reports.study import TEST, Group, Row, Study
 from thawline.reports.tables import depth_told, mean_sd, short, ties_in_words
 
@@ -126,7 +126,7 @@ def _said_once(floors: Sequence[tuple[str, str]]) -> list[str]:
     return [text[0].upper() + text[1:] for text in told]
 
 
-def _comparison_table(study: Study, group: Group, chosen: Row, found: Sequence[Comparison]) -> Table:
+def _comparison_table(study: Study, group: Group, chosen: Row, found: Sequence[RowComparison]) -> Table:
     headings = ["against", "difference", "95 % t interval", "95 % bootstrap"]
     if study.split == TEST:
         headings += ["P(better)", "p sign flip", "p Wilcoxon", "p Holm"]
@@ -137,7 +137,7 @@ def _comparison_table(study: Study, group: Group, chosen: Row, found: Sequence[C
     )
 
 
-def _comparison_line(study: Study, group: Group, item: Comparison) -> Line:
+def _comparison_line(study: Study, group: Group, item: RowComparison) -> Line:
     entries = [
         _named(group, item.other),
         signed(item.difference, study.digits),

@@ -13,7 +13,7 @@ import numpy as np
 
 from thawline.records.names import PREDICTIONS_FILE
 from thawline.reports import statistics
-from thawline.reports.loading import Run
+from thawline.reports.loading import LoadedRun
 from thawline.reports.statistics import Friedman, Interval, McNemar, PairedTest
 from thawline.reports.study import Group, Key, Row, Study, setting_labels
 
@@ -28,7 +28,7 @@ _MOST_SEEDS_READ = 20
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RowComparison:
     """The chosen row against another on the study's split, paired by seed.
 
     `difference` is chosen - other in the metric's own direction; `improvement` the probability that a run of the
@@ -57,7 +57,7 @@ class SampleComparison:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class StrategyRanking:
     """Strategies ranked over several data sets by their mean score on each; `left_out` miss a data set."""
 
     names: tuple[str, ...]
@@ -67,7 +67,7 @@ class Ranking:
     left_out: tuple[str, ...]
 
 
-def comparisons(study: Study, group: Group) -> list[Comparison]:
+def comparisons(study: Study, group: Group) -> list[RowComparison]:
     """The chosen row of `group` against each other row that has runs, Holm-corrected over all of them."""
     if group.chosen is None:
         return []
@@ -78,12 +78,12 @@ def comparisons(study: Study, group: Group) -> list[Comparison]:
     return [replace(item, holm=adjusted.get(index)) for index, item in enumerate(found)]
 
 
-def compare(study: Study, chosen: Row, other: Row) -> Comparison:
+def compare(study: Study, chosen: Row, other: Row) -> RowComparison:
     """The row `chosen` against `other` on the study's split, not yet corrected for other comparisons."""
     pairs = statistics.paired(chosen.scores(study.split, study.metric), other.scores(study.split, study.metric))
     differences = pairs.differences
     sign = 1.0 if study.mode == "max" else -1.0
-    return Comparison(
+    return RowComparison(
         other=other,
         n=len(pairs.keys),
         unpaired=len(pairs.only_x) + len(pairs.only_y),
@@ -110,7 +110,7 @@ def sample_comparisons(study: Study, chosen: Row, others: Sequence[Row]) -> list
     return found
 
 
-def ranking(study: Study) -> Ranking | None:
+def ranking(study: Study) -> StrategyRanking | None:
     """Strategies ranked over the data sets, or None where the sweep has fewer than two of these or three of those."""
     if not study.axes.data_sets or len(study.conditions) < 2:
         return None
@@ -131,7 +131,7 @@ def ranking(study: Study) -> Ranking | None:
     scores = np.array(list(whole.values())).T
     ranked = statistics.friedman(scores, study.mode)
     p_values = statistics.wilcoxon_holm(scores)
-    return Ranking(
+    return StrategyRanking(
         names=tuple(names[strategy] for strategy in whole),
         friedman=ranked,
         p_values=p_values,
@@ -147,7 +147,7 @@ def _strategy_label(study: Study, row: Row) -> str:
     return ", ".join(parts)
 
 
-def _right(run: Run, read: dict[str, _Right | None]) -> _Right | None:
+def _right(run: LoadedRun, read: dict[str, _Right | None]) -> _Right | None:
     if run.identity not in read:
         read[run.identity] = _read_right(run.folder / PREDICTIONS_FILE)
     return read[run.identity]

@@ -61,7 +61,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Run:
+class LoadedRun:
     """What a report needs of one record.
 
     Metrics that the record holds as null are NaN here; a metric that it lacks is absent. `definitions` says how each is
@@ -156,12 +156,12 @@ class Cell:
     identity: str
     command: tuple[str, ...]
     values: Mapping[str, str]
-    run: Run | None
+    run: LoadedRun | None
     problem: str = ""
 
 
 @dataclass(frozen=True)
-class Sweep:
+class LoadedSweep:
     """A set of cells: `axes` maps each override key to its values in their order."""
 
     name: str
@@ -169,7 +169,7 @@ class Sweep:
     folder: Path
     axes: Mapping[str, tuple[str, ...]]
     cells: tuple[Cell, ...]
-    runs: tuple[Run, ...] = field(repr=False)
+    runs: tuple[LoadedRun, ...] = field(repr=False)
 
 
 def find_sweep(name: str, outputs: Path) -> Path:
@@ -191,7 +191,7 @@ def find_sweep(name: str, outputs: Path) -> Path:
     raise usage_error("sweep", f"no sweep {_quoted(name)}{nearest(name, known)} ({there})")
 
 
-def load_sweep(folder: Path) -> Sweep:
+def load_sweep(folder: Path) -> LoadedSweep:
     """The sweep in `folder`: one with a ``sweep.json``, or a plain folder of runs.
 
     Raises:
@@ -210,7 +210,7 @@ def override_values(overrides: Sequence[str]) -> dict[str, str]:
     return {key.lstrip("+"): value for key, equals, value in pairs if equals}
 
 
-def _from_file(folder: Path) -> Sweep:
+def _from_file(folder: Path) -> LoadedSweep:
     path = folder / SWEEP_FILE
     try:
         described = load_manifest(folder)
@@ -222,7 +222,7 @@ def _from_file(folder: Path) -> Sweep:
     axes = {key.lstrip("+"): tuple(values) for key, values in described.axes.items()}
     runs_folder = Path(os.path.normpath(folder.absolute() / described.runs_folder))
     # Cells that resolve to the same config share a run; it is read once.
-    read: dict[str, tuple[Run | None, str]] = {}
+    read: dict[str, tuple[LoadedRun | None, str]] = {}
     cells = []
     for cell in described.cells:
         if cell.identity not in read:
@@ -233,10 +233,10 @@ def _from_file(folder: Path) -> Sweep:
         command = run.command if run is not None else ("thawline", "train", *described.options, *cell.overrides)
         cells.append(Cell(cell.identity, command, place, run, problem))
     runs = tuple(run for run, _ in read.values() if run is not None)
-    return Sweep(described.name, described.command, folder, axes, tuple(cells), runs)
+    return LoadedSweep(described.name, described.command, folder, axes, tuple(cells), runs)
 
 
-def _from_runs(folder: Path) -> Sweep:
+def _from_runs(folder: Path) -> LoadedSweep:
     folder = folder.absolute()
     names = sorted(path.parent.name for path in folder.glob(f"*/{RECORD_FILE}"))
     read = {name: _read_run(folder, name) for name in names}
@@ -263,7 +263,7 @@ def _from_runs(folder: Path) -> Sweep:
         for name, (run, problem) in read.items()
     )
     runs = tuple(run for run, _ in read.values() if run is not None)
-    return Sweep(folder.name, "", folder, axes, cells, runs)
+    return LoadedSweep(folder.name, "", folder, axes, cells, runs)
 
 
 def natural(text: str) -> tuple[int, float, str]:
@@ -274,7 +274,7 @@ def natural(text: str) -> tuple[int, float, str]:
         return (1, 0.0, text)
 
 
-def _read_run(runs_folder: Path, identity: str) -> tuple[Run | None, str]:
+def _read_run(runs_folder: Path, identity: str) -> tuple[LoadedRun | None, str]:
     if identity in ("", ".", "..") or Path(identity).name != identity or "\x00" in identity or len(identity) > 255:
         return None, "not the identity of a run"
     folder = runs_folder / identity
@@ -289,9 +289,9 @@ def _read_run(runs_folder: Path, identity: str) -> tuple[Run | None, str]:
         return None, f"damaged record: {error}"
 
 
-def _run(record: Record, folder: Path) -> Run:
+def _run(record: Record, folder: Path) -> LoadedRun:
     groups = sorted(record.layer_groups, key=lambda group: group.index)
-    return Run(
+    return LoadedRun(
         identity=record.identity,
         folder=folder,
         overrides=tuple(record.overrides),

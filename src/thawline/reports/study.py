@@ -13,7 +13,7 @@ from thawline.errors import nearest, usage_error
 from thawline.evaluation.corruptions import corruption_of
 from thawline.records.metrics import NEVER, MetricDefinition, SelectionRule, selection_rule
 from thawline.reports import statistics
-from thawline.reports.loading import Cell, CountedFrom, Run, Sweep, natural
+from thawline.reports.loading import Cell, CountedFrom, LoadedRun, LoadedSweep, natural
 from thawline.reports.statistics import Choice, Mode, Summary
 
 VALIDATION = "val"
@@ -77,7 +77,7 @@ class Row:
     depth_value: str | None
     label: str
     cells: tuple[Cell, ...]
-    runs: Mapping[Key, Run]
+    runs: Mapping[Key, LoadedRun]
     repeated: int
     reopened: int = 0
 
@@ -112,7 +112,7 @@ class Row:
         """Whether nothing is added to training what trains, as the records state it: no regularizer, no rates, ..."""
         return bool(self.runs) and all(run.additions == () for run in self.runs.values())
 
-    def common(self, of: Callable[[Run], T]) -> T | None:
+    def common(self, of: Callable[[LoadedRun], T]) -> T | None:
         """What `of` gives for every run, or None where the runs differ or there is none."""
         values = {of(run) for run in self.runs.values()}
         return values.pop() if len(values) == 1 else None
@@ -169,7 +169,7 @@ class Row:
         ]
         return statistics.summary([sum(found) / len(found) for found in values if found and len(found) == len(splits)])
 
-    def mean_of(self, of: Callable[[Run], float]) -> float | None:
+    def mean_of(self, of: Callable[[LoadedRun], float]) -> float | None:
         """The mean of a cost over the runs; None where there is no run."""
         values = [of(run) for run in self.runs.values()]
         return sum(values) / len(values) if values else None
@@ -201,7 +201,7 @@ class Study:
     `conditions` has one group per condition, `series` one per line of the figure (None but for a depth axis).
     """
 
-    sweep: Sweep
+    sweep: LoadedSweep
     axes: Axes
     metric: str
     definition: MetricDefinition
@@ -322,7 +322,7 @@ class Study:
         return _best(nearest, self.rule)[0]
 
 
-def make_study(sweep: Sweep, metric: str | None = None, axis: str | None = None) -> Study:
+def make_study(sweep: LoadedSweep, metric: str | None = None, axis: str | None = None) -> Study:
     """Group the cells of a sweep into rows and choose among them on validation.
 
     Args:
@@ -355,7 +355,7 @@ def make_study(sweep: Sweep, metric: str | None = None, axis: str | None = None)
     )
 
 
-def _metric(runs: Sequence[Run], wanted: str | None, notes: list[str]) -> tuple[SelectionRule, MetricDefinition]:
+def _metric(runs: Sequence[LoadedRun], wanted: str | None, notes: list[str]) -> tuple[SelectionRule, MetricDefinition]:
     monitors = Counter(run.monitor.removeprefix(f"{VALIDATION}/") for run in runs)
     monitor = monitors.most_common(1)[0][0]
     if len(monitors) > 1:
@@ -377,7 +377,7 @@ def _metric(runs: Sequence[Run], wanted: str | None, notes: list[str]) -> tuple[
     return selection_rule(metric, definitions, tie_break), definition
 
 
-def _definition(runs: Sequence[Run], metric: str) -> MetricDefinition:
+def _definition(runs: Sequence[LoadedRun], metric: str) -> MetricDefinition:
     """How the records say that a metric is read."""
     found = {run.definitions[metric] for run in runs if metric in run.definitions}
     if not found:
@@ -387,7 +387,7 @@ def _definition(runs: Sequence[Run], metric: str) -> MetricDefinition:
     return found.pop()
 
 
-def _axes(sweep: Sweep, wanted: str | None) -> Axes:
+def _axes(sweep: LoadedSweep, wanted: str | None) -> Axes:
     varied = {axis: values for axis, values in sweep.axes.items() if len(set(values)) > 1}
     constant = {axis: values[0] for axis, values in sweep.axes.items() if axis not in varied and values}
     replicates = tuple(axis for axis in varied if axis.rpartition(".")[2] in _REPLICATES)
@@ -408,13 +408,13 @@ def _is_depth(axis: str) -> bool:
     return axis.partition(".")[0] == "freeze_policy" and axis.rpartition(".")[2] in _DEPTHS
 
 
-def _counted_from(runs: Sequence[Run]) -> frozenset[CountedFrom]:
+def _counted_from(runs: Sequence[LoadedRun]) -> frozenset[CountedFrom]:
     """The ends of the network that the runs' policies count layer groups from; empty where one does not count them."""
     ends = {run.counted_from for run in runs}
     return frozenset(end for end in ends if end is not None) if None not in ends else frozenset()
 
 
-def _rows(sweep: Sweep, axes: Axes) -> list[Row]:
+def _rows(sweep: LoadedSweep, axes: Axes) -> list[Row]:
     def place(cell: Cell) -> tuple[Key, Key, str | None]:
         condition = tuple(cell.values[axis] for axis in axes.conditions)
         choice = tuple(cell.values[axis] for axis in axes.choices)
@@ -424,7 +424,7 @@ def _rows(sweep: Sweep, axes: Axes) -> list[Row]:
 
 
 def _row(cells: Sequence[Cell], axes: Axes, condition: Key, choice: Key, depth_value: str | None) -> Row:
-    runs: dict[Key, Run] = {}
+    runs: dict[Key, LoadedRun] = {}
     read: set[str] = set()
     repeated = reopened = 0
     for cell in cells:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from thawline.reports.changes import mean_change, networks
 from thawline.reports.document import DASH, DIGITS, Line, Table, columns, count, interval, number, seconds
 from thawline.reports.escaping import command_line, plain
-from thawline.reports.loading import Cell, Run, Sweep
+from thawline.reports.loading import Cell, LoadedRun, LoadedSweep
 from thawline.reports.statistics import Summary
 from thawline.reports.study import SPLIT_LABELS, TEST, VALIDATION, Row, Study
 
@@ -72,7 +72,7 @@ def trained_groups(row: Row) -> str:
     return short(row.common(_span)) or DASH
 
 
-def _span(run: Run) -> str:
+def _span(run: LoadedRun) -> str:
     places = [place for place, share in enumerate(run.trained) if share > 0]
     if not places:
         return HEAD_ONLY
@@ -263,7 +263,7 @@ def _table_row(study: Study, row: Row, splits: tuple[str, ...]) -> dict[str, obj
     }
 
 
-def run_rows(sweep: Sweep) -> list[dict[str, object]]:
+def run_rows(sweep: LoadedSweep) -> list[dict[str, object]]:
     """The rows of ``runs.csv``: one for each cell of the sweep, also for one that has no record."""
     names = [
         (split, metric)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from thawline.reports.escaping import plain
-from thawline.reports.loading import Run
+from thawline.reports.loading import LoadedRun
 from thawline.reports.study import Row, Study
 
 _MOST_NAMED = 8
@@ -18,12 +18,12 @@ def training_warnings(study: Study) -> list[str]:
     return [*_versions(study), *_still_better(study), *_loss_rose(study)]
 
 
-def ended_too_early(run: Run) -> bool:
+def ended_too_early(run: LoadedRun) -> bool:
     """Whether the last epoch was the best by validation: more epochs may have been better still."""
     return len(run.train_loss) > 1 and run.chosen_epoch == len(run.train_loss) - 1
 
 
-def training_loss_rose(run: Run) -> bool:
+def training_loss_rose(run: LoadedRun) -> bool:
     """Whether the training loss of the last phase was higher at its end than after its first epoch."""
     last = [loss for loss, phase in zip(run.train_loss, run.phase_of_epoch, strict=True) if phase == run.last_phase]
     return len(last) > 1 and last[-1] > last[0]

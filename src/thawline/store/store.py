@@ -53,7 +53,7 @@ _PARTIAL = re.compile(r"\.[0-9a-f]{20}\.[0-9a-f]{32}\.partial")
 _REMOVED = re.compile(r"\.[0-9a-f]{20}\.[0-9a-f]{32}\.removed")
 _log = logging.getLogger(__name__)
 
-State = Literal["whole", "in use", "being built", "unfinished", "damaged"]
+EntryState = Literal["whole", "in use", "being built", "unfinished", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class EntryStatus:
     identity: str
     bytes: int
     last_used: float
-    state: State
+    state: EntryState
     problem: str = ""
     title: str = ""
     key: dict[str, Any] | None = None
@@ -328,7 +328,7 @@ class Store:
         try:
             metadata = Metadata.read(path)
             check_sizes(path, metadata.spec())
-            state: State = "in use" if _in_use(path) else "whole"
+            state: EntryState = "in use" if _in_use(path) else "whole"
         except (DamagedEntryError, OSError) as damage:
             return replace(status, state="damaged", problem=str(damage))
         return replace(status, state=state, title=metadata.title, key=metadata.key, samples=metadata.samples)

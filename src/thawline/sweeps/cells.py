@@ -13,7 +13,7 @@ _Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellConfig:
     """One point of the grid: what the command changes, what of it is swept, and the resolved configuration."""
 
     overrides: tuple[str, ...]

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from thawline.sweeps.lines import Lines
-from thawline.sweeps.remote import Outcome, RemoteJob
+from thawline.sweeps.remote import JobOutcome, RemoteJob
 
 Result_co = TypeVar("Result_co", covariant=True)
 Result = TypeVar("Result")
@@ -64,12 +64,12 @@ def run_jobs(
 
 
 def run_remote_jobs(
-    executor: Executor[Outcome], job: RemoteJob, jobs: Sequence[Sequence[str]], lines: Lines
-) -> list[Outcome]:
+    executor: Executor[JobOutcome], job: RemoteJob, jobs: Sequence[Sequence[str]], lines: Lines
+) -> list[JobOutcome]:
     """Run `jobs`, each a list of overrides, and return their outcomes in the same order; a line for each that ends."""
-    outcomes = [Outcome(error="not started")] * len(jobs)
+    outcomes = [JobOutcome(error="not started")] * len(jobs)
 
-    def finished(number: int, outcome: Outcome) -> bool:
+    def finished(number: int, outcome: JobOutcome) -> bool:
         outcomes[number] = outcome
         lines.finish(number, outcome)
         return not outcome.error

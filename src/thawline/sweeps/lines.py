@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from thawline.records import read_record, run_folder
 from thawline.runtime.signals import Interrupted
 from thawline.sweeps.progress import duration, first_line, result_in_words
-from thawline.sweeps.remote import Outcome, labels
+from thawline.sweeps.remote import JobOutcome, labels
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -51,7 +51,7 @@ class Lines:
         if isinstance(error, Interrupted):
             error.saved = f"{self._done} of {len(self._labels)} runs done, those under way saved at their last epoch"
 
-    def finish(self, number: int, outcome: Outcome) -> None:
+    def finish(self, number: int, outcome: JobOutcome) -> None:
         """Show that a job is over."""
         failed = bool(outcome.error)
         self._failed += failed
@@ -72,7 +72,7 @@ class Lines:
         """Show a line."""
         self._console.print(escape(text), highlight=False, soft_wrap=True)
 
-    def _note(self, outcome: Outcome) -> str:
+    def _note(self, outcome: JobOutcome) -> str:
         if outcome.error:
             return first_line(outcome.error)
         record = read_record(run_folder(Path(self._config.output_dir), str(outcome.value)))

@@ -12,7 +12,7 @@ from rich.console import Console
 from thawline.runtime.cores import available_cores
 from thawline.sweeps.executor import run_remote_jobs
 from thawline.sweeps.lines import Lines, sweep_folder
-from thawline.sweeps.remote import Outcome, RemoteJob
+from thawline.sweeps.remote import JobOutcome, RemoteJob
 from thawline.sweeps.workers import Workers, make_slots
 
 _WORKER_BYTES = 3 * 2**29
@@ -27,7 +27,9 @@ class Places:
     per_gpu: int = 1
 
 
-def run_side_by_side(job: RemoteJob, jobs: Sequence[Sequence[str]], places: Places, console: Console) -> list[Outcome]:
+def run_side_by_side(
+    job: RemoteJob, jobs: Sequence[Sequence[str]], places: Places, console: Console
+) -> list[JobOutcome]:
     """Run `jobs`, each a list of overrides; a line on the terminal for each that ends."""
     trainer = job.config.trainer
     gpus = visible_gpus(trainer.accelerator)

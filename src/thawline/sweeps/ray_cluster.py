@@ -15,7 +15,7 @@ from rich.console import Console
 from thawline.errors import usage_error
 from thawline.sweeps.executor import run_remote_jobs
 from thawline.sweeps.lines import Lines
-from thawline.sweeps.remote import Outcome, RemoteJob
+from thawline.sweeps.remote import JobOutcome, RemoteJob
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class RayCluster:
     remote: dict[str, Any] = field(default_factory=dict)
 
 
-def run_on_ray(job: RemoteJob, jobs: Sequence[Sequence[str]], cluster: RayCluster, console: Console) -> list[Outcome]:
+def run_on_ray(
+    job: RemoteJob, jobs: Sequence[Sequence[str]], cluster: RayCluster, console: Console
+) -> list[JobOutcome]:
     """Run `jobs`, each a list of overrides, as tasks of Ray, and wait for them.
 
     Raises:
@@ -74,7 +76,7 @@ class _Tasks:
         for number in numbers:
             self._left[self._task.remote(self._shared, list(self._jobs[number]), number)] = number
 
-    def poll(self) -> Iterator[tuple[int, Outcome]]:
+    def poll(self) -> Iterator[tuple[int, JobOutcome]]:
         """The next task that has ended."""
         (ready,), _ = self._ray.wait(list(self._left), num_returns=1)
         yield self._left.pop(ready), _outcome(self._ray, ready)
@@ -85,13 +87,13 @@ class _Tasks:
             self._ray.cancel(self._left.popitem()[0])
 
 
-def _outcome(ray: Any, reference: Any) -> Outcome:
+def _outcome(ray: Any, reference: Any) -> JobOutcome:
     try:
-        found: Outcome = ray.get(reference)
+        found: JobOutcome = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return Outcome(error=f"{type(error).__name__}: {error}")
+        return JobOutcome(error=f"{type(error).__name__}: {error}")
     return found
 
 
-def _task(job: RemoteJob, overrides: list[str], number: int) -> Outcome:
+def _task(job: RemoteJob, overrides: list[str], number: int) -> JobOutcome:
     return job(overrides, number)

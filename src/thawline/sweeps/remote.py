@@ -52,7 +52,7 @@ class RemoteJobFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """What a job returned, or the error that it ended with."""
 
     value: Any = None
@@ -75,28 +75,28 @@ class RemoteJob:
         """The job of this process's multirun of so many runs."""
         return cls(context.config_loader, config, task_function, str(Path.cwd()), runs, Invocation.current())
 
-    def __call__(self, overrides: Sequence[str], number: int) -> Outcome:
+    def __call__(self, overrides: Sequence[str], number: int) -> JobOutcome:
         """Compose the configuration of `overrides` and run it, here."""
         try:
             done = self._run(overrides, number)
         except Exception as error:
             log.exception("the job could not be started")
-            return Outcome(error=f"{type(error).__name__}: {error}")
+            return JobOutcome(error=f"{type(error).__name__}: {error}")
         value: Any = done._return_value
         if isinstance(value, Exception):
-            return Outcome(error=str(value) or type(value).__name__)
+            return JobOutcome(error=str(value) or type(value).__name__)
         return self._checked(value)
 
-    def _checked(self, identity: str) -> Outcome:
+    def _checked(self, identity: str) -> JobOutcome:
         """The run's record says whether it is done, whatever the task function says."""
         from thawline.ledger.runs import status_of
         from thawline.records import read_record, run_folder
 
         folder = run_folder(Path(self.config.output_dir), identity)
         if read_record(folder) is not None:
-            return Outcome(identity)
+            return JobOutcome(identity)
         status = status_of(folder)
-        return Outcome(identity, error=status.error or f"{status.state}: no record in {folder}")
+        return JobOutcome(identity, error=status.error or f"{status.state}: no record in {folder}")
 
     def _run(self, overrides: Sequence[str], number: int) -> JobReturn:
         from hydra._internal.callbacks import Callbacks
@@ -128,7 +128,7 @@ class RemoteJob:
         )
 
 
-def job_returns(jobs: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> list[JobReturn]:
+def job_returns(jobs: Sequence[Sequence[str]], outcomes: Sequence[JobOutcome]) -> list[JobReturn]:
     """The outcomes of `jobs` in the form in which Hydra's launchers return them."""
     from hydra.core.utils import JobReturn, JobStatus
 

@@ -27,7 +27,7 @@ from thawline.files import read_json, write_json
 from thawline.runtime import signals
 from thawline.sweeps.executor import run_remote_jobs
 from thawline.sweeps.lines import Lines, sweep_folder
-from thawline.sweeps.remote import Outcome, RemoteJob
+from thawline.sweeps.remote import JobOutcome, RemoteJob
 
 _TASKS_FILE = "tasks.json"
 _GONE_POLLS = 2
@@ -85,7 +85,7 @@ class SlurmTask:
         return submitit.helpers.DelayedSubmission(self, *arguments)
 
 
-def run_on_slurm(job: RemoteJob, jobs: Sequence[Sequence[str]], cluster: Cluster, console: Console) -> list[Outcome]:
+def run_on_slurm(job: RemoteJob, jobs: Sequence[Sequence[str]], cluster: Cluster, console: Console) -> list[JobOutcome]:
     """Run `jobs`, each a list of overrides, as tasks of SLURM, and wait for them.
 
     Raises:
@@ -135,7 +135,7 @@ class _Array:
         there = {task.number for task in self._tasks.values()}
         self._submit([number for number in numbers if number not in there])
 
-    def poll(self) -> Iterator[tuple[int, Outcome]]:
+    def poll(self) -> Iterator[tuple[int, JobOutcome]]:
         """What has ended since the last time; then it waits until the queue may be asked again."""
         yield from self._look()
         if self._tasks:
@@ -174,7 +174,7 @@ class _Array:
         left = {name: [task.token, list(self._jobs[task.number])] for name, task in self._tasks.items()}
         write_json(self._folder / _TASKS_FILE, left)
 
-    def _look(self) -> Iterator[tuple[int, Outcome]]:
+    def _look(self) -> Iterator[tuple[int, JobOutcome]]:
         states = _states(self._tasks)
         lost = []
         for name, task in list(self._tasks.items()):
@@ -194,9 +194,9 @@ class _Array:
             self._lines.say(f"{len(lost)} lost tasks are submitted again")
             self._submit(lost)
 
-    def _lost(self, name: str) -> Outcome:
+    def _lost(self, name: str) -> JobOutcome:
         logs = sorted(self._folder.glob(f"{name}/*.err"))
-        return Outcome(error=f"task {name} ended without an outcome" + (f" (log: {logs[0]})" if logs else ""))
+        return JobOutcome(error=f"task {name} ended without an outcome" + (f" (log: {logs[0]})" if logs else ""))
 
     def _say_goodbye(self) -> None:
         if self._tasks:
@@ -250,9 +250,9 @@ def _outcome_file(folder: Path, token: str) -> Path:
     return folder / "outcomes" / f"{token}.json"
 
 
-def _outcome(folder: Path, token: str) -> Outcome | None:
+def _outcome(folder: Path, token: str) -> JobOutcome | None:
     try:
-        return Outcome(**read_json(_outcome_file(folder, token)))
+        return JobOutcome(**read_json(_outcome_file(folder, token)))
     except (OSError, ValueError):
         return None
 

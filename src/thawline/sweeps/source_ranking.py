@@ -49,7 +49,7 @@ class RankedSource:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class SourceRanking:
     """Sources from the best to the worst by one score; those without it come last."""
 
     identity: str
@@ -71,7 +71,7 @@ def of_run(config: Mapping[str, Any], identity: str) -> dict[str, Any]:
 
 def rank(
     candidates: Sequence[Candidate], by: str, session: Session, on_source: Callable[[str], None] = lambda label: None
-) -> Ranking:
+) -> SourceRanking:
     """Score every candidate on the target's training split, and order them.
 
     Args:
@@ -99,7 +99,7 @@ def rank(
         ),
     }
     identity = identity_of(decides)
-    return Ranking(
+    return SourceRanking(
         identity=identity,
         folder=plans[0].settings.output_dir / "rankings" / identity,
         by=by,
@@ -116,7 +116,7 @@ def rank(
     )
 
 
-def write_ranking(ranking: Ranking) -> Path:
+def write_ranking(ranking: SourceRanking) -> Path:
     """Write the ranking with what made it, as JSON; gives the file."""
     path = ranking.folder / RANKING_FILE
     values = dataclasses.asdict(ranking) | {"schema_version": 1, "folder": str(ranking.folder)}

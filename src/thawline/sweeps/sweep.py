@@ -13,12 +13,12 @@ from thawline.planning.plan import Plan, plan_run
 from thawline.planning.session import Session
 from thawline.records import run_folder
 from thawline.records.manifest import CellEntry, Manifest
-from thawline.sweeps.cells import Cell, for_each
+from thawline.sweeps.cells import CellConfig, for_each
 from thawline.sweeps.manifest import write_manifest
 
 
 @dataclass(frozen=True)
-class Sweep:
+class PlannedSweep:
     """The cells of a sweep with their plans, in the order of the grid; equal runs occur once."""
 
     name: str
@@ -32,14 +32,14 @@ class Sweep:
 
 
 def plan_sweep(
-    cells: Sequence[Cell],
+    cells: Sequence[CellConfig],
     axes: Mapping[str, Sequence[str]],
     label: str,
     invocation: Invocation,
     session: Session,
     *,
     here: bool = True,
-) -> Sweep:
+) -> PlannedSweep:
     """Plan every cell before the first one starts, and write the sweep's manifest.
 
     Args:
@@ -54,7 +54,7 @@ def plan_sweep(
         UsageError: with the problems of all cells; nothing is written.
     """
 
-    def plan(cell: Cell) -> Plan:
+    def plan(cell: CellConfig) -> Plan:
         planned = plan_run(cell.config, cell.overrides, session, cell.label)
         if here:
             require_devices(planned.settings)
@@ -67,7 +67,7 @@ def plan_sweep(
     digest = hashlib.sha256("".join(sorted(plans)).encode()).hexdigest()[:8]
     name = first.settings.sweep.name or f"{label}-{digest}"
     folder = first.settings.output_dir / "sweeps" / name
-    sweep = Sweep(name, folder, first.settings.output_dir, tuple(plans.values()))
+    sweep = PlannedSweep(name, folder, first.settings.output_dir, tuple(plans.values()))
     manifest = Manifest(
         name=name,
         command=invocation.command,

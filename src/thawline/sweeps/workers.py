@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from thawline.runtime.processes import end_with_parent
 from thawline.runtime.streams import show_everything
-from thawline.sweeps.remote import Outcome, RemoteJob
+from thawline.sweeps.remote import JobOutcome, RemoteJob
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -116,7 +116,7 @@ class Workers:
         self._pending.extend(numbers)
         self._hand_out()
 
-    def poll(self) -> Iterator[tuple[int, Outcome]]:
+    def poll(self) -> Iterator[tuple[int, JobOutcome]]:
         """The jobs that have ended, when at least one has."""
         yield from self._wait()
         self._hand_out()
@@ -134,7 +134,7 @@ class Workers:
                 with contextlib.suppress(OSError):  # it has just died; `_wait` finds out
                     worker.connection.send((list(self.jobs[worker.job]), worker.job))
 
-    def _wait(self) -> Iterator[tuple[int, Outcome]]:
+    def _wait(self) -> Iterator[tuple[int, JobOutcome]]:
         busy = {worker.connection: worker for worker in self._running if worker.is_busy}
         for ready in wait(list(busy)):
             worker = busy[ready]  # type: ignore[index]  # only connections were asked for
@@ -142,16 +142,16 @@ class Workers:
             number, worker.job = worker.job, -1
             yield number, outcome
 
-    def _received(self, worker: _Worker) -> Outcome:
+    def _received(self, worker: _Worker) -> JobOutcome:
         try:
-            outcome: Outcome = worker.connection.recv()
+            outcome: JobOutcome = worker.connection.recv()
         except (EOFError, OSError):
             return self._died(worker)
         worker.finished += 1
         self._fruitless = 0
         return outcome
 
-    def _died(self, worker: _Worker) -> Outcome:
+    def _died(self, worker: _Worker) -> JobOutcome:
         worker.process.join()
         code = worker.process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
@@ -159,7 +159,7 @@ class Workers:
         if self._fruitless > len(self.slots) + 2:
             last = f"the last {how}): {_last_line(worker.log)}"
             raise WorkersFailed(f"workers die before they have done anything ({last}")
-        return Outcome(error=f"its worker {how} (log: {worker.log})")
+        return JobOutcome(error=f"its worker {how} (log: {worker.log})")
 
     def _start(self, slot: Slot) -> _Worker:
         # A fresh interpreter: torch and CUDA do not survive a fork.

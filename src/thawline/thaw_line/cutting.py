@@ -7,13 +7,13 @@ from collections.abc import Collection, Container, Iterable, Iterator
 from torch import fx
 
 from thawline.thaw_line.minimum_cut import minimum_cut
-from thawline.thaw_line.traced_graph import Trace, UntraceableError
+from thawline.thaw_line.traced_graph import TracedGraph, UntraceableError
 
 Edge = tuple[object, object, int | None]
 _SOURCE, _SINK = "source", "sink"
 
 
-def thaw_line(trace: Trace, unusable: Container[fx.Node] = ()) -> tuple[fx.Node, ...]:
+def thaw_line(trace: TracedGraph, unusable: Container[fx.Node] = ()) -> tuple[fx.Node, ...]:
     """The nodes whose values are the thaw line, in order of execution.
 
     What convolves or multiplies matrices is computed before the line; what does neither (a norm, an activation, a
@@ -34,7 +34,7 @@ def thaw_line(trace: Trace, unusable: Container[fx.Node] = ()) -> tuple[fx.Node,
     return line
 
 
-def written_apart(trace: Trace, line: Collection[fx.Node]) -> set[fx.Node]:
+def written_apart(trace: TracedGraph, line: Collection[fx.Node]) -> set[fx.Node]:
     """The nodes of a line that are not usable: past it, their memory is written to through another view of it.
 
     As the line's tensors are kept apart from one another, such a write would no longer be seen by all who read it.
@@ -54,12 +54,12 @@ def written_apart(trace: Trace, line: Collection[fx.Node]) -> set[fx.Node]:
     return wrong
 
 
-def final_nodes(trace: Trace) -> list[fx.Node]:
+def final_nodes(trace: TracedGraph) -> list[fx.Node]:
     """What the model is run for: its output, and the changes of its buffers."""
     return [trace.output, *(node for node, facts in trace.facts.items() if facts.state)]
 
 
-def closure(trace: Trace, roots: Iterable[fx.Node], stop: Container[fx.Node] = ()) -> set[fx.Node]:
+def closure(trace: TracedGraph, roots: Iterable[fx.Node], stop: Container[fx.Node] = ()) -> set[fx.Node]:
     """The roots and everything upstream of them, short of and without `stop`."""
     found: set[fx.Node] = set()
     waiting = list(roots)
@@ -78,7 +78,7 @@ class _Choice:
     use its value are before the line". The edge from the first to the second costs the bytes of the value.
     """
 
-    def __init__(self, trace: Trace, unusable: Container[fx.Node]) -> None:
+    def __init__(self, trace: TracedGraph, unusable: Container[fx.Node]) -> None:
         self._trace = trace
         self._unusable = unusable
         needed = closure(trace, final_nodes(trace))

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from thawline.thaw_line.traced_graph import Trace
+from thawline.thaw_line.traced_graph import TracedGraph
 
 
-def digests_by_name(trace: Trace, nodes: Collection[fx.Node]) -> dict[fx.Node, str]:
+def digests_by_name(trace: TracedGraph, nodes: Collection[fx.Node]) -> dict[fx.Node, str]:
     """Digests of nodes, and of all that is upstream of them, by which one graph of a model is found in another."""
 
     def describe(node: fx.Node) -> str:
@@ -23,7 +23,7 @@ def digests_by_name(trace: Trace, nodes: Collection[fx.Node]) -> dict[fx.Node, s
     return _digests(trace, nodes, describe)
 
 
-def digests_by_content(trace: Trace, nodes: Collection[fx.Node]) -> dict[fx.Node, str]:
+def digests_by_content(trace: TracedGraph, nodes: Collection[fx.Node]) -> dict[fx.Node, str]:
     """Digests of nodes, and of all that is upstream of them, with the bytes of all parameters, whatever their names."""
 
     def describe(node: fx.Node) -> str:
@@ -38,7 +38,7 @@ def digests_by_content(trace: Trace, nodes: Collection[fx.Node]) -> dict[fx.Node
     return _digests(trace, nodes, describe)
 
 
-def _digests(trace: Trace, nodes: Collection[fx.Node], describe: Callable[[fx.Node], str]) -> dict[fx.Node, str]:
+def _digests(trace: TracedGraph, nodes: Collection[fx.Node], describe: Callable[[fx.Node], str]) -> dict[fx.Node, str]:
     """Digest each node from its operation, its description and the digests of its arguments (a Merkle tree)."""
     found: dict[fx.Node, str] = {}
     for node in trace.graph.nodes:

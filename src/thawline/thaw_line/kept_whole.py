@@ -26,7 +26,7 @@ _LEAVES = {
 }
 
 
-class Record(Protocol):
+class Recorder(Protocol):
     """Makes of a function one that is a node of the graph where it is given a proxy, or `always`."""
 
     def __call__(self, function: Callable[..., Any], always: bool = False) -> Callable[..., Any]:
@@ -35,7 +35,7 @@ class Record(Protocol):
 
 
 @contextlib.contextmanager
-def kept_whole(modules: Iterable[nn.Module], record: Record) -> Iterator[None]:
+def kept_whole(modules: Iterable[nn.Module], record: Recorder) -> Iterator[None]:
     """Within the block, functions that cannot be followed are one node each where they are given a proxy.
 
     fx has the same under the name of autowrapping; that one fails on functions that return several values.

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from thawline.thaw_line.cutting import closure, final_nodes, thaw_line, written_apart
 from thawline.thaw_line.digests import digests_by_content, digests_by_name
 from thawline.thaw_line.subgraphs import FrozenPart, Given, between, can_run, layout_of, nodes_between, remainder
-from thawline.thaw_line.traced_graph import BATCHES, PerSample, Trace, UntraceableError
+from thawline.thaw_line.traced_graph import BATCHES, PerSample, TracedGraph, UntraceableError
 from thawline.thaw_line.tracing import trace
 from thawline.thaw_line.untouched import untouched
 
@@ -71,7 +71,7 @@ class ThawLine:
     prefix_flops_per_sample: int
     suffix_flops_per_sample: int
     reason: str
-    _trace: Trace = field(repr=False, compare=False)
+    _trace: TracedGraph = field(repr=False, compare=False)
     _line: tuple[fx.Node, ...] = field(repr=False, compare=False)
 
     @property
@@ -261,7 +261,7 @@ class _Partition:
         return values.to(example.device)
 
 
-def _reason(trace: Trace) -> str:
+def _reason(trace: TracedGraph) -> str:
     """The first cause on the way from the input to the output."""
     needed = closure(trace, final_nodes(trace))
     for node, facts in trace.facts.items():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from thawline.thaw_line.cutting import closure, final_nodes
-from thawline.thaw_line.traced_graph import PerSample, Trace, UntraceableError
+from thawline.thaw_line.traced_graph import PerSample, TracedGraph, UntraceableError
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Given:
     nodes: Mapping[fx.Node, int]
 
     @staticmethod
-    def of(trace: Trace, nodes: Sequence[fx.Node], layout: tuple[PerSample, ...] | None = None) -> Given:
+    def of(trace: TracedGraph, nodes: Sequence[fx.Node], layout: tuple[PerSample, ...] | None = None) -> Given:
         """One tensor for each node, kept as the node's value is unless `layout` tells otherwise."""
         layout = layout or tuple(layout_of(trace, node) for node in nodes)
         return Given(layout, {node: place for place, node in enumerate(nodes)})
@@ -54,7 +54,7 @@ class FrozenPart(nn.Module):
         return result
 
 
-def between(trace: Trace, given: Given, wanted: Sequence[fx.Node]) -> FrozenPart:
+def between(trace: TracedGraph, given: Given, wanted: Sequence[fx.Node]) -> FrozenPart:
     """A module from the values of some nodes to those of others, both as they are kept per sample."""
     part = _Part(trace, given, wanted)
     part.copy()
@@ -62,7 +62,7 @@ def between(trace: Trace, given: Given, wanted: Sequence[fx.Node]) -> FrozenPart
     return FrozenPart(part.module())
 
 
-def remainder(trace: Trace, given: Given) -> fx.GraphModule:
+def remainder(trace: TracedGraph, given: Given) -> fx.GraphModule:
     """A module from the values of some nodes, as they are kept per sample, to the output of the model."""
     part = _Part(trace, given, final_nodes(trace))
     part.copy()
@@ -70,12 +70,12 @@ def remainder(trace: Trace, given: Given) -> fx.GraphModule:
     return part.module()
 
 
-def nodes_between(trace: Trace, given: Given, wanted: Collection[fx.Node]) -> set[fx.Node]:
+def nodes_between(trace: TracedGraph, given: Given, wanted: Collection[fx.Node]) -> set[fx.Node]:
     """The nodes that are run to get from `given` to `wanted`."""
     return _Part(trace, given, wanted).needed
 
 
-def can_run(trace: Trace, given: Given, wanted: Collection[fx.Node]) -> bool:
+def can_run(trace: TracedGraph, given: Given, wanted: Collection[fx.Node]) -> bool:
     """Whether `wanted` can be computed from the given values, without the model's inputs."""
     try:
         nodes_between(trace, given, wanted)
@@ -87,7 +87,7 @@ def can_run(trace: Trace, given: Given, wanted: Collection[fx.Node]) -> bool:
 class _Part:
     """The nodes from `given` to `roots`, copied into a new graph."""
 
-    def __init__(self, trace: Trace, given: Given, wanted: Collection[fx.Node]) -> None:
+    def __init__(self, trace: TracedGraph, given: Given, wanted: Collection[fx.Node]) -> None:
         self._trace = trace
         self._given = given
         self._behind = closure(trace, given.nodes) - set(given.nodes)
@@ -199,7 +199,7 @@ class _Part:
         return module
 
 
-def layout_of(trace: Trace, node: fx.Node) -> PerSample:
+def layout_of(trace: TracedGraph, node: fx.Node) -> PerSample:
     """How the node's value is kept per sample."""
     layout = trace.facts[node].per_sample
     if layout is None:
@@ -207,7 +207,7 @@ def layout_of(trace: Trace, node: fx.Node) -> PerSample:
     return layout
 
 
-def _link(module: nn.Module, trace: Trace, target: str) -> None:
+def _link(module: nn.Module, trace: TracedGraph, target: str) -> None:
     """Make `module.<target>` the model's.
 
     What owns a parameter or buffer is stood in for by a module with the owner's own dictionaries of parameters and

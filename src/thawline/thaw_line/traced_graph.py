@@ -89,7 +89,7 @@ class Facts:
 
 
 @dataclass
-class Trace:
+class TracedGraph:
     """A model's graph, in one set of training modes.
 
     Attributes:

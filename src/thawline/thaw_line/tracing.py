@@ -21,7 +21,7 @@ from thawline.thaw_line.kept_whole import holds_proxy, kept_whole, leaf_classes
 from thawline.thaw_line.memories import Memories, storage_of
 from thawline.thaw_line.proxies import ValueProxy, ValueTracer
 from thawline.thaw_line.random_state import random_state, same_random_state
-from thawline.thaw_line.traced_graph import BATCHES, Facts, PerSample, Trace, UntraceableError
+from thawline.thaw_line.traced_graph import BATCHES, Facts, PerSample, TracedGraph, UntraceableError
 from thawline.thaw_line.watching import DRAWS, Watch
 
 _SIZES = frozenset({"shape", "size", "ndim", "dim", "numel", "nelement", "stride"})
@@ -29,7 +29,7 @@ _KINDS = frozenset({"dtype", "device", "layout", "is_cuda", "is_floating_point",
 _NEW_TENSORS = frozenset({"new_zeros", "new_ones", "new_full", "new_empty"})
 
 
-def trace(model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable: Collection[int]) -> Trace:
+def trace(model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable: Collection[int]) -> TracedGraph:
     """Trace a model in its present training modes.
 
     The model is run: call it inside `untouched`.
@@ -53,7 +53,7 @@ def trace(model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable:
         first_line = (str(error).strip().splitlines() or [""])[0]
         where = f" in {tracer.where}" if tracer.where else ""
         raise UntraceableError(f"{type(error).__name__}{where}: {first_line}") from error
-    return Trace(model, graph, tracer.facts, tracer.constants)
+    return TracedGraph(model, graph, tracer.facts, tracer.constants)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from thawline.errors import usage_error
 from thawline.records import RegularizerRecord
-from thawline.regularizers import Step, Term, Weight
+from thawline.regularizers import Term, TrainingStep, Weight
 from thawline.regularizers.observation import Observer
 from thawline.training.batches import Batch
 
@@ -114,9 +114,9 @@ def _size(auxiliary: nn.Module | None) -> int:
     return sum(p.numel() for p in auxiliary.parameters() if p.requires_grad) if auxiliary is not None else 0
 
 
-def _step_of(batch: Batch, *, with_images: bool) -> Step:
+def _step_of(batch: Batch, *, with_images: bool) -> TrainingStep:
     whole = round(_world_size() * len(batch.rows) / batch.share)
-    return Step(batch.inputs[0] if with_images else None, batch.targets, whole, whole_batch)
+    return TrainingStep(batch.inputs[0] if with_images else None, batch.targets, whole, whole_batch)
 
 
 def _weight(
