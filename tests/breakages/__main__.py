@@ -22,7 +22,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,8 +190,12 @@ def _begin(folder: Path) -> None:
     COPY.append(Copy.make(folder / str(os.getpid()) / "checkout"))
 
 
-def check(task: Breakage | tuple[str, ...]) -> tuple[str, str | None, float]:
-    """What was looked at, what is wrong with it (None: nothing), and the seconds that took."""
+Checked = tuple[str, str | None, float]
+"""What was looked at, what is wrong with it (None: nothing), and the seconds that took."""
+
+
+def check(task: Breakage | tuple[str, ...]) -> Checked:
+    """Run what must fail with a breakage, or what must pass without one."""
     start, (copy,) = time.monotonic(), COPY
     name = task.name if isinstance(task, Breakage) else "the tests without a breakage"
     try:
@@ -203,6 +208,21 @@ def check(task: Breakage | tuple[str, ...]) -> tuple[str, str | None, float]:
     except (NotApplied, RuntimeError, TimeoutError) as error:
         wrong = str(error)
     return name, wrong, time.monotonic() - start
+
+
+def check_all(tasks: Iterable[Breakage | tuple[str, ...]], jobs: int, folder: Path) -> Iterator[Checked]:
+    """What each check found, as they end, `jobs` at a time.
+
+    The workers are no daemons, as those of `multiprocessing.Pool` are: a daemon may not start processes, and tests do.
+    """
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(jobs, mp_context=fork, initializer=_begin, initargs=(folder,)) as pool:
+        try:
+            for checked in as_completed([pool.submit(check, task) for task in tasks]):
+                yield checked.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -219,11 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tests = sorted({test for breakage in breakages for test in breakage.tests})
     unbroken = [tuple(tests[job :: chosen.jobs]) for job in range(chosen.jobs)]
     wrong = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="breakages-") as folder,
-        multiprocessing.get_context("fork").Pool(chosen.jobs, _begin, (Path(folder),)) as pool,
-    ):
-        for name, fault, seconds in pool.imap_unordered(check, [*filter(None, unbroken), *breakages]):
+    with tempfile.TemporaryDirectory(prefix="breakages-") as folder:
+        for name, fault, seconds in check_all([*filter(None, unbroken), *breakages], chosen.jobs, Path(folder)):
             print(f"{seconds:6.1f} s  {name}: {fault or 'noticed'}", flush=True)
             if fault:
                 wrong[name] = fault

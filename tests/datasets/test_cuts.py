@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import per_class
-from tests.datasets.image_folders import assert_apart, class_folders, problems, save
+from tests.datasets.image_folders import assert_apart, class_folders, problems, save, split_folders
 from thawline.datasets import Digits, ImageFolder, Split
 from thawline.errors import UsageError
 from thawline.specs import resolve
@@ -61,9 +61,19 @@ def test_subsets_are_balanced_nested_and_leave_validation_and_test_alone():
         assert smaller.val.sha256 == full.val.sha256
         assert smaller.test.sha256 == full.test.sha256
         assert smaller.fingerprint == full.fingerprint
-    assert Digits(n_per_class=5).load(6).train.sha256 != subsets[1].train.sha256
     assert Digits(fraction=1.0).load(5).train.sha256 == full.train.sha256
     assert per_class(Digits(fraction=1e-6).load(5).train, 10) == [1] * 10
+
+
+def test_another_data_seed_draws_another_subset_of_the_same_training_images(tmp_path):
+    """The set has its own division, so that nothing but the subset is drawn."""
+    root = split_folders(tmp_path / "set", n=12)
+    first, second = (ImageFolder(root=root, n_per_class=3).load(seed).train for seed in (0, 1))
+    everything = ImageFolder(root=root)
+    assert everything.load(0).train.sha256 == everything.load(1).train.sha256
+    assert per_class(first, 2) == per_class(second, 2) == [3, 3]
+    assert set(first.keys) != set(second.keys)
+    assert set(first.keys) | set(second.keys) <= set(everything.load(0).train.keys)
 
 
 def test_the_digest_of_a_split_is_of_all_its_keys_in_order():

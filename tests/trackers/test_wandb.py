@@ -78,6 +78,19 @@ def assert_mirrors(seen: Seen, record) -> None:
     assert seen.summary["parameters/trainable"] == record.parameters.trainable
 
 
+def test_a_wandb_run_that_gets_epochs_again_holds_each_once(tmp_path):
+    """A run that goes on shows all epochs from the first one, and its W&B run may have some of them already."""
+    mirror = loggers.WandB().open(loggers.Mirrored(tmp_path, "resumed", "resumed", None, {}))
+    for epoch in (0, 1, 0, 1, 2):
+        mirror.epoch({"epoch": epoch, "train/loss": 1.0 / (1 + epoch)})
+    mirror.close({}, failed=False)
+    wandb.teardown()  # W&B's service writes the end of its log after `finish` returns
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    seen = Seen(folder)
+    assert seen.steps == [0, 1, 2]
+    assert [row["epoch"] for row in seen.rows] == [0, 1, 2]
+
+
 def test_every_job_of_a_multirun_is_a_wandb_run_of_its_own(thawline):
     assert thawline("train", "-m", *WANDB, "freeze_policy.k=0,1", "sweep.name=grid").status == 0
     assert len(folders()) == 2
