@@ -15,7 +15,11 @@ from thawline.errors import nearest
         (
             "dataset.n_per_class",
             [
-                "dataset.n_per_class: a whole number or null, at least 1; default null (not of mask_folder)",
+                (
+                    "dataset.n_per_class: a whole number or null, at least 1; default null (not of coco, "
+                    "coco_instances, instance_folder, mask_folder, multi_hot_csv, number_csv, pet_segmentation, "
+                    "voc_boxes, voc_segmentation, yolo)"
+                ),
                 "  Training images kept of each class; null keeps all",
             ],
         ),

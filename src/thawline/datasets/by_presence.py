@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thawline.datasets.pools import Candidates, Pool, counted, listed
+from thawline.datasets.pools import Candidates, Pool, listed
 from thawline.datasets.splits import PARTS, Collection, Inspection, Part, ranked
 from thawline.datasets.targets import Annotations, Look
 from thawline.errors import usage_error
@@ -117,10 +117,8 @@ class ByPresence:
         ]
         nowhere = [name for label, name in enumerate(pool.classes) if not any(label in s for s in shown.values())]
         if nowhere:
-            warnings.append(
-                f"no image shows {counted(len(nowhere), 'class').replace('classs', 'classes')}: "
-                f"{listed([repr(name) for name in nowhere], 4)}"
-            )
+            what = "the class" if len(nowhere) == 1 else f"{len(nowhere)} classes:"
+            warnings.append(f"no image shows {what} {listed([repr(name) for name in nowhere], 4)}")
         return [*warnings, *_relabelled(pool)]
 
 

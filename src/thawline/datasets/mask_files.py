@@ -90,8 +90,13 @@ class MaskCoding:
     def _known(self) -> str:
         if self.colors:
             return f"dataset.colors gives {len(self.colors)} colours, and {len(self.ignored_colors)} to ignore"
-        ignored = f"ignored: {', '.join(map(str, self.ignored))}" if self.ignored else "none is ignored"
-        return f"classes have the values {_ranges(self.values)}, {ignored}"
+        return f"classes have the values {_ranges(self.values)}, {self.ignoring}"
+
+    @property
+    def ignoring(self) -> str:
+        """What is ignored, in words."""
+        ignored = [list(color) for color in self.ignored_colors] if self.colors else self.ignored
+        return f"ignored: {', '.join(map(str, ignored))}" if ignored else "none is ignored"
 
     @cached_property
     def _table(self) -> NDArray[np.uint16]:
@@ -117,7 +122,7 @@ def mask_values(content: bytes) -> NDArray[np.integer[Any]]:
     """
     image = _opaque(_decoded(content))
     if image.mode in ("RGB", "CMYK", "YCbCr"):
-        raise WrongMaskError("it holds colours and no class values: give the colour of each class by dataset.colors")
+        raise WrongMaskError("it holds colours and no class values: give each class's colour by dataset.colors")
     if image.mode == "F":
         raise WrongMaskError("it holds floating-point numbers: save class values as whole numbers")
     values = np.asarray(image)
@@ -256,7 +261,7 @@ class MaskFiles:
         images: The images' paths, for messages.
     """
 
-    KIND: ClassVar[str] = "mask"
+    kind: ClassVar[str] = "mask"
 
     root: Path
     paths: Sequence[str]
@@ -281,7 +286,17 @@ class MaskFiles:
         ]
 
     def targets(self, indices: Sequence[int], looks: Sequence[Look]) -> NDArray[Any]:
-        """(n,) masks."""
+        """(n,) masks; raises UsageError where all show one and the same class, from which nothing can be learned."""
+        shown = frozenset[int]().union(*(look.present for look in looks))
+        if len(shown) < 2:
+            (label,) = shown or {0}
+            only = (
+                f"value {self.coding.values[label]}"
+                if self.coding.values
+                else f"colour {list(self.coding.colors[label])}"
+            )
+            message = f"all masks show a single class, of {only}: is another one ignored ({self.coding.ignoring})?"
+            raise usage_error("dataset", message)
         return as_objects(
             [
                 MaskFile(self.root / self.paths[index], self.coding, look.digest, look.present)
@@ -307,7 +322,7 @@ class InstanceFiles:
         images: The images' paths, for messages.
     """
 
-    KIND: ClassVar[str] = "instances"
+    kind: ClassVar[str] = "instances"
 
     root: Path
     paths: Sequence[str]

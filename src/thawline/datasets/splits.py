@@ -102,7 +102,7 @@ class Collection:
     @property
     def target(self) -> str:
         """What kind of target each image has (`Splits.target`)."""
-        return "class" if self.annotations is None else self.annotations.KIND
+        return "class" if self.annotations is None else self.annotations.kind
 
 
 @dataclass(frozen=True)

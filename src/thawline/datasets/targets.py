@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -115,7 +115,7 @@ class Look(NamedTuple):
         mistakes: What is wrong with it, each with its value.
         remarks: What of it is not used, in words that are the same for all images of which it holds.
         objects: Of a file of instances, for each: value, xmin, ymin, xmax, ymax.
-        size: Of objects, (height, width) of their upright image.
+    size: Of objects, (height, width) of their upright image.
     """
 
     digest: str
@@ -130,8 +130,10 @@ class Look(NamedTuple):
 class Annotations(Protocol):
     """What a data set says of its N images, addressed by the images' indices."""
 
-    KIND: ClassVar[str]
-    """What the targets are (`thawline.datasets.Splits.target`)."""
+    @property
+    def kind(self) -> str:
+        """What the targets are (`thawline.datasets.Splits.target`)."""
+        ...
 
     def locate(self, index: int) -> str:
         """Where a person finds the annotation, for messages."""

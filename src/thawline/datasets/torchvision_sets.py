@@ -16,7 +16,7 @@ from thawline.datasets.base import Folder, ImageDataset
 from thawline.datasets.ignored import HIDDEN, is_system
 from thawline.datasets.images import ArrayImages, FileImages
 from thawline.datasets.splits import Collection, Part
-from thawline.errors import nearest, usage_error
+from thawline.errors import UsageError, nearest, usage_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -155,12 +155,13 @@ class TorchvisionDataset(ImageDataset):
     def check(self) -> None:
         """Whether the set has been fetched, or may be."""
         if not self.download and not (self.root / _KNOWN[self.name].marker).exists():
-            raise self._absent(f"{self.root} does not hold {self.name}")
+            raise absent(f"{self.root} does not hold {self.name}")
 
     def collect(self) -> Collection:
         """The images of all parts."""
         known = _KNOWN[self.name]
-        instances = self._instances(known)
+        arguments = {part: {**given, **self.arguments} for part, given in known.parts.items()}
+        instances = fetched(self.name, self.root, self.download, arguments)
         parts = [part for part, instance in instances.items() for _ in range(len(instance))]
         labels = np.concatenate([np.asarray(known.labels(item), dtype=np.int64) for item in instances.values()])
         classes = tuple(str(name) for name in known.classes(next(iter(instances.values()))))
@@ -182,33 +183,41 @@ class TorchvisionDataset(ImageDataset):
                 left_out[HIDDEN] = len(paths) - len(kept)
         return Collection(images, classes, tuple(parts), left_out=left_out)
 
-    def _instances(self, known: _Known) -> dict[Part, Any]:
-        from filelock import FileLock
-        from torchvision import datasets
 
-        found = getattr(datasets, self.name)
-        if not self.download:
-            return self._read(found, known)
-        self.root.mkdir(parents=True, exist_ok=True)
-        # Two runs that start at once must not unpack into the same folder.
-        with FileLock(self.root / f".{self.name}.lock"):
-            return self._read(found, known)
+def fetched(name: str, root: Path, download: bool, parts: Mapping[Part, Mapping[str, Any]]) -> dict[Part, Any]:
+    """An instance of a class of torchvision for each part, from its arguments; fetched where that is wanted.
 
-    def _read(self, found: Callable[..., Any], known: _Known) -> dict[Part, Any]:
-        try:
-            return {
-                part: found(root=str(self.root), download=self.download, **given, **self.arguments)
-                for part, given in known.parts.items()
-            }
-        except (OSError, RuntimeError, ValueError, EOFError, LookupError, TarError, BadZipFile) as error:
-            reason = " ".join(str(error).split())
-            if self.download:
-                message = f"{self.name} could not be fetched into {self.root}: {reason}"
-                raise usage_error("dataset.download", message) from None
-            raise self._absent(f"{self.name} in {self.root} cannot be read ({reason})") from None
+    Raises:
+        UsageError: it cannot be fetched, or cannot be read.
+    """
+    from filelock import FileLock
+    from torchvision import datasets
 
-    def _absent(self, what: str) -> Exception:
-        return usage_error(
-            "dataset.root",
-            f"{what}; give its folder by dataset.root=FOLDER or let torchvision fetch it by dataset.download=true",
-        )
+    found = getattr(datasets, name)
+    if not download:
+        return _read(found, name, root, download, parts)
+    root.mkdir(parents=True, exist_ok=True)
+    # Two runs that start at once must not unpack into the same folder.
+    with FileLock(root / f".{name}.lock"):
+        return _read(found, name, root, download, parts)
+
+
+def absent(what: str) -> UsageError:
+    """That a set is not there, with the remedy."""
+    return usage_error(
+        "dataset.root",
+        f"{what}; give its folder by dataset.root=FOLDER or let torchvision fetch it by dataset.download=true",
+    )
+
+
+def _read(
+    found: Callable[..., Any], name: str, root: Path, download: bool, parts: Mapping[Part, Mapping[str, Any]]
+) -> dict[Part, Any]:
+    try:
+        return {part: found(root=str(root), download=download, **given) for part, given in parts.items()}
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, TarError, BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        if download:
+            message = f"{name} could not be fetched into {root}: {reason}"
+            raise usage_error("dataset.download", message) from None
+        raise absent(f"{name} in {root} cannot be read ({reason})") from None
