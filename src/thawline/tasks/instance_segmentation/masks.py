@@ -6,13 +6,14 @@ first (a mask that starts with ones has a first run of 0).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torch.nn import functional as F
 
 from thawline.transforms import Placement
 
@@ -23,21 +24,32 @@ _INSIDE = 0.5
 
 
 def pasted(probabilities: torch.Tensor, box: torch.Tensor, placement: Placement) -> Mask:
-    """The mask (h, w) of one object in the pixels of its image.
+    """The mask (h, w) of one object in the pixels of its image: by the probability at each pixel's centre, bilinear.
+
+    torchvision's own pasting rounds boxes to whole pixels and makes them one pixel larger.
 
     Args:
-        probabilities: (M, M), inside the box.
+        probabilities: (M, M), in equal cells of the box; beside the box there is nothing of the object.
         box: (4,) xmin, ymin, xmax, ymax in pixels of the input.
         placement: how the image lies in the input.
     """
-    scales = [placement.original[1] / placement.width, placement.original[0] / placement.height]
+    mask = np.zeros(placement.original, dtype=np.bool_)
     corners = box - box.new_tensor([placement.left, placement.top] * 2)
-    # Not clipped to the image: the mask fills all of the box.
-    whole = paste_masks_in_image(
-        probabilities[None, None], (corners * corners.new_tensor(scales * 2))[None], placement.original
-    )
-    found: Mask = (whole[0, 0] >= _INSIDE).numpy()
-    return found
+    scales = [placement.original[1] / placement.width, placement.original[0] / placement.height]
+    # Not clipped to the image: the cells are those of the whole box.
+    left, top, right, bottom = (corners * corners.new_tensor(scales * 2)).tolist()
+    rows, down = _centres(top, bottom, mask.shape[0])
+    columns, across = _centres(left, right, mask.shape[1])
+    places = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)
+    values = F.grid_sample(probabilities[None, None], places[None], padding_mode="border", align_corners=False)
+    mask[rows, columns] = (values[0, 0] >= _INSIDE).numpy()
+    return mask
+
+
+def _centres(start: float, end: float, pixels: int) -> tuple[slice, torch.Tensor]:
+    """The pixels whose centres lie between `start` and `end`, and where they lie there: -1 at start, 1 at end."""
+    first, last = (min(max(math.ceil(edge - 0.5), 0), pixels) for edge in (start, end))
+    return slice(first, last), (torch.arange(first, last) + 0.5 - start) / (end - start) * 2 - 1
 
 
 def runs_of(mask: NDArray[Any]) -> Runs:

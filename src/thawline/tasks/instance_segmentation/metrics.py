@@ -52,12 +52,9 @@ def mask_image_counts(arrays: Arrays, iou: float = 0.5, score: float = 0.5) -> d
 
 
 def _overlaps(found: list[Runs], truth: list[Runs], crowd: NDArray[Any], size: NDArray[Any]) -> NDArray[np.float64]:
-    pixels = [
-        np.array([mask_of(runs, size).ravel() for runs in masks], dtype=np.float32).reshape(len(masks), -1)
-        for masks in (found, truth)
-    ]
-    if not (len(found) and len(truth)):
+    if not (found and truth):
         return np.zeros((len(found), len(truth)))
+    pixels = [np.array([mask_of(runs, size).ravel() for runs in masks], dtype=np.float32) for masks in (found, truth)]
     shared = (pixels[0] @ pixels[1].T).astype(np.float64)
     areas = [np.array([area_of(runs) for runs in masks], dtype=np.float64) for masks in (found, truth)]
     union = np.where(crowd.astype(bool)[None], areas[0][:, None], areas[0][:, None] + areas[1][None] - shared)
