@@ -78,9 +78,13 @@ def _of_counts(record: Record) -> Iterator[str]:
     counted = sum(sum(row) for row in record.confusion_matrix)
     if record.confusion_matrix and counted != tested:
         yield f"the confusion matrix counts {counted} samples, the test split has {tested}"
+    # In other tasks an image may have several classes, or none.
+    one_each = record.task == "classification"
     for name, split in record.splits.items():
-        if split.per_class and sum(split.per_class) != split.samples:
+        if one_each and split.per_class and sum(split.per_class) != split.samples:
             yield f"per_class of {name} adds up to {sum(split.per_class)}, not {split.samples}"
+        if max(split.per_class, default=0) > split.samples:
+            yield f"per_class of {name} has {max(split.per_class)}, and the split {split.samples} samples"
 
 
 def _of_identity(record: Record) -> Iterator[str]:
