@@ -55,6 +55,8 @@ class GraphMaps(nn.Module):
 def as_maps(backbone: Backbone, strides: Sequence[int], granularity: Granularity) -> Backbone:
     """The same network with the same weights, giving its deepest map at each of these strides, in this order.
 
+    A network that has one map, such as a plain vision transformer, gives that one, whatever its stride.
+
     What no map uses, such as a last convolution before the pooling, becomes a buffer: it is no layer group, and *k*
     does not count it.
 
@@ -65,6 +67,8 @@ def as_maps(backbone: Backbone, strides: Sequence[int], granularity: Granularity
     network = whole.encoder if isinstance(whole, PooledFeatures) else whole
     size = backbone.input_size
     found = _found(network, size, backbone.name)
+    if len(found) == 1:
+        strides = list(found)
     missing = [stride for stride in strides if stride not in found]
     if missing:
         has = ", ".join(map(str, sorted(found))) or "none"
@@ -100,9 +104,15 @@ def _found(network: nn.Module, size: Size, name: str) -> dict[int, tuple[Any, in
 
 
 def _stride(shape: Sequence[int], size: Size) -> int:
-    """The power of two by which a map (C, H, W) is smaller than the images; 0: it is none of this kind."""
+    """By what a map (C, H, W) is smaller than the images, where that is no whole number the nearest power of two.
+
+    0: it is no map.
+    """
     if len(shape) != 3 or not min(shape):
         return 0
+    exact = {side / extent for side, extent in zip(size, shape[1:], strict=True)}
+    if len(exact) == 1 and min(exact).is_integer():
+        return int(exact.pop())
     strides = {2 ** round(math.log2(side / extent)) for side, extent in zip(size, shape[1:], strict=True)}
     return int(strides.pop()) if len(strides) == 1 else 0
 
