@@ -73,7 +73,7 @@ class Sweep:
             UsageError: no run is done, or all of them diverged.
         """
         from thawline.records.metrics import NEVER
-        from thawline.reports.study import VALIDATION
+        from thawline.reports.split_names import VALIDATION
 
         rule = self._study.rule
         ranked = [(rule.rank(run.metrics.get(VALIDATION, {})), -run.trainable, run) for run in self._loaded.runs]

@@ -15,7 +15,8 @@ from thawline.reports.changes import Groups, mean_change
 from thawline.reports.escaping import MINUS
 from thawline.reports.figure_style import GREY, PAGE_INCHES, drawable
 from thawline.reports.loading import Change
-from thawline.reports.study import Row, Study
+from thawline.reports.rows import Row
+from thawline.reports.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

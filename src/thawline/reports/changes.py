@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 
 from thawline.reports.loading import Change
-from thawline.reports.study import Row, Study
+from thawline.reports.rows import Row
+from thawline.reports.study import Study
 
 Groups = tuple[str, ...]
 """The names of a network's layer groups, from the stem to the output."""

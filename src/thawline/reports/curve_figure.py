@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from thawline.reports.figure_style import COLOURS, GREY, PAGE_INCHES, capital, drawable, inside
-from thawline.reports.study import Row, Study
+from thawline.reports.rows import Row
+from thawline.reports.study import Study
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

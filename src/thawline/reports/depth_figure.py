@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from thawline.reports.axes import setting_labels
+from thawline.reports.choosing import Group
 from thawline.reports.escaping import plain
 from thawline.reports.figure_style import (
     COLOURS,
@@ -20,8 +22,10 @@ from thawline.reports.figure_style import (
     drawable,
     inside,
 )
+from thawline.reports.rows import Row, line_label
+from thawline.reports.split_names import VALIDATION
 from thawline.reports.statistics import Interval, Summary
-from thawline.reports.study import VALIDATION, Group, Row, Study, line_label, setting_labels
+from thawline.reports.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

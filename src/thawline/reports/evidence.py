@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from thawline.reports import statistics
+from thawline.reports.choosing import Group
 from thawline.reports.document import (
     DASH,
     Line,
@@ -18,7 +19,9 @@ from thawline.reports.document import (
     signed,
 )
 from thawline.reports.findings import RowComparison, comparisons, ranking, sample_comparisons
-from thawline.reports.study import TEST, Group, Row, Study
+from thawline.reports.rows import Row
+from thawline.reports.split_names import TEST
+from thawline.reports.study import Study
 from thawline.reports.tables import depth_told, mean_sd, short, ties_in_words
 
 _MOST_ROWS = 300

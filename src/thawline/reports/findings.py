@@ -13,9 +13,12 @@ import numpy as np
 
 from thawline.records.names import PREDICTIONS_FILE
 from thawline.reports import statistics
+from thawline.reports.axes import setting_labels
+from thawline.reports.choosing import Group
 from thawline.reports.loading import LoadedRun
+from thawline.reports.rows import Key, Row
 from thawline.reports.statistics import Friedman, Interval, McNemar, PairedTest
-from thawline.reports.study import Group, Key, Row, Study, setting_labels
+from thawline.reports.study import Study
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

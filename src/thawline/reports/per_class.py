@@ -11,7 +11,8 @@ import numpy as np
 
 from thawline.records import load_record
 from thawline.reports.document import DASH, Line, Section, Table, columns, count, number
-from thawline.reports.study import Row, Study
+from thawline.reports.rows import Row
+from thawline.reports.study import Study
 from thawline.reports.tables import short
 
 if TYPE_CHECKING:

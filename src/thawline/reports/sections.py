@@ -22,7 +22,8 @@ from thawline.reports.escaping import EN_DASH, command_line, plain
 from thawline.reports.evidence import by_sample, choice, compared, over_data_sets
 from thawline.reports.figures import draw_changes, draw_curves
 from thawline.reports.per_class import by_class
-from thawline.reports.study import SPLIT_LABELS, TEST, VALIDATION, Study
+from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
+from thawline.reports.study import Study
 from thawline.reports.tables import (
     LONGEST_NAME,
     mean_sd,

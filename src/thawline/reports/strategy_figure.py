@@ -6,8 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from thawline.reports.axes import setting_labels
+from thawline.reports.choosing import Group
 from thawline.reports.figure_style import COLOURS, COLUMN_INCHES, PAGE_INCHES, capital, drawable, inside
-from thawline.reports.study import VALIDATION, Group, Row, Study, setting_labels
+from thawline.reports.rows import Row
+from thawline.reports.split_names import VALIDATION
+from thawline.reports.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,10 @@ from thawline.reports.changes import mean_change, networks
 from thawline.reports.document import DASH, DIGITS, Line, Table, columns, count, interval, number, seconds
 from thawline.reports.escaping import command_line, plain
 from thawline.reports.loading import Cell, LoadedRun, LoadedSweep
+from thawline.reports.rows import Row
+from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
 from thawline.reports.statistics import Summary
-from thawline.reports.study import SPLIT_LABELS, TEST, VALIDATION, Row, Study
+from thawline.reports.study import Study
 
 CHOSEN = "★"
 CHOSEN_IN_LINE = "○"

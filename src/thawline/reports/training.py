@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from thawline.reports.escaping import plain
 from thawline.reports.loading import LoadedRun
-from thawline.reports.study import Row, Study
+from thawline.reports.rows import Row
+from thawline.reports.study import Study
 
 _MOST_NAMED = 8
 _LONGEST_NAME = 40

@@ -6,10 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from thawline.reports import statistics
+from thawline.reports.axes import setting_labels
+from thawline.reports.choosing import Group
 from thawline.reports.document import DASH, interval, number, signed
 from thawline.reports.escaping import plain
 from thawline.reports.findings import compare
-from thawline.reports.study import TEST, Group, Row, Study, setting_labels
+from thawline.reports.rows import Row
+from thawline.reports.split_names import TEST
+from thawline.reports.study import Study
 from thawline.reports.tables import depth_told, short
 from thawline.reports.training import training_warnings
 
