@@ -91,8 +91,8 @@ def test_what_the_page_of_the_architecture_names_is_in_the_source():
     assert wrong == []
 
 
-def test_the_page_of_tasks_names_all_that_a_task_has():
-    text = (REPOSITORY / "docs" / "tasks.md").read_text()
+def test_the_page_of_own_tasks_names_all_that_a_task_has():
+    text = (REPOSITORY / "docs" / "own_task.md").read_text()
     named = {match[1] for match in re.finditer(r"^\| `(\w+)", text, re.MULTILINE)}
     inherited = set(Spec.__annotations__) | set(vars(Spec))
     own = {name for name in {*Task.__annotations__, *vars(Task)} - inherited if not name.startswith(("_", "model_"))}
