@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thawline.api.run import Run
-from thawline.errors import usage_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,15 +71,7 @@ class Sweep:
         Raises:
             UsageError: no run is done, or all of them diverged.
         """
-        from thawline.records.metrics import NEVER
-        from thawline.reports.split_names import VALIDATION
-
-        rule = self._study.rule
-        ranked = [(rule.rank(run.metrics.get(VALIDATION, {})), -run.trainable, run) for run in self._loaded.runs]
-        can_be_chosen = [one for one in ranked if one[0] != NEVER]
-        if not can_be_chosen:
-            raise usage_error("sweep", f"{self.folder}: no run has a finite {rule.metric} on validation")
-        return Run(max(can_be_chosen, key=lambda one: one[:2])[2].folder, allow=self._allow)
+        return Run(self._study.best_run.folder, allow=self._allow)
 
     def figure(self) -> Figure:
         """The figure of the report, as a matplotlib figure.

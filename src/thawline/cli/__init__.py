@@ -21,6 +21,7 @@ _VERBS = {
     "train": ("train", "train one configuration, or with -m a whole grid (Hydra: --help lists the groups)"),
     "status": ("status", "show which runs of a sweep are done, running, failed or left; --watch keeps showing it"),
     "report": ("report", "make table, figure and report of a sweep from its records"),
+    "predict": ("predict", "predict images with a finished run: a table, files, and drawings"),
     "average": ("average", "average the weights of finished runs: WiSE-FT, uniform and greedy soups"),
     "rank-sources": ("rank_sources", "rank source models for a target by transferability scores, before training"),
     "reproduce": ("reproduce", "run a record again and compare: identical, within tolerance, or different"),

@@ -35,14 +35,19 @@ def outputs_in_batches(
         rows: which of them.
         shard: this process among those that share the work; None: it does all.
     """
-    shard = shard or Shard()
-    settings, device = plan.settings, device_of(plan.settings)
-    mixed = _MIXED.get(settings.trainer.precision)
+    for _, batch, _ in OrderedBatches(rows, plan.settings.trainer.eval_batch_size, shard or Shard()):
+        yield outputs_for(plan, model, images.read(batch)), batch
+
+
+def outputs_for(plan: Plan, model: TransferModel, pixels: torch.Tensor) -> Any:
+    """The outputs for a batch of decoded images, uint8 (B, 3, H, W), on the CPU.
+
+    The model is moved to the run's device, and left in eval mode.
+    """
+    device, mixed = device_of(plan.settings), _MIXED.get(plan.settings.trainer.precision)
     model.to(device).eval()
-    for _, batch, _ in OrderedBatches(rows, settings.trainer.eval_batch_size, shard):
-        with torch.inference_mode(), torch.autocast(device.type, dtype=mixed, enabled=mixed is not None):
-            outputs = model(images.read(batch).to(device))
-        yield _on_cpu(outputs), batch
+    with torch.inference_mode(), torch.autocast(device.type, dtype=mixed, enabled=mixed is not None):
+        return _on_cpu(model(pixels.to(device)))
 
 
 def outputs_of(plan: Plan, model: TransferModel, images: DecodedImages, rows: Rows) -> torch.Tensor:

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from thawline.execution import distributed
 from thawline.execution.divergence import divergence
 from thawline.execution.evaluate import Metrics, shifted_metrics, shifted_splits
+from thawline.execution.gallery import write_gallery
 from thawline.files import atomic_write, sha256_of_file
 from thawline.invocation import Invocation
 from thawline.ledger import provenance
@@ -180,6 +181,10 @@ def finish(finished: Finished) -> Record:
     results.diagnostics = {**finished.diagnosis.of(finished.model), **finished.facts}
     first = distributed.is_first()
     files = _write_files(plan, finished.model, predictions, results) if first else {}
+    if first and predictions is not None and plan.settings.task.WHOLE_IMAGES:
+        began = time.perf_counter()
+        files |= write_gallery(finished.run, finished.model, predictions.arrays())
+        results.evaluate_seconds += time.perf_counter() - began
     record = _make_record(finished, files)
     if first:
         write_record(plan.folder, record)

@@ -60,7 +60,7 @@ def _of_seal(folder: Path, record: Record) -> Iterator[str]:
 
 def _of_files(folder: Path, record: Record) -> Iterator[str]:
     for name, digest in record.files.items():
-        if Path(name).name != name:
+        if not _is_inside(name):
             yield f"{name!r}: not a file of the run's folder"
         elif not (folder / name).is_file():
             yield f"{name}: missing"
@@ -68,6 +68,11 @@ def _of_files(folder: Path, record: Record) -> Iterator[str]:
             yield f"{name}: its SHA-256 is not the record's"
     if (folder / MODEL_FILE).is_file() and is_whole(folder / MODEL_FILE) is False:
         yield f"{MODEL_FILE}: its tensors are not those that were written; it is made again where it is needed"
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name is a file of the run's folder, or of a folder in it."""
+    return name not in ("", ".") and not name.startswith("/") and {"", ".", ".."}.isdisjoint(name.split("/"))
 
 
 def _of_counts(record: Record) -> Iterator[str]:

@@ -21,5 +21,11 @@ MODEL_FILE = "model.safetensors"
 PREDICTIONS_FILE = "predictions.npz"
 """The predictions for the test split."""
 
+GALLERY_FOLDER = "gallery"
+"""The worst and best test images, drawn."""
+
+GALLERY_FILE = "gallery/gallery.json"
+"""What they are."""
+
 SWEEP_FILE = "sweep.json"
 """The manifest of a sweep."""

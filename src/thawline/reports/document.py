@@ -56,6 +56,16 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class StoredImage:
+    """A JPEG file that a run has left; `caption` says what it is, and `alt` what a reader sees who does not see it."""
+
+    name: str
+    content: bytes
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the report. A folded one is open to who asks: long, and not needed to understand the result."""
 
@@ -63,6 +73,7 @@ class Section:
     paragraphs: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     drawings: tuple[Drawing, ...] = ()
+    images: tuple[StoredImage, ...] = ()
     code: str = ""
     folded: bool = False
 

@@ -81,6 +81,7 @@ def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
     drawing = draw(study)
     document = make_document(study, drawing.caption)
     further = [each for section in document.sections for each in section.drawings]
+    images = [each for section in document.sections for each in section.images]
     table = result_table(study)
     return {
         files.runs_csv: csv_text(run_rows(study.sweep)),
@@ -93,5 +94,6 @@ def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
         files.html: html_report(document, drawing.svg, drawing.width_inches),
         **{files.folder / f"{each.name}.png": each.png for each in further},
         **{files.folder / f"{each.name}.pdf": each.pdf for each in further},
+        **{files.folder / f"{each.name}.jpg": each.content for each in images},
         **({files.folder / "layers.csv": csv_text(layer_rows(study))} if any(map(shows_layers, further)) else {}),
     }

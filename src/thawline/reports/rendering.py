@@ -53,6 +53,9 @@ def _markdown_section(section: Section) -> Iterable[str]:
     for drawing in section.drawings:
         yield f"![{markdown(drawing.caption)}]({drawing.name}.png)"
         yield f"*{markdown(drawing.caption)}*"
+    for image in section.images:
+        yield f"![{markdown(image.alt)}]({image.name}.jpg)"
+        yield f"*{markdown(image.caption)}*"
     for table in section.tables:
         yield markdown_table(table)
     if section.code:
@@ -111,8 +114,8 @@ def html_report(document: Document, figure_svg: bytes, width_inches: float) -> s
     return page.render(document=document, figure=figure_svg, width=width_inches) + "\n"
 
 
-def _data(svg: bytes) -> str:
-    return base64.b64encode(svg).decode("ascii")
+def _data(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 def _side(column: Column) -> str:

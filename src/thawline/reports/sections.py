@@ -21,6 +21,7 @@ from thawline.reports.document import (
 from thawline.reports.escaping import EN_DASH, command_line, plain
 from thawline.reports.evidence import by_sample, choice, compared, over_data_sets
 from thawline.reports.figures import draw_changes, draw_curves
+from thawline.reports.gallery import galleries
 from thawline.reports.per_class import by_class
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
 from thawline.reports.study import Study
@@ -320,6 +321,7 @@ SECTIONS: tuple[Callable[[Study], Iterable[Section]], ...] = (
     _cost,
     _before,
     by_class,
+    galleries,
     _every_run,
     _missing,
     _rebuild,

@@ -13,7 +13,7 @@ from thawline.records.metrics import NEVER, MetricDefinition, SelectionRule
 from thawline.reports.axes import Axes, axes_of, setting_labels
 from thawline.reports.choosing import Group, best_of, group_of
 from thawline.reports.compared_metric import compared_metric
-from thawline.reports.loading import LoadedSweep
+from thawline.reports.loading import LoadedRun, LoadedSweep
 from thawline.reports.rows import Row, by_validation, grouped, in_order, line_label, rows_of
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
 from thawline.reports.statistics import Mode
@@ -96,6 +96,24 @@ class Study:
     def best_first(self, rows: Iterable[Row]) -> list[Row]:
         """Those of `rows` that can be chosen, from the best on validation to the worst."""
         return [row for row in sorted(rows, key=by_validation(self.rule)) if row.rank(self.rule) != NEVER]
+
+    @property
+    def best_run(self) -> LoadedRun:
+        """The run that is best on validation; of equals the one that trains the fewest parameters.
+
+        Raises:
+            UsageError: no run has a finite value there.
+        """
+        found = self.best_of(self.sweep.runs)
+        if found is None:
+            raise usage_error("sweep", f"{self.sweep.folder}: no run has a finite {self.rule.metric} on validation")
+        return found
+
+    def best_of(self, runs: Iterable[LoadedRun]) -> LoadedRun | None:
+        """The best of some runs, chosen as `best_run` is; None: none of them can be chosen."""
+        ranked = [(self.rule.rank(run.metrics.get(VALIDATION, {})), -run.trainable, run) for run in runs]
+        can_be_chosen = [one for one in ranked if one[0] != NEVER]
+        return max(can_be_chosen, key=lambda one: one[:2])[2] if can_be_chosen else None
 
     @property
     def missing(self) -> int:

@@ -3,7 +3,18 @@
 A new one is a folder with a final class that extends `Task`, and a yaml in ``conf/task``.
 """
 
+from thawline.tasks.shown import Numbers, Probabilities, Shown
 from thawline.tasks.targets import ArrayTargets, MovingTargets, Targets, Views
 from thawline.tasks.task import LossTerm, Task
 
-__all__ = ["ArrayTargets", "LossTerm", "MovingTargets", "Targets", "Task", "Views"]
+__all__ = [
+    "ArrayTargets",
+    "LossTerm",
+    "MovingTargets",
+    "Numbers",
+    "Probabilities",
+    "Shown",
+    "Targets",
+    "Task",
+    "Views",
+]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from thawline.records.metrics import MetricDefinition
 from thawline.specs import Spec
+from thawline.tasks.shown import Numbers, Shown
 from thawline.tasks.targets import ArrayTargets, Targets, Views
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from thawline.transforms import Transform
+    from thawline.transforms import Placement, Transform
 
     Arrays = Mapping[str, NDArray[np.generic]]
     Bounds = Mapping[str, tuple[float, float]]
@@ -66,6 +67,8 @@ class Task(Spec):
         WHOLE_IMAGES: whether targets lie in the image, so that nothing of it may be cut off to make the input.
         HEAD_TAKES_TARGETS: whether the head computes the losses itself, from the targets, in training.
         COUNTS_IMAGES: whether each term of the loss is a mean over the images of a batch.
+        IMAGE_SCORE: what `image_scores` are, in words; empty: there are none.
+        SHOWN: what a reader is shown of an image.
     """
 
     NAME: ClassVar[str]
@@ -78,6 +81,8 @@ class Task(Spec):
     WHOLE_IMAGES: ClassVar[bool] = False
     HEAD_TAKES_TARGETS: ClassVar[bool] = False
     COUNTS_IMAGES: ClassVar[bool] = True
+    IMAGE_SCORE: ClassVar[str] = ""
+    SHOWN: ClassVar[type[Shown]] = Numbers
 
     @abstractmethod
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
@@ -122,6 +127,32 @@ class Task(Spec):
     def values(self, outputs: Any) -> Any:
         """What a reader is shown of outputs (B, ...): by default the outputs themselves."""
         return outputs
+
+    def shown(
+        self, outputs: Any, names: Sequence[str], placements: Sequence[Placement] = (), score: float = 0.5
+    ) -> Sequence[Shown]:
+        """What a reader is shown of each image of a batch.
+
+        Args:
+            outputs: of the head, for B images.
+            names: of the outputs.
+            placements: where each image lies in its input, if `WHOLE_IMAGES`.
+            score: of found objects, the least that is shown.
+        """
+        return [Numbers(dict(zip(names, row, strict=True))) for row in self.values(outputs).tolist()]
+
+    def true(self, targets: Any, names: Sequence[str]) -> Sequence[Shown]:
+        """What is true of each image of a batch, by its evaluation targets; only of tasks with `WHOLE_IMAGES`."""
+        raise NotImplementedError(f"{self.NAME} has no targets that lie in the image")
+
+    def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
+        """How well each image was predicted (N,), by what is kept of it: more is better, NaN where there is no score.
+
+        Worst and best images are found by it, and statistics over images pair by it.
+        """
+        import numpy as np
+
+        return np.full(len(arrays["index"]), np.nan)
 
     @abstractmethod
     def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:

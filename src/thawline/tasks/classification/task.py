@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from thawline.records.metrics import MetricDefinition, classification_definitions
+from thawline.tasks.shown import Probabilities, Shown
 from thawline.tasks.task import LossTerm, Task
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
     from thawline.tasks.task import Arrays, Bounds
+    from thawline.transforms import Placement
 
 _LEAST_PROBABILITY = 1e-30
 """Below it a float32 probability says too little of its logarithm."""
@@ -38,6 +40,8 @@ class Classification(Task):
     MONITORS: ClassVar[tuple[str, ...]] = ("top1", "macro_accuracy", "macro_f1", "loss")
     TARGET_ARRAY: ClassVar[str] = "label"
     TRAINING_SCORES: ClassVar[tuple[str, ...]] = ("top1",)
+    IMAGE_SCORE: ClassVar[str] = "1 where the image is classified right, 0 where it is not"
+    SHOWN: ClassVar[type[Shown]] = Probabilities
 
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     top_k: int = Field(default=5, ge=1)
@@ -78,6 +82,17 @@ class Classification(Task):
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
         """The probabilities of the classes (B, C), float32."""
         return outputs.float().softmax(dim=1)
+
+    def shown(
+        self, outputs: torch.Tensor, names: Sequence[str], placements: Sequence[Placement] = (), score: float = 0.5
+    ) -> list[Probabilities]:
+        """The probability of each class, of which the image has one."""
+        return [Probabilities(dict(zip(names, row, strict=True))) for row in self.values(outputs).tolist()]
+
+    def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
+        """1 where the image is classified right, 0 where it is not."""
+        right: NDArray[np.bool_] = arrays["probabilities"].argmax(axis=1) == arrays["label"]
+        return right.astype(np.float64)
 
     def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:
         """The metrics of the probabilities on file.

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import numpy as np
 
 from thawline.records.metrics import MetricDefinition
+from thawline.tasks.detection.shown import FoundObjects, ShownObject
 from thawline.tasks.detection.targets import EvaluationObjects, TrainingObjects
+from thawline.tasks.shown import Shown
 from thawline.tasks.task import LossTerm, Task
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from thawline.tasks.detection.metrics import EvidenceMetrics
     from thawline.tasks.targets import Targets, Views
     from thawline.tasks.task import Arrays, Bounds
-    from thawline.transforms import Transform
+    from thawline.transforms import Placement, Transform
 
 _LABELS = {
     "map": "mAP",
@@ -88,6 +90,30 @@ def in_image(boxes: torch.Tensor) -> torch.Tensor:
     return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
 
 
+def shown_boxes(found: Mapping[str, Any], names: Sequence[str], placement: Placement, score: float) -> FoundObjects:
+    """A head's detections in one image, in its own pixels, with a score of at least `score`; the highest first."""
+    boxes = placement.boxes_to_original(found["boxes"].float())
+    kept = best_first(found, boxes, score)
+    objects = [
+        ShownObject(tuple(boxes[row].tolist()), int(found["labels"][row]), float(found["scores"][row])) for row in kept
+    ]
+    return FoundObjects(tuple(objects), placement.original, tuple(names))
+
+
+def best_first(found: Mapping[str, Any], boxes: torch.Tensor, score: float) -> list[int]:
+    """The rows of a head's detections with at least `score` whose `boxes` (n, 4) lie in the image."""
+    kept = (in_image(boxes) & (found["scores"] >= score)).nonzero()[:, 0]
+    rows: list[int] = kept[found["scores"][kept].argsort(descending=True, stable=True)].tolist()
+    return rows
+
+
+def true_objects(target: Mapping[str, Any], names: Sequence[str]) -> FoundObjects:
+    """The objects of one image, by its evaluation target."""
+    columns = zip(target["boxes"].tolist(), target["labels"].tolist(), target["crowd"].tolist(), strict=True)
+    objects = [ShownObject(tuple(box), index, crowd=crowd) for box, index, crowd in columns]
+    return FoundObjects(tuple(objects), target["placement"].original, tuple(names))
+
+
 @final
 class Detection(Task):
     """A box and a class for each object, by the losses of the head."""
@@ -101,6 +127,8 @@ class Detection(Task):
     WHOLE_IMAGES: ClassVar[bool] = True
     HEAD_TAKES_TARGETS: ClassVar[bool] = True
     COUNTS_IMAGES: ClassVar[bool] = False
+    IMAGE_SCORE: ClassVar[str] = "F1 of the image's boxes with a score of at least 0.5, at IoU 0.5"
+    SHOWN: ClassVar[type[Shown]] = FoundObjects
 
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         """A label for each class."""
@@ -131,6 +159,22 @@ class Detection(Task):
     def predictions(self, outputs: Any, targets: Any) -> Mapping[str, torch.Tensor | Sequence[torch.Tensor]]:
         """``boxes``, ``scores``, ``labels``, ``true_boxes``, ``true_labels``, ``true_crowd``, for each image."""
         return evidence(outputs, targets)
+
+    def shown(
+        self, outputs: Any, names: Sequence[str], placements: Sequence[Placement] = (), score: float = 0.5
+    ) -> list[FoundObjects]:
+        """The boxes of at least `score`, the highest first."""
+        return [shown_boxes(found, names, place, score) for found, place in zip(outputs, placements, strict=True)]
+
+    def true(self, targets: Any, names: Sequence[str]) -> list[FoundObjects]:
+        """The objects, crowds too."""
+        return [true_objects(target, names) for target in targets]
+
+    def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
+        """F1 as `thawline.tasks.detection.metrics.image_counts` has it."""
+        from thawline.tasks.detection.metrics import image_counts
+
+        return image_counts(arrays)["f1"]
 
     def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:
         """The metrics of the detections on file."""

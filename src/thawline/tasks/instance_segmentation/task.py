@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
+from thawline.tasks.detection.shown import FoundObjects, ShownObject
 from thawline.tasks.detection.targets import EvaluationObjects, TrainingObjects
 from thawline.tasks.detection.task import (
+    best_first,
     evidence,
     image_losses,
     images_with,
     images_with_on_file,
     in_image,
     precision_definitions,
+    true_objects,
 )
+from thawline.tasks.shown import Shown
 from thawline.tasks.task import LossTerm, Task
 
 if TYPE_CHECKING:
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
     from thawline.tasks.detection.metrics import EvidenceMetrics
     from thawline.tasks.targets import Targets, Views
     from thawline.tasks.task import Arrays, Bounds
-    from thawline.transforms import Transform
+    from thawline.transforms import Placement, Transform
 
 _MASKS = "mask_"
 
@@ -44,6 +49,8 @@ class InstanceSegmentation(Task):
     WHOLE_IMAGES: ClassVar[bool] = True
     HEAD_TAKES_TARGETS: ClassVar[bool] = True
     COUNTS_IMAGES: ClassVar[bool] = False
+    IMAGE_SCORE: ClassVar[str] = "F1 of the image's masks with a score of at least 0.5, at IoU 0.5"
+    SHOWN: ClassVar[type[Shown]] = FoundObjects
 
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         """A label for each class."""
@@ -83,6 +90,29 @@ class InstanceSegmentation(Task):
         """What `thawline.tasks.instance_segmentation.metrics` lists."""
         return mask_evidence(outputs, targets)
 
+    def shown(
+        self, outputs: Any, names: Sequence[str], placements: Sequence[Placement] = (), score: float = 0.5
+    ) -> list[FoundObjects]:
+        """The objects of at least `score` with their masks, the highest first."""
+        return [_shown(found, names, place, score) for found, place in zip(outputs, placements, strict=True)]
+
+    def true(self, targets: Any, names: Sequence[str]) -> list[FoundObjects]:
+        """The objects with their masks, crowds too."""
+        from thawline.tasks.instance_segmentation.masks import runs_of
+
+        found = []
+        for target in targets:
+            whole = true_objects(target, names)
+            pairs = zip(whole.objects, target["masks"].numpy(), strict=True)
+            found.append(replace(whole, objects=tuple(replace(item, runs=runs_of(mask)) for item, mask in pairs)))
+        return found
+
+    def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
+        """F1 as `thawline.tasks.instance_segmentation.metrics.mask_image_counts` has it."""
+        from thawline.tasks.instance_segmentation.metrics import mask_image_counts
+
+        return mask_image_counts(arrays)["f1"]
+
     def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:
         """The metrics of the detections on file."""
         found = self._metrics(arrays, outputs)
@@ -111,6 +141,23 @@ class InstanceSegmentation(Task):
 
         boxes, masks = (summary(found(arrays, len(outputs))) for found in (box_precision, mask_precision))
         return {**boxes, **{f"{_MASKS}{name}": value for name, value in masks.items()}}
+
+
+def _shown(found: Mapping[str, Any], names: Sequence[str], placement: Placement, score: float) -> FoundObjects:
+    from thawline.tasks.instance_segmentation.masks import pasted, runs_of
+
+    boxes = found["boxes"].float()
+    original = placement.boxes_to_original(boxes)
+    objects = [
+        ShownObject(
+            tuple(original[row].tolist()),
+            int(found["labels"][row]),
+            float(found["scores"][row]),
+            runs=runs_of(pasted(found["masks"][row, 0].float(), boxes[row], placement)),
+        )
+        for row in best_first(found, original, score)
+    ]
+    return FoundObjects(tuple(objects), placement.original, tuple(names))
 
 
 def mask_evidence(outputs: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

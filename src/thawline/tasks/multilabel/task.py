@@ -7,14 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from thawline.records.metrics import MetricDefinition
+from thawline.tasks.shown import Probabilities, Shown
 from thawline.tasks.task import LossTerm, Task
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
     from thawline.tasks.multilabel.metrics import MultilabelMetrics
     from thawline.tasks.task import Arrays, Bounds
+    from thawline.transforms import Placement
 
 _DEFINITIONS = {
     "loss": MetricDefinition(direction="min", label="binary cross-entropy", lower=0.0),
@@ -32,6 +35,8 @@ class Multilabel(Task):
     TARGET: ClassVar[str] = "classes"
     HEADLINE: ClassVar[str] = "map"
     MONITORS: ClassVar[tuple[str, ...]] = ("map", "macro_f1", "micro_f1", "loss")
+    IMAGE_SCORE: ClassVar[str] = "F1 of the image's classes at a probability of one half"
+    SHOWN: ClassVar[type[Shown]] = Probabilities
 
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         """A logit for each class."""
@@ -67,6 +72,22 @@ class Multilabel(Task):
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
         """The probabilities of the classes (B, C), float32."""
         return outputs.float().sigmoid()
+
+    def shown(
+        self, outputs: torch.Tensor, names: Sequence[str], placements: Sequence[Placement] = (), score: float = 0.5
+    ) -> list[Probabilities]:
+        """The probability of each class; the image has those of at least one half."""
+        rows = self.values(outputs).tolist()
+        return [Probabilities(dict(zip(names, row, strict=True)), one=False) for row in rows]
+
+    def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
+        """The F1 of the image's classes at a probability of one half; 1 where it has none and is said to have none."""
+        import numpy as np
+
+        predicted, truth = arrays["logits"].astype(np.float32) > 0, arrays["target"].astype(bool)
+        counted = predicted.sum(axis=1) + truth.sum(axis=1)
+        right = 2.0 * (predicted & truth).sum(axis=1)
+        return np.where(counted == 0, 1.0, right / np.maximum(counted, 1))
 
     def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:
         """The metrics of the logits on file."""

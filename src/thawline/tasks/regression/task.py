@@ -12,7 +12,9 @@ from thawline.records.metrics import MetricDefinition
 from thawline.tasks.task import LossTerm, Task
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from thawline.tasks.regression.metrics import RegressionMetrics
     from thawline.tasks.task import Arrays, Bounds
@@ -45,6 +47,7 @@ class Regression(Task):
     TARGET: ClassVar[str] = "number"
     HEADLINE: ClassVar[str] = "mae"
     MONITORS: ClassVar[tuple[str, ...]] = ("mae", "rmse", "r2", "loss")
+    IMAGE_SCORE: ClassVar[str] = "the absolute error of the image's number, negated"
 
     loss: Literal["mse", "l1", "huber"] = "mse"
     huber_delta: float = Field(default=1.0, gt=0.0)
@@ -78,6 +81,14 @@ class Regression(Task):
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
         """The predicted numbers (B, 1) in the targets' units, float32."""
         return self.center + self.scale * outputs.float()
+
+    def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
+        """The absolute error, negated."""
+        import torch
+
+        errors = self.values(torch.from_numpy(arrays["output"])).double() - torch.from_numpy(arrays["target"])
+        scores: NDArray[np.float64] = -errors.abs()[:, 0].numpy()
+        return scores
 
     def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:
         """The metrics of the outputs on file."""

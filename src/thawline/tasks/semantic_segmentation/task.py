@@ -14,6 +14,8 @@ from thawline.errors import usage_error
 from thawline.records.metrics import MetricDefinition
 from thawline.tasks.semantic_segmentation.losses import cross_entropy, dice, focal
 from thawline.tasks.semantic_segmentation.masks import OriginalMasks, TrainingMasks
+from thawline.tasks.semantic_segmentation.shown import ClassMask, predicted_classes
+from thawline.tasks.shown import Shown
 from thawline.tasks.task import LossTerm, Task
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from thawline.tasks.semantic_segmentation.metrics import SegmentationMetrics, Targets
     from thawline.tasks.targets import Views
     from thawline.tasks.task import Arrays, Bounds
-    from thawline.transforms import Transform
+    from thawline.transforms import Placement, Transform
 
 _DEFINITIONS = {
     "loss": MetricDefinition(direction="min", label="cross-entropy", lower=0.0),
@@ -55,6 +57,8 @@ class SemanticSegmentation(Task):
     TRAINING_SCORES: ClassVar[tuple[str, ...]] = ("pixel_accuracy",)
     WHOLE_IMAGES: ClassVar[bool] = True
     COUNTS_IMAGES: ClassVar[bool] = False
+    IMAGE_SCORE: ClassVar[str] = "mean IoU over the classes that the image shows or is said to show"
+    SHOWN: ClassVar[type[Shown]] = ClassMask
 
     cross_entropy: float = Field(default=1.0, ge=0.0)
     dice: float = Field(default=0.0, ge=0.0)
@@ -137,6 +141,27 @@ class SemanticSegmentation(Task):
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
         """The probabilities of the classes (B, C, H, W), float32."""
         return outputs.float().softmax(dim=1)
+
+    def shown(
+        self, outputs: torch.Tensor, names: Sequence[str], placements: Sequence[Placement] = (), score: float = 0.5
+    ) -> list[ClassMask]:
+        """The most probable class of each of the image's own pixels."""
+        pairs = zip(outputs, placements, strict=True)
+        return [ClassMask(predicted_classes(logits, placement), tuple(names)) for logits, placement in pairs]
+
+    def true(self, targets: Targets, names: Sequence[str]) -> list[ClassMask]:
+        """The masks."""
+        return [ClassMask(target["mask"].numpy(), tuple(names)) for target in targets]
+
+    def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
+        """The mean IoU over the classes that the image shows or is said to show; NaN where no pixel counts."""
+        intersection, predicted, truth = (
+            arrays[name].astype(np.int64) for name in ("intersection", "predicted", "truth")
+        )
+        union = predicted + truth - intersection
+        classes = (union > 0).sum(axis=1)
+        iou = intersection / np.maximum(union, 1)
+        return np.where(classes > 0, iou.sum(axis=1) / np.maximum(classes, 1), np.nan)
 
     def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:
         """The metrics of the pixel counts on file."""
