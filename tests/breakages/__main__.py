@@ -45,6 +45,7 @@ LIMIT_SECONDS = 120.0
 MOST_PROCESSES = 40
 """A fault may take away what bounds them."""
 Outcomes = dict[str, str]
+UNBROKEN = "the tests without a breakage"
 
 
 @dataclass
@@ -197,7 +198,7 @@ Checked = tuple[str, str | None, float]
 def check(task: Breakage | tuple[str, ...]) -> Checked:
     """Run what must fail with a breakage, or what must pass without one."""
     start, (copy,) = time.monotonic(), COPY
-    name = task.name if isinstance(task, Breakage) else "the tests without a breakage"
+    name = task.name if isinstance(task, Breakage) else UNBROKEN
     try:
         if isinstance(task, Breakage):
             green = survives(task, copy.outcomes(task.tests, task))
@@ -241,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong = {}
     with tempfile.TemporaryDirectory(prefix="breakages-") as folder:
         for name, fault, seconds in check_all([*filter(None, unbroken), *breakages], chosen.jobs, Path(folder)):
-            print(f"{seconds:6.1f} s  {name}: {fault or 'noticed'}", flush=True)
+            print(f"{seconds:6.1f} s  {name}: {fault or ('passed' if name == UNBROKEN else 'noticed')}", flush=True)
             if fault:
                 wrong[name] = fault
     print(f"{len(breakages)} breakages, {len(wrong)} faults")
