@@ -14,7 +14,7 @@ from tools.architecture import DRAWING, description, drawing, imports
 from tools.docs_site import OUTSIDE
 
 from tests.conftest import REPOSITORY
-from tests.test_floors import SOURCE
+from tests.test_floors import FLOOR_OF, SOURCE
 from thawline.cli import main
 from thawline.specs import Spec
 from thawline.tasks import Task
@@ -89,6 +89,19 @@ def test_what_the_page_of_the_architecture_names_is_in_the_source():
     assert len(named) > 25
     wrong = [(file, name) for file, name in named if name not in defined(SOURCE / file)]
     assert wrong == []
+
+
+def test_the_way_of_k_climbs_between_floors_once():
+    """From the command line down to the plan, and from execution down to `requires_grad`."""
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    way = text.partition("<!-- the way of k -->")[2].partition("<!-- end of the way -->")[0]
+    steps = re.findall(r"^\| \d+ \| ([^|]*) \|", way, re.MULTILINE)
+    places = [file for step in steps for file in re.findall(r"`([\w/]+)\.py:", step)]
+    floors = [FLOOR_OF[file.partition("/")[0]] for file in places]
+    assert (places[0], places[-1]) == ("__main__", "network/model")
+    assert len(steps) > 8
+    climbs = [places[index + 1] for index in range(len(places) - 1) if floors[index + 1] > floors[index]]
+    assert climbs == ["execution/run"]
 
 
 def test_the_page_of_own_tasks_names_all_that_a_task_has():
