@@ -47,6 +47,8 @@ def test_fault_16_a_mistake_is_named_before_torch_is_imported(tmp_path, override
 
 
 MISTAKES = [
+    # A mapping in the place of a group is no option of it.
+    (["++head={_target_: thawline.heads.Linear}", "lr=0.1"], ["lr: unknown field; nearest: optimizer.lr"]),
     (["freeze_polcy=x"], ["freeze_polcy: unknown field; nearest: freeze_policy"]),
     (["optimizer=sgdd"], ["optimizer: there is no option 'sgdd'; nearest: sgd"]),
     (["optimizer=3"], ["optimizer: there is no option '3'; options: adamw, sgd"]),

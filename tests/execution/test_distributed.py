@@ -84,11 +84,22 @@ def predictions(record, output_dir="outputs") -> dict[str, np.ndarray]:
     return dict(np.load(Path(output_dir, "runs", record.identity, "predictions.npz")))
 
 
-@pytest.mark.parametrize("strategy", [TWO, SHARED], ids=["ddp", "fsdp"])
-def test_two_ranks_count_101_test_samples_once_each_and_give_the_numbers_of_one(train, strategy):
+@pytest.fixture
+def shown(monkeypatch) -> list[dict]:
+    """The rows that the command has shown of its runs, each as its epoch ended."""
+    rows: list[dict] = []
+    monkeypatch.setattr(SweepProgress, "epoch", lambda self, row: rows.append(row))
+    return rows
+
+
+# What is of shares alone is in `test_each_device_holds_its_share_of_what_trains_and_of_what_is_frozen`, too.
+@pytest.mark.parametrize("strategy", [TWO, pytest.param(SHARED, marks=pytest.mark.slow)], ids=["ddp", "fsdp"])
+def test_two_ranks_count_101_test_samples_once_each_and_give_the_numbers_of_one(train, shown, strategy):
     odd = (*VIT, "dataset.test_fraction=0.0576", "trainer.eval_batch_size=25", "trainer.gradient_clip=1.0")
     one = train(*odd)
+    shown.clear()
     two = train(*odd, *strategy, *FIT, "logger=wandb", "output_dir=two")
+    assert shown == two.history
     assert one.splits["test"].samples == 101
     assert two.identity == one.identity
     for split, values in one.metrics.items():
@@ -111,26 +122,12 @@ def test_two_ranks_count_101_test_samples_once_each_and_give_the_numbers_of_one(
     assert not left & {distributed.JOB_FILE, distributed.EPOCHS_FILE, "last.ckpt"}
 
 
-def test_every_epoch_is_told_as_it_ends(thawline, monkeypatch):
-    told = []
-    monkeypatch.setattr(SweepProgress, "epoch", lambda self, row: told.append(row))
-    assert thawline("train", *TINY, *VIT, *TWO, *FIT).status == 0
-    (record,) = [load_record(folder) for folder in records()]
-    assert told == record.history
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", [TWO, SHARED], ids=["ddp", "fsdp"])
 def test_runs_of_a_sweep_may_each_take_several_devices(thawline, strategy):
     result = thawline("train", "-m", *TINY, *VIT, *strategy, *FIT, "seed=0,1", "sweep.name=pairs")
     assert result.status == 0, result.err
     assert [load_record(folder).config["trainer"]["devices"] for folder in records()] == [2, 2]
-
-
-def test_trained_batch_norms_that_see_shares_of_a_batch_are_noted(train):
-    record = train(*TWO, *FIT, "freeze_policy.k=1")
-    (note,) = [note for note in record.notes if "batch norms" in note]
-    assert "trained on 2 devices" in note
 
 
 def test_an_error_in_a_rank_is_the_run_s_error(thawline, own_package):
@@ -211,6 +208,8 @@ def test_what_needs_whole_weights_is_refused_with_shared_ones(thawline, override
 @pytest.mark.parametrize("strategy", [TWO, pytest.param(SHARED, marks=pytest.mark.slow)], ids=["ddp", "fsdp"])
 def test_what_two_ranks_judge_is_the_network_that_they_keep(train, strategy):
     record = train(*strategy, *FIT, "freeze_policy=full", "optimizer.lr=0.1")
+    (note,) = [note for note in record.notes if "batch norms" in note]
+    assert "trained on 2 devices" in note
     assert any(name.endswith("running_mean") for name in load_file(Path("outputs/runs", record.identity, BEST_FILE)))
     session = Session()
     plan = plan_run(record.config, (), session)

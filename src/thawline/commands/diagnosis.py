@@ -204,8 +204,8 @@ class _Composer:
         return self._loader.load_configuration("config", lines, run_mode=RunMode.RUN)
 
     def is_choice(self, override: Override) -> bool:
-        """Whether the override chooses an option of a group."""
-        return bool(self._options(override.key_or_group))
+        """Whether the override chooses an option of a group; a mapping in the group's place is a value."""
+        return bool(self._options(override.key_or_group)) and not isinstance(override.value(), Mapping)
 
     def can_choose(self, override: Override, problems: list[Problem]) -> bool:
         """Whether the group has the options that are chosen."""

@@ -18,15 +18,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from thawline.thaw_line.kept_whole import holds_proxy, kept_whole, leaf_classes
+from thawline.thaw_line.known_nodes import KnownNodes
 from thawline.thaw_line.memories import Memories, storage_of
 from thawline.thaw_line.proxies import ValueProxy, ValueTracer
 from thawline.thaw_line.random_state import random_state, same_random_state
-from thawline.thaw_line.traced_graph import BATCHES, Facts, PerSample, TracedGraph, UntraceableError
+from thawline.thaw_line.traced_graph import PerSample, TracedGraph, UntraceableError
 from thawline.thaw_line.watching import DRAWS, Watch
-
-_SIZES = frozenset({"shape", "size", "ndim", "dim", "numel", "nelement", "stride"})
-_KINDS = frozenset({"dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex", "is_contiguous"})
-_NEW_TENSORS = frozenset({"new_zeros", "new_ones", "new_full", "new_empty"})
 
 
 def trace(model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable: Collection[int]) -> TracedGraph:
@@ -73,21 +70,19 @@ class _Tracer(ValueTracer):
     def __init__(self, model: nn.Module, examples: tuple[tuple[Tensor, ...], ...], trainable: Collection[int]) -> None:
         super().__init__()
         self._examples = examples
-        self._trainable = trainable
         self._leaves = leaf_classes()
         self._modules_by_path = dict(model.named_modules(remove_duplicate=False))
         states = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         self._names: dict[int, str] = {id(tensor): name for name, tensor in reversed(states)}
         self._kept_alive = [tensor for _, tensor in states]
         self._memories = Memories(tensor for _, tensor in states)
-        self._writers: dict[int, fx.Node] = {}
-        self._newest: dict[fx.Node, fx.Node] = {}
+        self._known = KnownNodes(self._modules_by_path, self._memories, trainable)
+        self.facts = self._known.facts
         self._tensors: dict[str, ValueProxy] = {}
         self._watch = Watch()
         self._random_state = random_state()
         self._running = False
         self._autocast = _autocast(examples[0][0].device)
-        self.facts: dict[fx.Node, Facts] = {}
         self.constants: dict[str, Tensor] = {}
         self.where = ""
 
@@ -126,9 +121,9 @@ class _Tracer(ValueTracer):
         args: list[Any] = [self.root]
         for place, held in enumerate(zip(*self._examples, strict=True)):
             node = self.graph.placeholder(f"input_{place}")
-            facts = self._facts(node)
+            facts = self._known.add(node, self.where)
             facts.data = True
-            self._look_at(node, facts, held, {})
+            self._known.look_at(node, held, {})
             if facts.per_sample is None:
                 raise UntraceableError(f"input {place} of the model has no batch dimension")
             facts.per_sample = PerSample(tuple(held[0].shape[1:]), held[0].dtype, tuple(range(held[0].dim())))
@@ -138,9 +133,9 @@ class _Tracer(ValueTracer):
     def create_arg(self, a: Any) -> Any:
         """The node of a proxy or tensor, as it is after writes in place; containers of them; anything else itself."""
         if isinstance(a, ValueProxy):
-            return self._current(a.node)
+            return self._known.current(a.node)
         if isinstance(a, Tensor):
-            return self._current(self._tensor(a).node)
+            return self._known.current(self._tensor(a).node)
         return super().create_arg(a)
 
     def create_node(
@@ -149,7 +144,7 @@ class _Tracer(ValueTracer):
         """A node with the facts that follow from its arguments alone."""
         node = self.graph.create_node(kind, target, args, kwargs, name, None)
         if kind != "output":
-            self._facts(node)
+            self._known.add(node, self.where)
         return node
 
     def create_proxy(
@@ -207,7 +202,7 @@ class _Tracer(ValueTracer):
             self._running = False
         written = {self._memories.of(tensor) for tensor, version in versions if tensor._version != version}
         if written:
-            self._note_writes(node, frozenset(written))
+            self._known.note_writes(node, frozenset(written))
         if self.facts[node].cause == DRAWS:
             self._random_state = random_state()
         return (held_first, held_second), arguments
@@ -226,15 +221,6 @@ class _Tracer(ValueTracer):
         if node.op == "call_module":
             yield from self._modules_by_path[str(node.target)].buffers()
 
-    def _note_writes(self, node: fx.Node, written: frozenset[int]) -> None:
-        facts = self.facts[node]
-        facts.writes = written
-        if written & self._memories.of_state:
-            facts.state = True
-            facts.cause = facts.cause or "changes the model's buffers"
-        for memory in written:
-            self._writers[memory] = node
-
     def _check_ambient(self, node: fx.Node) -> None:
         # A graph keeps operations only, not the blocks of code that they stood in.
         facts = self.facts[node]
@@ -243,58 +229,7 @@ class _Tracer(ValueTracer):
         if facts.warm and not torch.is_grad_enabled():
             raise UntraceableError(f"{facts.path or 'the model'} switches gradients off past what trains")
 
-    # What is known of a node.
-
-    def _facts(self, node: fx.Node) -> Facts:
-        """Facts that follow from the arguments: what they pass on, and which writes come before."""
-        facts = Facts(len(self.facts), self.where)
-        inputs = node.all_input_nodes
-        facts.after = tuple(self._stale_writers(inputs))
-        facts.describes = _describes(node)
-        upstream = [self.facts[before] for before in (*inputs, *facts.after)]
-        if not facts.describes:
-            facts.data = any(before.data for before in upstream)
-            facts.warm = any(before.warm for before in upstream)
-        if node.op == "call_module":
-            parameters = list(self._modules_by_path[str(node.target)].parameters())
-            facts.weighs = any(parameter.dim() > 1 for parameter in parameters)
-            if any(id(parameter) in self._trainable for parameter in parameters):
-                facts.cause, facts.warm = "trains", True
-        self.facts[node] = facts
-        return facts
-
-    def _stale_writers(self, inputs: list[fx.Node]) -> Iterator[fx.Node]:
-        """Writers to memory that these nodes' values live in, later than the nodes themselves."""
-        for node in inputs:
-            memory = self.facts[node].memory
-            if memory in self._writers and self.facts[self._writers[memory]].index > self.facts[node].index:
-                yield self._writers[memory]
-
-    def _current(self, node: fx.Node) -> fx.Node:
-        """The node whose value this node's tensor has now: the last that wrote to it in place and returned it."""
-        while node in self._newest:
-            node = self._newest[node]
-        return node
-
-    def _look_at(self, node: fx.Node, facts: Facts, held: tuple[Any, Any], arguments: dict[int, Tensor]) -> None:
-        """Learn shape, memory and dependence on the batch from the values of a node."""
-        first, second = held
-        if isinstance(first, int) and not isinstance(first, bool) and not facts.data:
-            facts.multiple = _multiple(first, second)
-        if isinstance(first, torch.dtype):
-            facts.dtype = first
-        if not isinstance(first, Tensor):
-            return
-        facts.dtype = first.dtype
-        if storage_of(first) not in arguments and not self._memories.holds_state(first):
-            self._memories.add(first)
-        facts.memory = self._memories.of(first)
-        varying = [d for d, (a, b) in enumerate(zip(first.shape, second.shape, strict=True)) if a != b]
-        if facts.data and len(varying) != 1:
-            facts.cause = facts.cause or "mixes the samples of a batch"
-        elif facts.data and (first.shape[varying[0]], second.shape[varying[0]]) == BATCHES:
-            facts.per_sample = _per_sample(first, varying[0])
-        facts.warm = facts.warm or bool(facts.cause)
+    # What the model's code gets.
 
     def _tensor(self, tensor: Tensor) -> ValueProxy:
         """The proxy of a parameter, a buffer, or a tensor that the model's code made of nothing traced."""
@@ -311,10 +246,7 @@ class _Tracer(ValueTracer):
             self._memories.add(tensor)
         if name not in self._tensors:
             node = self.create_node("get_attr", name, (), {})
-            facts = self.facts[node]
-            facts.memory = self._memories.of(tensor)
-            if id(tensor) in self._trainable:
-                facts.cause, facts.warm = "trains", True
+            self._known.is_of(node, tensor)
             self._tensors[name] = ValueProxy(node, self, (tensor, tensor))
         return self._tensors[name]
 
@@ -334,8 +266,8 @@ class _Tracer(ValueTracer):
                 return None
         if isinstance(first, Tensor) and first.dim() != second.dim():
             raise UntraceableError(f"the dimensions of {node.name} depend on the number of samples")
-        self._look_at(node, facts, held, arguments)
-        self._note_same(node, facts, first, arguments)
+        self._known.look_at(node, held, arguments)
+        self._known.note_same(node, first, arguments)
         return ValueProxy(node, self, held)
 
     def _wrap_items(
@@ -360,24 +292,13 @@ class _Tracer(ValueTracer):
             items.append(self._wrap(item, values, arguments))
         return rebuild(items)
 
-    def _note_same(self, node: fx.Node, facts: Facts, value: Any, arguments: dict[int, Tensor]) -> None:
-        """Where a node returns its argument, written in place, all later uses of the argument are uses of the node."""
-        if not isinstance(value, Tensor) or arguments.get(storage_of(value)) is not value:
-            return
-        same = next((n for n in node.all_input_nodes if self.facts[n].memory == facts.memory), None)
-        facts.same = same
-        if facts.memory in facts.writes:
-            while same is not None:
-                self._newest[same] = node
-                same = self.facts[same].same
-
     def concrete(self, proxy: ValueProxy, kind: Callable[[Any], Any]) -> Any:
         """What Python code sees that asks for the truth, size or number of a value.
 
         Raises:
             UntraceableError: that is not the same for every input, every state of training and every batch size.
         """
-        facts = self.facts[self._current(proxy.node)]
+        facts = self.facts[self._known.current(proxy.node)]
         where = self.where or "the model"
         if isinstance(proxy.held[0], Tensor) and kind is len:
             first, second = len(proxy.held[0]), len(proxy.held[1])
@@ -411,26 +332,6 @@ def _rebuild(like: Any, items: list[Any]) -> Any:
     if isinstance(like, tuple) and hasattr(like, "_fields"):
         return type(like)(*items)
     return type(like)(items)
-
-
-def _per_sample(value: Tensor, batch: int) -> PerSample:
-    natural = (batch, *(d for d in range(value.dim()) if d != batch))
-    by_memory = tuple(sorted(range(value.dim()), key=value.stride, reverse=True))
-    dense = not value.permute(natural).is_contiguous() and value.permute(by_memory).is_contiguous()
-    order = by_memory if dense and by_memory[0] == batch else natural
-    return PerSample(tuple(value.shape[d] for d in order[1:]), value.dtype, order)
-
-
-def _multiple(first: int, second: int) -> int | None:
-    """How many times the batch size an integer is, from its values for both; None where it is not."""
-    times = second // BATCHES[1]
-    return times if times and (first, second) == (times * BATCHES[0], times * BATCHES[1]) else None
-
-
-def _describes(node: fx.Node) -> bool:
-    if node.op == "call_function":
-        return node.target is getattr and node.args[1] in _SIZES | _KINDS
-    return node.op == "call_method" and node.target in _SIZES | _KINDS | _NEW_TENSORS
 
 
 def _autocast(device: torch.device) -> torch.dtype | None:
