@@ -60,15 +60,18 @@ def only_allowing(prefixes: Sequence[str]) -> None:
 class Spec(BaseModel):
     """Base of every config node of ours: immutable, and a field that it does not know is an error.
 
-    `TASKS` names the tasks that a part has a meaning for; None: every one. `READS_VECTOR` says that it reads the one
-    feature vector of an image, which a task of feature maps does not have. `NEUTRAL` names the fields that cannot
+    `TASKS` names the tasks that a part has a meaning for; None: every one. `NEUTRAL` names the fields that cannot
     change a run's numbers (paths, devices, progress bars): they are left out of the run's identity.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, validate_default=True)
     NEUTRAL: ClassVar[frozenset[str]] = frozenset()
     TASKS: ClassVar[frozenset[str] | None] = None
-    READS_VECTOR: ClassVar[bool] = False
+
+    @property
+    def reads_vector(self) -> bool:
+        """Whether it reads the one feature vector of an image, which a task of feature maps does not have."""
+        return False
 
     def deciding(self) -> dict[str, Any]:
         """What of this node decides a run's numbers, as plain values; ``_target_`` is a `stable_name`."""

@@ -133,6 +133,16 @@ def test_corrupted_images_are_tested_with_their_own_masks(segment):
     assert one != record.metrics["test"]["loss"]
 
 
+@pytest.mark.parametrize("regularizer", ["l2_sp", "feature_matching", "stoch_norm", "delta"])
+def test_what_acts_on_weights_or_maps_takes_part_in_training(segment, regularizer):
+    own = [f"regularizer=[{regularizer}]"]
+    own += ["regularizer.delta.importance=uniform"] if regularizer == "delta" else []
+    pulled, free = segment("freeze_policy=full", *own), segment("freeze_policy=full")
+    assert losses(pulled) != losses(free)
+    if regularizer != "stoch_norm":
+        assert all(row[f"train/{regularizer}"] > 0 for row in pulled.history)
+
+
 def test_a_gradual_policy_and_rates_by_depth_train_masks_as_they_train_classes(segment):
     record = segment("freeze_policy=lp_ft", "freeze_policy.probe.epochs=1", "learning_rates=layer_decay")
     assert [phase.thaw_line.stored for phase in record.phases] == [True, False]
@@ -153,6 +163,8 @@ def test_a_sweep_ends_with_a_report_in_the_tasks_own_metric(thawline, tmp_path):
         ("task=classification", "error: head: Fpn is no head for classification; these are: linear, mlp, source_rows"),
         ("transform.resize=crop", "error: transform.resize: "),
         ("regularizer=[bss]", "error: regularizer.bss: it reads one feature vector of an image"),
+        ("regularizer=[delta]", "error: regularizer.delta: it reads one feature vector of an image"),
+        ("regularizer=[distillation]", "error: regularizer.distillation: it reads one feature vector of an image"),
         ("probe=lbfgs_path", "error: probe: it is of classification alone"),
         ("transform=trivial_augment", "TrivialAugmentWide"),
         ("head.strides=[4,64]", "error: head.strides: test_resnet"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from pydantic import Field
 
@@ -29,11 +29,14 @@ class VisualPrompt(Spec):
     For timm's plain vision transformers.
     """
 
-    READS_VECTOR: ClassVar[bool] = True
-
     tokens: int = Field(default=10, ge=1)
     depth: Literal["shallow", "deep"] = "shallow"
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @property
+    def reads_vector(self) -> bool:
+        """The tokens that prompts add would be places in the maps."""
+        return True
 
     def insert(self, module: nn.Module, groups: Sequence[LayerGroup], input_size: tuple[int, int]) -> None:
         """See `Adapter.insert`."""

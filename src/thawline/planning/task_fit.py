@@ -58,7 +58,7 @@ def _part_problems(settings: RunSettings) -> Iterator[Problem]:
         tasks = getattr(part, "TASKS", None)
         if tasks is not None and task.NAME not in tasks:
             yield Problem(field, f"it is of {', '.join(sorted(tasks))} alone, and the task is {task.NAME}")
-        elif of_maps and getattr(part, "READS_VECTOR", False):
+        elif of_maps and getattr(part, "reads_vector", False):
             yield Problem(field, f"it reads one feature vector of an image, and {task.NAME} reads feature maps")
     if settings.diagnostics.transferability and task.NAME not in settings.diagnostics.TASKS_WITH_TRANSFERABILITY:
         yield Problem("diagnostics.transferability", f"its scores are of classes, and the task is {task.NAME}")

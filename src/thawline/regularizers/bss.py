@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 from pydantic import Field, field_validator
 
@@ -26,8 +26,6 @@ class BSS(Spec):
     differentiated.
     """
 
-    READS_VECTOR: ClassVar[bool] = True
-
     weight: Weight
     k: int | Literal["all"] = Field(default=1)
 
@@ -37,6 +35,11 @@ class BSS(Spec):
         if k != "all" and k < 1:
             raise ValueError("must be 1 or more, or all")
         return k
+
+    @property
+    def reads_vector(self) -> bool:
+        """It does."""
+        return True
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -63,6 +63,11 @@ class DELTA(Spec):
         return layers
 
     @property
+    def reads_vector(self) -> bool:
+        """Where the filters' importance is measured: by the source's classifier."""
+        return self.importance != "uniform"
+
+    @property
     def needs(self) -> frozenset[Need]:
         """The maps of the model and of the source."""
         return frozenset({"forward", "source"})

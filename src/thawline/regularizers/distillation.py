@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, final
 
 from pydantic import Field
 
@@ -30,11 +30,14 @@ class Distillation(Spec):
     norms in training mode make it positive at once.
     """
 
-    READS_VECTOR: ClassVar[bool] = True
-
     weight: Weight
     temperature: float = Field(default=3.0, gt=0.0)
     train_source_head: bool = True
+
+    @property
+    def reads_vector(self) -> bool:
+        """It does."""
+        return True
 
     @property
     def needs(self) -> frozenset[Need]:
