@@ -13,6 +13,8 @@ from PIL import Image
 
 import thawline as api
 from tests.conftest import TINY, records
+from tests.drawn_objects import CLASSES as OBJECTS
+from tests.drawn_objects import draw_instances, draw_yolo
 from tests.execution.test_gallery import TRAIN
 from tests.masked_squares import CLASSES, UNLABELLED, draw_masks
 from thawline.cli import main
@@ -67,6 +69,9 @@ def test_masks_are_those_of_the_run_s_own_test(thawline):
             assert float(table[place][f"share.{label}"]) == pytest.approx(share)
         assert said["images"][place]["image"] == table[place]["image"] == path
         assert max(Image.open(f"drawn/{name}.jpg").size) >= 4 * mask.shape[1]
+    rows = api.load_run(folder.name).predict(IMAGES)
+    assert rows.index.tolist() == list(IMAGES)
+    assert rows["share.disc"].tolist() == pytest.approx([image["share"]["disc"] for image in said["images"]])
     assert (result.out.count("48 x 40"), result.out.count("47 x 33")) == (3, 2)
 
 
@@ -138,3 +143,115 @@ def test_classification_says_what_the_python_interface_says(thawline):
     assert len(list(Path("drawn").glob("*.jpg"))) == 5
     refused = thawline("predict", str(folder), images[0], "--masks", "masks")
     assert (refused.status, "task classification gives no masks" in refused.err) == (2, True)
+
+
+DETECT = (
+    *(item for item in TINY if not item.startswith(("dataset", "transform"))),
+    "head.strides=[8,16]",
+    "head.width=16",
+    "head.extra_levels=0",
+    "transform.size=[40,56]",
+    "trainer.batch_size=4",
+    "optimizer=adamw",
+    "optimizer.lr=0.003",
+    "head.anchor_sizes=[16,24]",
+    "head.proposals_before_nms=[60,30]",
+    "head.proposals=[30,20]",
+    "head.rpn_batch=32",
+    "head.roi_batch=16",
+    "head.box_width=16",
+    "head.score_threshold=0.0",
+)
+
+
+def per_image(arrays, name):
+    ends = np.cumsum(arrays[f"{name}_rows"])
+    return np.split(arrays[name], ends[:-1])
+
+
+def test_boxes_are_those_of_the_run_s_own_test(thawline, tmp_path):
+    draw_yolo(tmp_path / "objects")
+    trained = thawline("train", *DETECT, "dataset=yolo", "dataset.root=objects", "output_dir=found")
+    assert trained.status == 0, trained.err
+    (folder,) = records("found")
+    arrays = np.load(folder / "predictions.npz")
+    scores = per_image(arrays, "scores")
+    least = float(np.median(np.concatenate(scores)))
+    images = [f"objects/images/test/{place}.png" for place in range(4)]
+    files = ("--json", "said.json", "--csv", "said.csv", "--draw", "drawn", "--score", repr(least))
+    result = thawline("predict", str(folder), *images, *files)
+    assert result.status == 0, result.err
+    said = json.loads(Path("said.json").read_text())["images"]
+    with Path("said.csv").open(newline="") as stream:
+        table = list(csv.DictReader(stream))
+    boxes, labels = per_image(arrays, "boxes"), per_image(arrays, "labels")
+    for place, path in enumerate(images):
+        kept = scores[place] >= least
+        order = np.argsort(-scores[place][kept], kind="stable")
+        objects = said[place]["objects"]
+        assert (said[place]["image"], said[place]["width"], said[place]["height"]) == (path, 64, 48)
+        assert [one["class"] for one in objects] == [OBJECTS[label] for label in labels[place][kept][order]]
+        expected = boxes[place][kept][order]
+        assert np.array([one["box"] for one in objects]).reshape(-1, 4) == pytest.approx(expected, abs=1e-3)
+        assert [one["score"] for one in objects] == pytest.approx(scores[place][kept][order], abs=1e-5)
+        rows = [row for row in table if row["image"] == path]
+        assert [float(row["xmin"]) for row in rows] == [one["box"][0] for one in objects]
+        assert Image.open(f"drawn/{place}.jpg").size == (256, 192)
+    gallery = json.loads((folder / "gallery" / "gallery.json").read_text())["images"]
+    counts = image_counts(arrays)
+    for image in gallery:
+        assert image["score"] == counts[int(Path(image["key"]).stem)]
+    assert [image["place"] for image in gallery] == ["worst", "worst", "best", "best"]
+    assert [image["score"] for image in gallery[:2] + gallery[:1:-1]] == sorted(counts)
+    assert thawline("verify", str(folder)).status == 0
+
+
+def image_counts(arrays):
+    """The F1 of each image's boxes of a score of 0.5 at IoU 0.5, by plain loops."""
+    found = []
+    for place in range(len(arrays["scores_rows"])):
+        truth = list(zip(per_image(arrays, "true_boxes")[place], per_image(arrays, "true_labels")[place], strict=True))
+        scores = per_image(arrays, "scores")[place]
+        right = wrong = 0
+        for row in np.argsort(-scores, kind="stable"):
+            if scores[row] < 0.5:
+                continue
+            box, label = per_image(arrays, "boxes")[place][row], per_image(arrays, "labels")[place][row]
+            overlaps = [overlap(box, other) if label == of else 0.0 for other, of in truth]
+            if overlaps and max(overlaps) >= 0.5:
+                truth.pop(int(np.argmax(overlaps)))
+                right += 1
+            else:
+                wrong += 1
+        total = 2 * right + wrong + len(truth)
+        found.append(2 * right / total if total else 1.0)
+    return found
+
+
+def overlap(one, other):
+    sides = [min(one[2 + axis], other[2 + axis]) - max(one[axis], other[axis]) for axis in (0, 1)]
+    shared = max(sides[0], 0) * max(sides[1], 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return shared / (sum(areas) - shared)
+
+
+def test_masks_of_objects_are_those_of_the_run_s_own_test(thawline, tmp_path):
+    draw_instances(tmp_path / "walkers")
+    settings = ("dataset=instance_folder", "dataset.root=walkers", "output_dir=found", "trainer.max_epochs=1")
+    trained = thawline("train", *DETECT, *settings)
+    assert trained.status == 0, trained.err
+    (folder,) = records("found")
+    gallery = json.loads((folder / "gallery" / "gallery.json").read_text())["images"]
+    arrays = np.load(folder / "predictions.npz")
+    # the run's own order of its test images, from the keys of its gallery
+    keys = sorted((image["key"] for image in gallery), key=lambda key: int(Path(key).stem))
+    everything = thawline("predict", str(folder), "walkers/PNGImages", "--json", "said.json", "--score", "0")
+    assert everything.status == 0, everything.err
+    said = {entry["image"]: entry for entry in json.loads(Path("said.json").read_text())["images"]}
+    runs = {tuple(part.tolist()) for part in np.split(arrays["masks"], np.cumsum(arrays["mask_runs"])[:-1])}
+    for key in keys:
+        entry = said[f"walkers/{key}"]
+        assert entry["objects"]
+        for item in entry["objects"]:
+            assert (item["mask"]["size"], sum(item["mask"]["counts"])) == ([48, 64], 48 * 64)
+            assert tuple(item["mask"]["counts"]) in runs

@@ -315,3 +315,26 @@ def test_the_training_score_is_the_share_of_right_pixels_of_each_image():
     classes = torch.tensor([[[0, 1, 1], [1, IGNORE, IGNORE]], [[0, 0, 0], [0, 0, IGNORE]]])
     (score,) = SemanticSegmentation().training_scores(logits, classes)
     assert float(score) == pytest.approx(3 / 4 + 3 / 5)
+
+
+def test_classes_are_compared_a_few_at_a_time(monkeypatch):
+    from thawline.tasks.semantic_segmentation import shown
+
+    logits, _ = random_batch(1, height=7, width=9, classes=5)
+    placement = Resized((23, 31))
+    expected = placement.maps_to_original(logits[0]).argmax(dim=0).numpy()
+    for most in (1, 2 * 23 * 31, 2**24):
+        monkeypatch.setattr(shown, "_VALUES_AT_ONCE", most)
+        assert np.array_equal(shown.predicted_classes(logits[0], placement), expected)
+
+
+def test_the_score_of_an_image_is_the_mean_over_the_classes_that_it_shows_or_is_said_to_show():
+    predicted = [[[0, 0], [1, 1]], [[3, 3], [3, 3]]]
+    truth = [[[0, 1], [1, 1]], [[IGNORE, IGNORE], [IGNORE, IGNORE]]]
+    batch = torch.cat([logits_for(mask) for mask in predicted])
+    task = SemanticSegmentation()
+    kept = task.predictions(batch, [target(mask) for mask in truth])
+    scores = task.image_scores({name: value.numpy() for name, value in kept.items()}, CLASSES)
+    # sky 1 of 2 pixels, road 2 of 3; the other image has no pixel that counts
+    assert scores[0] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert math.isnan(scores[1])

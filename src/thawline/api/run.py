@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thawline.api.images import given_images
+from thawline.api.images import GivenImages, given_images
 from thawline.api.process import options
 from thawline.errors import usage_error
 from thawline.records import Record, require_record
@@ -117,6 +117,9 @@ class Run:
         Of classification the values are probabilities, and ``predict(images).idxmax(axis=1)`` are the classes. The
         images are scaled, cropped and normalised as those of the run's evaluation.
 
+        Of tasks whose targets lie in the image, the rows are those of ``thawline predict --csv``, in the pixels of each
+        image itself: one for each image with the share of each class, or one for each object that was found.
+
         Args:
             images: one image or several: paths, PIL images, uint8 arrays (H, W) or (H, W, 3); or a batch, as a uint8
                 array (N, H, W, 3) or a uint8 tensor (N, 3, H, W).
@@ -132,12 +135,32 @@ class Run:
         from thawline.execution.predict import predict
 
         found = given_images(images)
+        if self._context.settings.task.WHOLE_IMAGES:
+            return self._shown_of(found)
         with options(self._allow, None):
             values = predict(self._context.plan, self._tuned, found)
         if values.ndim != 2 or values.shape[1] != len(self._context.plan.outputs):
             raise usage_error("predict", f"task {self.record.task} has no table of an output for each name")
         names = pd.Index([found.key(index) for index in range(len(found))] if found.named else range(len(found)))
         return pd.DataFrame(values.numpy(), index=names.rename("image"), columns=list(self._context.plan.outputs))
+
+    def _shown_of(self, images: GivenImages) -> pd.DataFrame:
+        """The rows of all images, by the task's own columns."""
+        import pandas as pd
+
+        from thawline.execution.predict import predictions
+
+        keys: list[Any] = []
+        rows: list[Any] = []
+        columns: list[str] = []
+        with options(self._allow, None):
+            for one in predictions(self._context.plan, self._tuned, images):
+                if one.shown is None:
+                    raise usage_error("images", one.problem)
+                columns, found = list(one.shown.columns()), one.shown.rows()
+                rows += found
+                keys += [images.key(one.index) if images.named else one.index] * len(found)
+        return pd.DataFrame(rows, index=pd.Index(keys, name="image"), columns=columns)
 
     @cached_property
     def _context(self) -> RunContext:

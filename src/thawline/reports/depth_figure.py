@@ -137,6 +137,12 @@ def _scale(study: Study, groups: Sequence[Group]) -> _Scale:
     )
 
 
+def _probe_name(rows: Sequence[Row]) -> str:
+    """What the rows in which the head alone trains are called, on two lines."""
+    names = {row.probe_name for row in rows if row.is_probe}
+    return (names.pop() if len(names) == 1 else "head alone").replace(" ", "\n")
+
+
 def _layer_scale(study: Study, rows: Sequence[Row]) -> _Scale:
     totals = {len(run.groups) for row in rows for run in row.runs.values()}
     fraction = len(totals) > 1 and (study.axes.depth or "").endswith(".depth")
@@ -147,7 +153,7 @@ def _layer_scale(study: Study, rows: Sequence[Row]) -> _Scale:
             positions[id(row)] = 100 * row.depth / total if fraction else float(row.depth)
     placed = sorted(set(positions.values()))
     names = {
-        "linear\nprobe": {positions[id(row)] for row in rows if row.is_probe and id(row) in positions},
+        _probe_name(rows): {positions[id(row)] for row in rows if row.is_probe and id(row) in positions},
         "full fine-\ntuning": {positions[id(row)] for row in rows if row.is_full and id(row) in positions},
     }
     ends = {places.pop(): name for name, places in names.items() if len(places) == 1}

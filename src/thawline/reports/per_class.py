@@ -95,7 +95,8 @@ def _measures(study: Study, group: Group, chosen: Row, measured: ClassMeasures) 
     measures = sorted(measured.values, key=lambda name: -len(name) if study.metric.endswith(name) else 0)
     first = measures[0]
     others: dict[str, ClassMeasures] = {}
-    for name, other in (("linear probe", study.probe_of(chosen)), ("full fine-tuning", study.full_of(chosen))):
+    probe, full = study.probe_of(chosen), study.full_of(chosen)
+    for name, other in ((probe.probe_name if probe else "", probe), ("full fine-tuning", full)):
         of_other = class_measures(other) if other is not None else None
         if of_other is not None and of_other.names == measured.names and first in of_other.values:
             others[f"{_heading(first)}, {name}"] = of_other

@@ -21,6 +21,9 @@ _DIGITS_OF_A_MEAN = 12
 Key = tuple[str, ...]
 T = TypeVar("T")
 
+_LINEAR = ("Linear", "SourceRows", "SegmentationLinear")
+"""The heads that are linear in the features, as a recipe names them."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -59,6 +62,13 @@ class Row:
     def is_probe(self) -> bool:
         """Whether the head alone trains."""
         return bool(self.runs) and all(run.trains == "head" for run in self.runs.values())
+
+    @property
+    def probe_name(self) -> str:
+        """What it is called where the head alone trains: a linear probe only if the head is linear in the features."""
+        heads = [dict(run.recipe).get("head") for run in self.runs.values()]
+        # Records that do not say it are of versions whose heads were.
+        return "linear probe" if all(head is None or head.startswith(_LINEAR) for head in heads) else "head alone"
 
     @property
     def is_full(self) -> bool:

@@ -92,7 +92,7 @@ def _named(study: Study, row: Row) -> str:
     total = row.common(lambda run: len(run.groups))
     of = f" of {total} layer groups" if total is not None else " layer groups"
     if row.is_probe:
-        return f"the linear probe (k = 0{of}){within}"
+        return f"the {row.probe_name} (k = 0{of}){within}"
     if row.is_full:
         return f"full fine-tuning (k = {row.depth}{of}){within}"
     reached, end = row.common(lambda run: run.reached), row.common(lambda run: run.counted_from)
@@ -104,7 +104,7 @@ def _named(study: Study, row: Row) -> str:
 
 def _references(study: Study, group: Group, chosen: Row) -> list[tuple[Row, str]]:
     probe, full = study.probe_of(chosen), study.full_of(chosen)
-    named = [(probe, "the linear probe"), (full, "full fine-tuning")]
+    named = [(probe, f"the {probe.probe_name}" if probe else ""), (full, "full fine-tuning")]
     found = [(row, _reference_named(study, row, name)) for row, name in named if row is not None]
     if found:
         return found
