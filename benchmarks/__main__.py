@@ -36,7 +36,7 @@ is one process per job with Lightning, timm, DataLoader and torchmetrics, the fr
 in eval mode (`benchmarks/plain_job.py`). One plain job is measured for each depth and counted {seeds} times, since
 seeds cost the same; thawline's sweeps are measured whole. *Own command*: each depth as a command of its own. *In the
 sweep*: the same depth's share of one command that sweeps all depths and starts from nothing; its runs say what they
-cost, and what is nobody's (imports, planning) is split evenly among the depths. The wall times are those of own
+cost, and what belongs to no depth (imports, planning) is split evenly among the depths. The wall times are those of own
 commands, and of plain jobs one after the other. {seconds} of whole processes, imports included: a process that imports
 torch, timm, Lightning and torchmetrics and ends costs {imports:.1f} s on this machine, once a command here and once a
 job in the plain way. *Limit*: what the FLOPs of the same work take at the rate of {products} (suffix forward and

@@ -131,7 +131,7 @@ def test_instances_are_segmented_in_a_sweep_over_depth(thawline, tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("head=fpn", "error: head: Fpn is no head for detection; these are: faster_rcnn, fcos, retinanet\n"),
+        ("head=fpn", "error: head: FPN is no head for detection; these are: faster_rcnn, fcos, retinanet\n"),
         ("head.strides=[4,64]", "error: head.strides: test_resnet"),
         ("transform=randaugment", "RandAugment"),
         ("dataset.root=nowhere", "nowhere"),

@@ -160,7 +160,7 @@ def test_a_sweep_ends_with_a_report_in_the_tasks_own_metric(thawline, tmp_path):
     ("override", "said"),
     [
         ("head=linear", "error: head: Linear is no head for semantic_segmentation; these are: deeplab, fcn, fpn, "),
-        ("task=classification", "error: head: Fpn is no head for classification; these are: linear, mlp, source_rows"),
+        ("task=classification", "error: head: FPN is no head for classification; these are: linear, mlp, source_rows"),
         ("transform.resize=crop", "error: transform.resize: "),
         ("regularizer=[bss]", "error: regularizer.bss: it reads one feature vector of an image"),
         ("regularizer=[delta]", "error: regularizer.delta: it reads one feature vector of an image"),

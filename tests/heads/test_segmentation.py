@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from thawline.errors import UsageError
-from thawline.heads.segmentation import DeepLab, Fcn, Fpn, SegmentationLinear, SmpDecoder
+from thawline.heads.segmentation import FCN, FPN, DeepLab, SegmentationLinear, SmpDecoder
 from thawline.network import Features
 from thawline.specs import validate
 
@@ -19,7 +19,7 @@ SIZE = (100, 73)  # divided by no stride
 PYRAMID = Features(40, {4: 8, 8: 16, 16: 24, 32: 40}, SIZE)
 DEEPEST = Features(40, {32: 40}, SIZE)
 ONLY = Features(32, {16: 32}, (96, 64))
-HEADS = [SegmentationLinear(), SegmentationLinear(normalization="batch"), Fcn(), DeepLab(), Fpn()]
+HEADS = [SegmentationLinear(), SegmentationLinear(normalization="batch"), FCN(), DeepLab(), FPN()]
 
 
 def maps_of(features, images=2):
@@ -65,7 +65,7 @@ def test_a_linear_head_is_one_matrix_on_the_channels():
 def test_a_pyramid_adds_each_level_to_the_finer_one():
     """With weights of one and no bias, on maps of one channel."""
     features = Features(1, {4: 1, 8: 1}, (16, 16))
-    module = Fpn(strides=(4, 8), width=8, normalization="none").build(features, ("only",), None, seed=0)
+    module = FPN(strides=(4, 8), width=8, normalization="none").build(features, ("only",), None, seed=0)
     center = torch.zeros(8, 8, 3, 3)
     center[range(8), range(8), 1, 1] = 1.0
     with torch.no_grad():
@@ -80,19 +80,19 @@ def test_a_pyramid_adds_each_level_to_the_finer_one():
 
 
 def test_group_normalisation_counts_each_image_by_itself():
-    module = Fpn().build(PYRAMID, CLASSES, None, seed=0).train()
+    module = FPN().build(PYRAMID, CLASSES, None, seed=0).train()
     maps = maps_of(PYRAMID, images=3)
     alone = torch.cat([module(tuple(each[row : row + 1] for each in maps)) for row in range(3)])
     torch.testing.assert_close(module(maps), alone)
     for normalization, kind in (("none", nn.Identity), ("batch", nn.BatchNorm2d), ("group", nn.GroupNorm)):
-        built = Fpn(normalization=normalization).build(PYRAMID, CLASSES, None, seed=0)
+        built = FPN(normalization=normalization).build(PYRAMID, CLASSES, None, seed=0)
         assert sum(isinstance(layer, kind) for layer in built.modules()) == 4
 
 
 def test_strides_that_make_no_sense_are_named():
     for strides in ((), (8, 4), (4, 4), (0, 4)):
         with pytest.raises(UsageError, match=r"head\.strides: strides are whole numbers above 0, in ascending order"):
-            validate(Fpn, {"strides": strides}, "head")
+            validate(FPN, {"strides": strides}, "head")
 
 
 def test_a_missing_library_is_one_message_with_its_remedy(monkeypatch):

@@ -20,7 +20,7 @@ from thawline.backbones import TimmBackbone, TorchvisionBackbone
 from thawline.regularizers import (
     DELTA,
 )
-from thawline.regularizers.delta import Judge, attention
+from thawline.regularizers.delta import FilterAblation, attention
 
 
 @pytest.mark.parametrize("importance", ["ablation", "gradient", "uniform"])
@@ -82,9 +82,9 @@ def test_a_filters_importance_is_the_rise_of_the_loss_without_it(library, path):
         return features.double() @ rows.t()
 
     batches = [np.arange(0, 5), np.arange(5, 12)]
-    judge = Judge(source, classifier, [images[batch] for batch in batches], drawn.labels, batches)
+    ablated = FilterAblation(source, classifier, [images[batch] for batch in batches], drawn.labels, batches)
     weight = source.backbone.get_submodule(path).weight
-    rise = judge.rise_by_ablation(path, 1, len(weight))
+    rise = ablated.rise_by_ablation(path, 1, len(weight))
     assert rise.abs().max() > 1e-3
 
     def loss():
@@ -111,8 +111,8 @@ def test_the_first_order_importance_is_the_slope_of_the_loss():
     def classifier(features):
         return features.double() @ rows.t()
 
-    judge = Judge(source, classifier, [images], drawn.labels, [np.arange(12)])
-    slope = judge.rise_by_gradient("layer3", 1, 192)
+    ablated = FilterAblation(source, classifier, [images], drawn.labels, [np.arange(12)])
+    slope = ablated.rise_by_gradient("layer3", 1, 192)
     assert slope.abs().max() > 1e-3
     module = source.backbone.get_submodule("layer3")
     for channel in (0, 100):

@@ -65,7 +65,7 @@ class TimmBackbone(LibraryBackbone):
         return arguments
 
     def check(self) -> None:
-        """Whether timm has the model, and the weights are there as far as can be told."""
+        """Whether timm has the model, and the weights are there as far as can be seen."""
         known = names_of("timm")
         if self._architecture not in known:
             raise usage_error("backbone.name", f"timm has no model {self.name!r}{nearest(self.name, known)}")
@@ -219,7 +219,7 @@ class TimmBackbone(LibraryBackbone):
             raise usage_error(field, f"timm cannot make {self._architecture}: {first_line(error)}") from None
 
     def _arguments(self) -> dict[str, Any]:
-        """The configured arguments; a network that is built for one image size (a ViT) is told the configured one."""
+        """The configured arguments; a network that is built for one image size (a ViT) gets the configured one."""
         arguments = dict(self.arguments)
         if self.input_size is not None and self._config().fixed_input_size:
             arguments.setdefault("img_size", self.input_size)

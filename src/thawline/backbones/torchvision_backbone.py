@@ -61,7 +61,7 @@ class TorchvisionBackbone(LibraryBackbone):
         return arguments
 
     def check(self) -> None:
-        """Whether torchvision has the model and the weights are there as far as can be told."""
+        """Whether torchvision has the model and the weights are there as far as can be seen."""
         from torchvision import models
 
         names = models.list_models(module=models)

@@ -112,7 +112,7 @@ def _read(source: str) -> tuple[str, str, list[str]]:
     rest = [word for word in words if word not in options]
     if len(options) > 1:
         raise usage_error("", f"{source!r} names {len(options)} backbones; OVERRIDES are FIELD=VALUE")
-    label = label or ", ".join([*options, *map(_told, rest)])
+    label = label or ", ".join([*options, *map(_in_words, rest)])
     if options and options[0].startswith(_RUN):
         if rest:
             raise usage_error("", f"{source!r}: the network of a run is taken as it is, without {rest[0]}")
@@ -120,7 +120,7 @@ def _read(source: str) -> tuple[str, str, list[str]]:
     return label, "", [*(f"backbone={option}" for option in options), *rest]
 
 
-def _told(override: str) -> str:
+def _in_words(override: str) -> str:
     """An override in a label: without the words that all have, a file by its name."""
     name, _, value = override.lstrip("+").partition("=")
     return f"{name.removeprefix('backbone.')}={value.rpartition('/')[2]}"
@@ -170,10 +170,10 @@ def _show(ranking: SourceRanking, file: Path, csv: Path) -> None:
         table.add_column(heading, justify="right")
     for place, source in enumerate(ranking.sources, start=1):
         scores = [source.scores[name] for name in shown]
-        told = ["-" if score is None else f"{score:.4f}" for score in scores]
+        printed = ["-" if score is None else f"{score:.4f}" for score in scores]
         cost = (f"{source.feature_dim:,}", f"{source.seconds:.1f}") if wide else ()
         # Names come from outside: as Text they are shown as they are, as a string they would be read as markup.
-        table.add_row(*(Text(plain_text(entry)) for entry in (str(place), source.label, *told, *cost)))
+        table.add_row(*(Text(plain_text(entry)) for entry in (str(place), source.label, *printed, *cost)))
     console.print(table)
     target = ranking.target
     console.print(

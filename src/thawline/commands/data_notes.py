@@ -20,7 +20,7 @@ def print_data(plans: Sequence[Plan]) -> None:
         if left_out:
             listed = ", ".join(f"{count} {kind}" for kind, count in left_out)
             console.print(f"left out of the data: {escape(listed)}", highlight=False, soft_wrap=True)
-    told = Counter(warning for plan in plans for warning in plan.warnings)
-    for warning, count in told.items():
+    counts = Counter(warning for plan in plans for warning in plan.warnings)
+    for warning, count in counts.items():
         where = "" if count == len(plans) else f" (in {count} of {len(plans)} runs)"
         errors.print(f"[yellow]warning[/]: {escape(warning)}{where}", highlight=False, soft_wrap=True)

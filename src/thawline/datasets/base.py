@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from thawline.datasets.by_class import ByClass
 from thawline.datasets.by_presence import ByPresence
 from thawline.datasets.pools import MOST_NAMED, Division, Pool, counted, listed, shortened
-from thawline.datasets.splits import PARTS, Collection, Part, Selection, Split, Splits, fingerprint
+from thawline.datasets.splits import PARTS, Collection, Part, Split, Splits, Subset, fingerprint
 from thawline.datasets.targets import Look
 from thawline.errors import Problem, UsageError
 from thawline.specs import Spec
@@ -136,7 +136,7 @@ class DividedDataset(Spec):
         out = {index: f"{images.key(index)}: {why}" for index, why in (bad | bad_targets).items()}
         left_out = listed([out[index] for index in found.indices if index in out])
         return Pool(
-            images=Selection(
+            images=Subset(
                 images,
                 np.array(good, dtype=np.int64),
                 division.targets(collection, good, [looks[index] for index in good]),

@@ -45,7 +45,7 @@ class MaskCoding:
     Attributes:
         values: The value of each class; empty where `colors` are given.
         ignored: The values that are no class and are ignored.
-        colors: The colour of each class, where classes are told by colours.
+        colors: The colour of each class, where colours stand for classes.
         ignored_colors: The colours that are no class and are ignored.
     """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from thawline.datasets.splits import Collection, Inspection, Part, Selection
+from thawline.datasets.splits import Collection, Inspection, Part, Subset
 from thawline.datasets.targets import Look
 from thawline.errors import Problem
 
@@ -33,7 +33,7 @@ class Pool:
         warnings: What a reader of the results has to know of them.
     """
 
-    images: Selection
+    images: Subset
     keys: Sequence[str]
     digests: Sequence[str]
     contents: Sequence[str]

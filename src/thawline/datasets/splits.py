@@ -106,7 +106,7 @@ class Collection:
 
 
 @dataclass(frozen=True)
-class Selection:
+class Subset:
     """Some images of `source`, renumbered: `positions` (N,) point into it, `targets` (N, ...) are the new ones."""
 
     source: Images

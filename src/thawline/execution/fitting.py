@@ -132,7 +132,7 @@ class _EpochReport(Callback):
 
     def __init__(self, on_epoch: OnEpoch) -> None:
         self._on_epoch = on_epoch
-        self._told = 0
+        self._reported = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The previous epoch is whole now."""
@@ -144,9 +144,9 @@ class _EpochReport(Callback):
 
     def _tell(self, pl_module: pl.LightningModule) -> None:
         history = cast("FitModule", pl_module).history
-        for row in history[self._told :]:
+        for row in history[self._reported :]:
             self._on_epoch(row)
-        self._told = len(history)
+        self._reported = len(history)
 
 
 def _objective(plan: Plan) -> Objective:

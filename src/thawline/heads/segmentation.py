@@ -61,7 +61,7 @@ class SegmentationLinear(Spec):
 
 
 @final
-class Fcn(Spec):
+class FCN(Spec):
     """A 3x3 convolution, then a 1x1 (Long et al. 2015), as torchvision's `FCNHead`: with batch norm and dropout of 0.1.
 
     Attributes:
@@ -109,7 +109,7 @@ class DeepLab(Spec):
 
 
 @final
-class Fpn(Spec):
+class FPN(Spec):
     """A feature pyramid whose levels are summed at the finest map (Lin et al. 2017; Kirillov et al. 2019).
 
     Attributes:

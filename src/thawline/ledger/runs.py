@@ -167,7 +167,7 @@ def _ended(journal: _Journal, identity: str, error: BaseException) -> BaseExcept
         return error
     if isinstance(error, Exception) and stopped is None:
         return journal.failure(identity)
-    # What fails when the process is told to stop (a loader's worker got the same signal) is no failure of the run.
+    # What fails when the process is asked to stop (a loader's worker got the same signal) is no failure of the run.
     interruption = signals.Interrupted(stopped) if isinstance(error, Exception) and stopped is not None else error
     with contextlib.suppress(WriteError):
         journal.write("interrupted", error=str(interruption) or type(interruption).__name__)

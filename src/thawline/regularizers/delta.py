@@ -121,8 +121,10 @@ class DELTA(Spec):
         classifier = target_classifier(source, samples, context.classes)
         positions = permutation(len(samples.labels), "importance", context.data_seed)[: self.importance_samples]
         batches = [positions[start : start + _BATCH] for start in range(0, len(positions), _BATCH)]
-        judge = Judge(source, classifier, [samples.images(batch) for batch in batches], samples.labels, batches)
-        rise = judge.rise_by_ablation if self.importance == "ablation" else judge.rise_by_gradient
+        ablated = FilterAblation(
+            source, classifier, [samples.images(batch) for batch in batches], samples.labels, batches
+        )
+        rise = ablated.rise_by_ablation if self.importance == "ablation" else ablated.rise_by_gradient
         return {path: attention(rise(path, axes[path], size)) for path, size in sizes.items()}
 
 
@@ -142,7 +144,7 @@ def check_layers(field: str, names: tuple[str, ...], backbone: nn.Module, networ
 
 
 @dataclass(frozen=True)
-class Judge:
+class FilterAblation:
     """The source with a classifier for the target, and the images on which filters are evaluated."""
 
     source: Observer

@@ -212,11 +212,11 @@ def _forward(observer: Observer, paths: set[str], images: Tensor, leave: Callabl
     """Run the model in eval mode and call `leave` with every map or token sequence that these modules give."""
 
     def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def told(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        def note_call(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim in (3, 4) and len(output) == len(images):
                 leave(path, output)
 
-        return told
+        return note_call
 
     modules = [(path, observer.backbone.get_submodule(path)) for path in sorted(paths)]
     handles = [module.register_forward_hook(hook(path)) for path, module in modules]
@@ -248,7 +248,7 @@ def layout_of(shape: Sequence[int], size: tuple[int, int]) -> Layout:
     """The layout of an output with this shape per sample, for images of `size` (H, W).
 
     Maps are (C, h, w), or (h, w, C) where that fits the images' aspect better (Swin). Tokens are (N, D); those that
-    come before the h * w positions (a class token) are told by N.
+    come before the h * w positions (a class token) are recognised by N.
     """
     if len(shape) == 3:
         first, last = _aspect_error(shape[1], shape[2], size), _aspect_error(shape[0], shape[1], size)

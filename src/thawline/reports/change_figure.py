@@ -153,18 +153,18 @@ def _name_groups(axes: Axes, groups: Groups) -> None:
 
 
 def _caption(maps: Sequence[_Map], drawn: int, rows: int) -> str:
-    told = []
+    sentences = []
     if _DRIFT in maps:
-        told.append(
+        sentences.append(
             f"Relative drift ‖w {MINUS} w₀‖ / ‖w₀‖ of the weights of each layer group from the source's, colours on a "
             "logarithmic scale; grey: not moved at all."
         )
     if _CKA in maps:
-        told.append(
+        sentences.append(
             "Linear CKA between the outputs of source and tuned network on validation images, averaged over "
             "positions: 1 is the same up to rotation and scale."
         )
-    told.append("Means over the seeds; bold: chosen on validation.")
+    sentences.append("Means over the seeds; bold: chosen on validation.")
     if drawn < rows:
-        told.append(f"The first {drawn} of {rows} rows are drawn; all are in layers.csv.")
-    return " ".join(told)
+        sentences.append(f"The first {drawn} of {rows} rows are drawn; all are in layers.csv.")
+    return " ".join(sentences)

@@ -177,9 +177,13 @@ def _group_names(rows: Sequence[Row], positions: dict[int, float]) -> tuple[tupl
         if id(row) in positions:
             reached = row.common(lambda run: run.reached)
             names.setdefault(positions[id(row)], set()).add("head only" if row.depth == 0 else reached or "")
-    told = {x: next(iter(found)) for x, found in names.items() if len(found) == 1}
-    fits = len(names) <= _MOST_NAMED_GROUPS and all(0 < len(name) <= 14 for name in told.values())
-    return tuple((x, drawable(name)) for x, name in sorted(told.items())) if fits and len(told) == len(names) else ()
+    labelled = {x: next(iter(found)) for x, found in names.items() if len(found) == 1}
+    fits = len(names) <= _MOST_NAMED_GROUPS and all(0 < len(name) <= 14 for name in labelled.values())
+    return (
+        tuple((x, drawable(name)) for x, name in sorted(labelled.items()))
+        if fits and len(labelled) == len(names)
+        else ()
+    )
 
 
 def _spacing(positions: Sequence[float]) -> float:
@@ -268,8 +272,8 @@ def _draw_choice(axes: Axes, study: Study, scale: _Scale, row: Row, style: int, 
             "ha": "right" if right else "left",
             "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.4},
         }
-        told = f"k = {row.depth}" if study.axes.depth_is_layers else drawable(row.depth_value or "default", 14)
-        axes.annotate(told, (x, 0), color=GREY, fontsize=7.5, **place)
+        labelled = f"k = {row.depth}" if study.axes.depth_is_layers else drawable(row.depth_value or "default", 14)
+        axes.annotate(labelled, (x, 0), color=GREY, fontsize=7.5, **place)
     if mean is not None:
         size = 9 if alone else 7.5
         axes.plot(

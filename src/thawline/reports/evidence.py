@@ -49,7 +49,7 @@ def choice(study: Study) -> Iterable[Section]:
     left = [place for place, heading in enumerate(headings) if heading in (*named.values(), *_CHOICE_NAMES)]
     what = "depth" if study.axes.depth_is_layers else "setting"
     question = f"How much does the chosen {what} depend on the seed?"
-    told = [f"{question} Each seed chooses by its own validation score; {ties_in_words(study)}."]
+    sentences = [f"{question} Each seed chooses by its own validation score; {ties_in_words(study)}."]
     if study.split == TEST:
         note = (
             "The oracle picks the best test score of each seed. It looks at the test set, so it is a bound to compare "
@@ -57,9 +57,9 @@ def choice(study: Study) -> Iterable[Section]:
         )
     else:
         note = ""
-        told.append("What these choices give on test, and their regret, need runs that open the test split.")
+        sentences.append("What these choices give on test, and their regret, need runs that open the test split.")
     table = Table(columns(*headings, left=left), tuple(lines), note=note)
-    yield Section(f"The choice of the {what}", tuple(told), (table,))
+    yield Section(f"The choice of the {what}", tuple(sentences), (table,))
 
 
 def _choice(study: Study, group: Group) -> tuple[str, list[tuple[str, str]]]:
@@ -125,8 +125,8 @@ def _said_once(floors: Sequence[tuple[str, str]]) -> list[str]:
     """What n allows, by condition, or once where all say the same."""
     if len({words for _, words in floors}) == 1:
         floors = [("", floors[0][1])]
-    told = [f"On {short(where)}, {words}." if where else f"{words}." for where, words in floors]
-    return [text[0].upper() + text[1:] for text in told]
+    sentences = [f"On {short(where)}, {words}." if where else f"{words}." for where, words in floors]
+    return [text[0].upper() + text[1:] for text in sentences]
 
 
 def _comparison_table(study: Study, group: Group, chosen: Row, found: Sequence[RowComparison]) -> Table:
@@ -171,12 +171,14 @@ def by_sample(study: Study) -> Iterable[Section]:
             lines.append(Line((short(group.chosen.label), short(item.other.label), seed, *tally, p)))
     if not lines:
         return
-    told = (
+    sentences = (
         "McNemar's exact test on the test samples that only one of two models gets right. It speaks about these "
         "trained models, seed by seed, not about the strategies that made them."
     )
     headings = ("chosen", "other", "seed", "only chosen right", "only other right", "samples", "p")
-    yield Section("Sample by sample", (told,), (Table(columns(*headings, left=(0, 1)), tuple(lines)),), folded=True)
+    yield Section(
+        "Sample by sample", (sentences,), (Table(columns(*headings, left=(0, 1)), tuple(lines)),), folded=True
+    )
 
 
 def over_data_sets(study: Study) -> Iterable[Section]:
@@ -206,13 +208,13 @@ def over_data_sets(study: Study) -> Iterable[Section]:
         f"Over {test.data_sets} data sets the smallest two-sided p of a pair is "
         f"{statistics.smallest_p(test.data_sets):.3g} (2/2^{test.data_sets}), before the correction over {pairs} pairs."
     )
-    told = [how, floor]
+    sentences = [how, floor]
     if ranked.left_out:
-        told.append(
+        sentences.append(
             f"Not ranked, for want of a result on every data set: {', '.join(map(short, ranked.left_out[:20]))}."
         )
     table = Table(columns("strategy", "mean rank", "not told apart", left=(0, 2)), tuple(lines))
-    yield Section("Over the data sets", tuple(told), (table,))
+    yield Section("Over the data sets", tuple(sentences), (table,))
 
 
 def _within(study: Study, group: Group, row: Row) -> str:
