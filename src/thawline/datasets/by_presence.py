@@ -109,7 +109,7 @@ class ByPresence:
         for part, labels in shown.items():
             if not labels:
                 raise usage_error("dataset", f"a part with no object: no {part} image shows any class")
-        # Evaluation on classes that training lacks is what scarce labels bring with them: it is a warning and not refused.
+        # Evaluation on classes that training lacks comes with scarce labels: a warning, not refused.
         warnings = [
             f"no training image shows the class {pool.classes[label]!r}, which is in {' and '.join(where)}"
             for label in sorted((shown["val"] | shown["test"]) - shown["train"])
