@@ -117,6 +117,8 @@ def test_maps_of_one_model_of_every_family(family: str) -> None:
     with torch.no_grad():
         maps = backbone.module.eval()(inputs)
         own = own_maps(backbone.module.encoder, inputs)
+    if family == "crossvit":
+        own = own[-1:]  # the maps of its two branches are both nearest to stride 4
     assert [each.shape[1] for each in maps] == list(backbone.channels.values())
     assert len(maps) == len(own)
     for one, other in zip(maps, own, strict=True):
