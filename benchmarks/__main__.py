@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.dense import DENSE_SETUPS, NOTE, dense_section
 from benchmarks.images import REPOSITORY, photographs, small_images
-from benchmarks.measure import Cost, cost_of, matmul_flops_per_second
+from benchmarks.measure import Cost, copied_bytes_per_second, cost_of, matmul_flops_per_second
 
 DEPTHS = ("0", "1", "2", "4", "all")
 EPOCHS, BATCH = 5, 64
@@ -111,25 +112,42 @@ class Table:
 def main() -> None:
     """Measure and write the tables."""
     parser = argparse.ArgumentParser(prog="benchmarks")
-    parser.add_argument("--models", nargs="*", default=None, help="only these networks")
+    parser.add_argument("--only", nargs="*", default=None, help="only these networks of classification, or these tasks")
+    parser.add_argument("--smoke", action="store_true", help="masks and boxes: a few images, one epoch")
     parser.add_argument("--gpu", action="store_true", help="ResNet-50 and ViT-B at 224 px in bf16 on one GPU")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--dense-seeds", type=int, default=2, help="seeds of masks and boxes")
     parser.add_argument("--output", type=Path, default=None)
     arguments = parser.parse_args()
     page = "performance_gpu.md" if arguments.gpu else "performance.md"
     output = arguments.output or REPOSITORY / "docs" / page
-    chosen = GPU_SETUPS if arguments.gpu else SETUPS
+    chosen = [each for each in (GPU_SETUPS if arguments.gpu else SETUPS) if _wanted(arguments.only, each.model)]
+    dense = [] if arguments.gpu else [each for each in DENSE_SETUPS if _wanted(arguments.only, each.task)]
     rate = matmul_flops_per_second("cuda" if arguments.gpu else "cpu")
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         imports = min(cost_of(["-c", _IMPORTS], place).seconds for _ in range(3))
-        tables = []
+        tables: list[Table] = []
+        sections: list[str] = []
+
+        def write() -> None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(
+                _document(tables, sections, arguments.gpu, rate, imports, arguments.seeds, arguments.dense_seeds)
+            )
+
         for setup in chosen:
-            if arguments.models is None or setup.model in arguments.models:
-                tables.append(_measure(setup, arguments.seeds, place, rate))
-                output.parent.mkdir(parents=True, exist_ok=True)
-                output.write_text(_document(tables, rate, imports, arguments.seeds))
+            tables.append(_measure(setup, arguments.seeds, place, rate))
+            write()
+        for each in dense:
+            wanted = each.smaller() if arguments.smoke else each
+            sections += dense_section(wanted, arguments.dense_seeds, place, (rate, copied_bytes_per_second()))
+            write()
     print(output.read_text())
+
+
+def _wanted(only: Sequence[str] | None, name: str) -> bool:
+    return only is None or name in only
 
 
 def _measure(setup: Setup, seeds: int, place: Path, rate: float) -> Table:
@@ -292,13 +310,21 @@ def _over_bare(setup: Setup, run: Path, folder: Path) -> tuple[float, float]:
     return float(seconds["training"] / seconds["bare"]), float(seconds["lightning"] / seconds["bare"])
 
 
-def _document(tables: Sequence[Table], rate: float, imports: float, seeds: int) -> str:
+def _document(
+    tables: Sequence[Table],
+    dense: Sequence[str],
+    on_gpu: bool,
+    rate: float,
+    imports: float,
+    seeds: int,
+    dense_seeds: int,
+) -> str:
     from thawline.ledger.provenance import hardware
 
     machine = hardware()
-    name = ", ".join(machine.gpus) if tables[0].setup.on_gpu else machine.processor
+    name = ", ".join(machine.gpus) if on_gpu else machine.processor
     lines = [
-        *_header(tables[0].setup, seeds, imports),
+        *_header(on_gpu, seeds, imports),
         "",
         f"{name}, {machine.cores} cores, Python {platform.python_version()}; measured matmul rate",
         f"{rate / 1e9:.0f} GFLOP/s. {EPOCHS} epochs, batch {BATCH}, {seeds} seeds.",
@@ -306,12 +332,14 @@ def _document(tables: Sequence[Table], rate: float, imports: float, seeds: int) 
     ]
     for table in tables:
         lines += _section(table, seeds)
+    if dense:
+        lines += ["# Masks and boxes", "", *NOTE.format(seeds=dense_seeds).splitlines(), "", *dense]
     return "\n".join(lines)
 
 
-def _header(setup: Setup, seeds: int, imports: float) -> list[str]:
+def _header(on_gpu: bool, seeds: int, imports: float) -> list[str]:
     seconds, products = "CPU seconds (user + system)", "large float32 products on one thread"
-    if setup.on_gpu:
+    if on_gpu:
         seconds, products = "Wall seconds and peaks of the GPU's memory", "large bfloat16 products"
     text = _HEADER.format(seeds=seeds, imports=imports, seconds=seconds, products=products)
     title, _, body = text.partition("\n\n")

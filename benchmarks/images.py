@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 COUNTS = {"train": 100, "val": 50, "test": 50}
 """Images per class: 1,000 for training and 500 for validation over ten classes."""
+
+SCENE_CLASSES = ("ground", "disc", "box")
+"""What the drawn scenes show; the first is no object."""
 
 
 def shared_data() -> Path | None:
@@ -72,3 +81,46 @@ def _draw(folder: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pixels = noise.integers(0, 255, (32, 32, 3)) * 0.5 + label * 12
                 Image.fromarray(pixels.astype(np.uint8)).save(path, quality=90)
+
+
+def scenes(folder: Path, counts: Mapping[str, int], size: tuple[int, int] = (144, 192)) -> str:
+    """Draw discs and boxes with a mask and a json of COCO for each part in `folder`; returns what they are.
+
+    ``<part>/``, ``<part>annot/`` and ``annotations/instances_<part>.json``. On one data set both tasks can be compared.
+    """
+    for place, (part, count) in enumerate(counts.items()):
+        for name in (part, f"{part}annot", "annotations"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        images: list[dict[str, object]] = []
+        objects: list[dict[str, object]] = []
+        for index in range(count):
+            pixels, mask, boxes = _scene(np.random.default_rng([place, index]), size)
+            Image.fromarray(pixels).save(folder / part / f"{index}.jpg", quality=90)
+            Image.fromarray(mask).save(folder / f"{part}annot" / f"{index}.png")
+            images.append({"id": index, "file_name": f"{index}.jpg", "height": size[0], "width": size[1]})
+            for label, box in boxes:
+                one = {"id": len(objects), "image_id": index, "category_id": label, "bbox": box}
+                objects.append({**one, "area": box[2] * box[3], "iscrowd": 0})
+        categories = [{"id": label, "name": name} for label, name in enumerate(SCENE_CLASSES) if label]
+        content = {"images": images, "annotations": objects, "categories": categories}
+        (folder / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
+    return f"{counts['train']} and {counts['val']} drawn images, {size[0]} x {size[1]} JPEG, discs and boxes on noise"
+
+
+def _scene(
+    noise: np.random.Generator, size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[tuple[int, list[int]]]]:
+    """Pixels, mask of classes, and (class, box as x, y, width, height) of each object."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    mask, boxes = np.zeros(size, np.uint8), []
+    for label in noise.integers(1, 3, noise.integers(1, 4)).tolist():
+        side = int(noise.integers(24, 56))
+        top, left = (int(noise.integers(0, extent - side)) for extent in size)
+        inside = (abs(rows - top - side / 2) < side / 2) & (abs(columns - left - side / 2) < side / 2)
+        if label == 1:
+            inside &= (rows - top - side / 2) ** 2 + (columns - left - side / 2) ** 2 < (side / 2) ** 2
+        mask[inside] = label
+        boxes.append((label, [left, top, side, side]))
+    colours = np.array([[70, 80, 70], [190, 100, 80], [80, 110, 190]])
+    pixels = (colours[mask] + noise.integers(-40, 40, (*size, 3))).clip(0, 255).astype(np.uint8)
+    return pixels, mask, boxes

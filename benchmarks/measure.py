@@ -73,3 +73,16 @@ def matmul_flops_per_second(device: str = "cpu", seconds: float = 1.0) -> float:
     rate = 2.0 * n**3 * count / (clock() - began)
     torch.set_num_threads(threads)
     return rate
+
+
+def copied_bytes_per_second(seconds: float = 0.5) -> float:
+    """The measured rate at which one thread copies memory, in bytes per CPU second."""
+    import numpy as np
+
+    source = np.ones(2**24, np.float32)
+    target = np.empty_like(source)
+    began, count = time.process_time(), 0
+    while time.process_time() - began < seconds:
+        np.copyto(target, source)
+        count += 1
+    return source.nbytes * count / (time.process_time() - began)
