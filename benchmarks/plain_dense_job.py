@@ -134,7 +134,7 @@ def head_flops(model: Plain, loader: DataLoader[Any]) -> tuple[float, float]:
     maps = tuple(each.requires_grad_(any(p.requires_grad for p in model.backbone.parameters())) for each in maps)
     with FlopCounterMode(display=False) as training:
         outputs = model.head(maps, targets) if model.boxes else model.head(maps)
-        (torch.stack(list(outputs.values())) if model.boxes else outputs).sum().backward()  # type: ignore[no-untyped-call]
+        (torch.stack(list(outputs.values())) if model.boxes else outputs).sum().backward()
     return training.get_total_flops() / len(images), evaluation.get_total_flops() / len(images)
 
 
@@ -171,7 +171,7 @@ def main() -> None:
         for images, targets in train:
             loss = model.loss(images, targets)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         metric = evaluate(model, val)
     found = {
