@@ -89,6 +89,8 @@ def test_what_is_kept_of_each_image_are_its_boxes_in_its_own_pixels(detect, thaw
         sum(label in scene("train", index)[2] for index in range(8)) for label in range(2)
     ]
     assert set(record.per_class) == set(CLASSES)
+    assert record.metrics["test"]["map_large"] is None
+    assert "test has no map_large: no image shows a large object" in record.notes
     assert thawline("verify", str(folder)).status == 0
 
 

@@ -258,3 +258,16 @@ def test_mcnemar_is_the_exact_binomial_of_the_samples_apart():
     assert statistics.mcnemar([True, False], [False, True]).p == 1
     with pytest.raises(ValueError, match="same samples"):
         statistics.mcnemar([True], [True, False])
+
+
+def test_a_difference_over_images_is_its_mean_with_wilcoxons_p_and_an_interval_of_resampled_images():
+    differences = np.random.default_rng(0).normal(0.1, 0.3, 200)
+    found = statistics.over_images(differences)
+    assert found.mean == pytest.approx(differences.mean())
+    assert found.p == pytest.approx(scipy.stats.wilcoxon(differences, method="approx").pvalue)
+    # The percentile bootstrap of a mean is near the normal interval.
+    half = 1.96 * differences.std() / np.sqrt(200)
+    assert found.interval == pytest.approx((differences.mean() - half, differences.mean() + half), abs=0.006)
+    assert statistics.over_images([0.25] * 5).interval == (0.25, 0.25)
+    assert statistics.over_images([0.0, 0.0, 0.0]).p == 1.0
+    assert statistics.over_images([0.5]) is None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,7 +42,7 @@ from thawline.records import (
     SplitRecord,
     write_record,
 )
-from thawline.records.names import BEST_FILE, PREDICTIONS_FILE
+from thawline.records.names import BEST_FILE, IMAGE_SCORE_ARRAY, PREDICTIONS_FILE
 from thawline.runtime.clock import now
 from thawline.runtime.memory import peak_memory_bytes
 from thawline.training.evaluation import Predictions
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from thawline.backbones import Backbone
     from thawline.datasets import Split
     from thawline.execution.fitting import Fit
+    from thawline.tasks import Task
 
 _KEPT = (
     "started_at", "history", "phases", "updated", "trained", "contract", "selection", "metrics",
@@ -201,8 +203,11 @@ def _write_files(
         stream.write(save(best))
     if predictions is None:
         return {BEST_FILE: sha256_of_file(plan.folder / BEST_FILE)}
+    arrays, task = predictions.arrays(), plan.settings.task
+    if task.IMAGE_SCORE and not task.RIGHT_OR_WRONG:
+        arrays[IMAGE_SCORE_ARRAY] = task.image_scores(arrays, plan.outputs)
     with atomic_write(plan.folder / PREDICTIONS_FILE) as stream:
-        np.savez_compressed(stream, allow_pickle=False, **predictions.arrays())
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
     return {name: sha256_of_file(plan.folder / name) for name in (BEST_FILE, PREDICTIONS_FILE)}
 
 
@@ -274,10 +279,20 @@ def _make_record(finished: Finished, files: dict[str, str]) -> Record:
             *plan.splits.notes,
             *(note for item in plan.shifted for note in item.notes),
             *distributed.notes(plan, sorted(results.updated - sizes.keys())),
+            *([] if diverged else _missing(task, results.metrics)),
             *finished.notes,
         ],
+        image_score="" if task.RIGHT_OR_WRONG else task.IMAGE_SCORE,
         **results.task_fields,
     )
+
+
+def _missing(task: Task, metrics: Mapping[str, Metrics]) -> Iterator[str]:
+    """Why metrics have no value, where some have none."""
+    for split, values in metrics.items():
+        for name, value in values.items():
+            if value is None or math.isnan(value):
+                yield f"{split} has no {name}: {task.why_missing(name)}"
 
 
 def _led_to_model(plan: Plan, history: Sequence[dict[str, Any]], selection: Selection) -> Sequence[dict[str, Any]]:

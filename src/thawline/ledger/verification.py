@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from thawline.errors import UsageError
 from thawline.files import finite, read_json, sha256_of_file
 from thawline.records import RECORD_FILE, Record, identity_of, load_record, seal_of
-from thawline.records.names import MODEL_FILE, PREDICTIONS_FILE
+from thawline.records.names import IMAGE_SCORE_ARRAY, MODEL_FILE, PREDICTIONS_FILE
 from thawline.tensor_files import is_whole
 
 if TYPE_CHECKING:
@@ -173,12 +173,15 @@ def _of_tests(folder: Path, record: Record) -> Iterator[str]:
         _ = arrays["index"]
         again, fields = task.recomputed(arrays, outputs), task.record_fields(arrays, outputs)
         per_output = task.per_output_on_file(arrays, outputs)
+        scores = task.image_scores(arrays, outputs) if IMAGE_SCORE_ARRAY in arrays else None
     except (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         yield f"{PREDICTIONS_FILE}: cannot be read: {error}"
         return
     test = record.splits.get("test")
     if test is not None and per_output != test.per_class:
         yield f"{PREDICTIONS_FILE}: its targets are not those of the test split"
+    if scores is not None and not np.allclose(arrays[IMAGE_SCORE_ARRAY], scores, atol=_TOLERANCE, equal_nan=True):
+        yield f"{PREDICTIONS_FILE}: its scores of the images are not those of its predictions"
     for name, value in fields.items():
         if getattr(record, name) != value:
             yield f"{RECORD_FILE}: {name}: not that of {PREDICTIONS_FILE}"

@@ -21,6 +21,9 @@ MODEL_FILE = "model.safetensors"
 PREDICTIONS_FILE = "predictions.npz"
 """The predictions for the test split."""
 
+IMAGE_SCORE_ARRAY = "image_score"
+"""In it, the score of each test image, of tasks whose images are more than right or wrong."""
+
 GALLERY_FOLDER = "gallery"
 """The worst and best test images, drawn."""
 

@@ -74,13 +74,14 @@ class Record(RecordPart):
     runs that are equal by the metric compared. Records written before these fields are classification's.
     `confusion_matrix` and `per_class` are of the test split, where the task has them: the counts of classification,
     and class -> metric -> value of tasks that measure each class apart, None where a value does not exist, as of a
-    class that no image shows. `identity_format` says what the identity was made from (1: before records said so); a
-    run of an earlier format is not found again by its configuration. `strategy` and `recipe` state in words what
-    the configuration makes (None in records of versions that did not). `identity_parts` are what it was made from:
-    `identity_of` them is the identity. `preprocessing` is how images became the network's input, and travels with
-    the weights; records of earlier versions have none. A run that ended without a usable model is `diverged`, and
-    `divergence` says why: it is done, and its numbers are shown, but they enter no mean. `history` has one entry
-    per epoch. Non-finite numbers are None.
+    class that no image shows. `image_score` says what the score of each test image is, of a task that keeps them.
+    `identity_format` says what the identity was made from (1: before records said so); a run of an earlier format
+    is not found again by its configuration. `strategy` and `recipe` state in words what the configuration makes
+    (None in records of versions that did not). `identity_parts` are what it was made from: `identity_of` them is
+    the identity. `preprocessing` is how images became the network's input, and travels with the weights; records of
+    earlier versions have none. A run that ended without a usable model is `diverged`, and `divergence` says why: it
+    is done, and its numbers are shown, but they enter no mean. `history` has one entry per epoch. Non-finite
+    numbers are None.
     `warnings` are what a reader has to know of the data before believing the numbers, such as images that are in train
     and in test; `notes` say what else was done. `left_out` counts by ending the files among the images that are not
     part of the data set; folders end in a slash. `seal` is `seal_of` everything else, as the file had it when the run
@@ -114,6 +115,7 @@ class Record(RecordPart):
     tie_break: str | None = CLASSIFICATION_TIE_BREAK
     confusion_matrix: list[list[int]] = Field(default_factory=list)
     per_class: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    image_score: str = ""
     freeze_contract: FreezeContractRecord
     cost: Cost
     files: dict[str, str] = Field(default_factory=dict)

@@ -18,7 +18,7 @@ from thawline.reports.document import (
     p_value,
     signed,
 )
-from thawline.reports.findings import RowComparison, comparisons, ranking, sample_comparisons
+from thawline.reports.findings import RowComparison, comparisons, image_comparisons, ranking, sample_comparisons
 from thawline.reports.rows import Row
 from thawline.reports.split_names import TEST
 from thawline.reports.study import Study
@@ -179,6 +179,40 @@ def by_sample(study: Study) -> Iterable[Section]:
     yield Section(
         "Sample by sample", (sentences,), (Table(columns(*headings, left=(0, 1)), tuple(lines)),), folded=True
     )
+
+
+def by_image_score(study: Study) -> Iterable[Section]:
+    """The chosen row's scores of the test images against the references', where an image has a score."""
+    lines, of = [], ""
+    for group in study.conditions[:_MOST_CONDITIONS]:
+        if group.chosen is None:
+            continue
+        references = (study.probe_of(group.chosen), study.full_of(group.chosen))
+        others = [row for row in references if row is not None and row is not group.chosen]
+        for item in image_comparisons(study, group.chosen, others):
+            of = of or next((run.image_score for run in group.chosen.runs.values()), "")
+            lines.append(
+                Line(
+                    (
+                        short(group.chosen.label),
+                        short(item.other.label),
+                        signed(item.result.mean, study.digits),
+                        interval(item.result.interval, study.digits, with_sign=True),
+                        p_value(item.result.p),
+                        count(item.result.images),
+                        str(item.seeds),
+                    )
+                )
+            )
+    if not lines:
+        return
+    about = (
+        f"The score of a test image: {of}. Differences are chosen less other, of each image's mean over the common "
+        "seeds; the interval resamples images, and p is Wilcoxon's signed-rank test. Both speak about these trained "
+        "models on other images, not about other seeds."
+    )
+    headings = ("chosen", "other", "mean difference", "95 % bootstrap", "p", "images", "seeds")
+    yield Section("Image by image", (about,), (Table(columns(*headings, left=(0, 1)), tuple(lines)),), folded=True)
 
 
 def over_data_sets(study: Study) -> Iterable[Section]:

@@ -7,17 +7,17 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thawline.records.names import PREDICTIONS_FILE
+from thawline.records.names import IMAGE_SCORE_ARRAY, PREDICTIONS_FILE
 from thawline.reports import statistics
 from thawline.reports.axes import setting_labels
 from thawline.reports.choosing import Group
 from thawline.reports.loading import LoadedRun
 from thawline.reports.rows import Key, Row
-from thawline.reports.statistics import Friedman, Interval, McNemar, PairedTest
+from thawline.reports.statistics import Friedman, ImageDifference, Interval, McNemar, PairedTest
 from thawline.reports.study import Study
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 # The samples of a test set in order, and which of them the model gets right; both of shape (N,).
 _Right = tuple["NDArray[np.int64]", "NDArray[np.bool_]"]
+
+# The same with each sample's score.
+_Scores = tuple["NDArray[np.int64]", "NDArray[np.float64]"]
 
 # Predictions are read from disk for this many seeds of a comparison at most.
 _MOST_SEEDS_READ = 20
@@ -57,6 +60,15 @@ class SampleComparison:
     other: Row
     replicate: Key
     result: McNemar
+
+
+@dataclass(frozen=True)
+class ImageComparison:
+    """The mean difference of the test images' scores between two rows, over `seeds` common seeds."""
+
+    other: Row
+    seeds: int
+    result: ImageDifference
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,25 @@ def sample_comparisons(study: Study, chosen: Row, others: Sequence[Row]) -> list
     return found
 
 
+def image_comparisons(study: Study, chosen: Row, others: Sequence[Row]) -> list[ImageComparison]:
+    """The scores of the test images, means over the common seeds, of `chosen` against each of `others`."""
+    read: dict[str, _Scores | None] = {}
+    found = []
+    for other in others:
+        differences = []
+        for replicate in [key for key in chosen.runs if key in other.runs][:_MOST_SEEDS_READ]:
+            first, second = (_scores(row.runs[replicate], read) for row in (chosen, other))
+            if first is not None and second is not None and np.array_equal(first[0], second[0]):
+                differences.append(first[1] - second[1])
+        if len({one.shape for one in differences}) != 1:
+            continue
+        means = np.mean(differences, axis=0)
+        result = statistics.over_images(means[np.isfinite(means)])
+        if result is not None:
+            found.append(ImageComparison(other, len(differences), result))
+    return found
+
+
 def ranking(study: Study) -> StrategyRanking | None:
     """Strategies ranked over the data sets, or None where the sweep has fewer than two of these or three of those."""
     if not study.axes.data_sets or len(study.conditions) < 2:
@@ -152,17 +183,30 @@ def _strategy_label(study: Study, row: Row) -> str:
 
 def _right(run: LoadedRun, read: dict[str, _Right | None]) -> _Right | None:
     if run.identity not in read:
-        read[run.identity] = _read_right(run.folder / PREDICTIONS_FILE)
+        kept = _in_order(run.folder / PREDICTIONS_FILE, "label", "probabilities")
+        read[run.identity] = None
+        if kept is not None and kept["probabilities"].ndim == 2:
+            read[run.identity] = kept["index"], kept["probabilities"].argmax(axis=1) == kept["label"]
     return read[run.identity]
 
 
-def _read_right(path: Path) -> _Right | None:
+def _scores(run: LoadedRun, read: dict[str, _Scores | None]) -> _Scores | None:
+    if run.identity not in read:
+        kept = _in_order(run.folder / PREDICTIONS_FILE, IMAGE_SCORE_ARRAY)
+        read[run.identity] = None
+        if kept is not None and kept[IMAGE_SCORE_ARRAY].ndim == 1:
+            read[run.identity] = kept["index"], kept[IMAGE_SCORE_ARRAY].astype(np.float64)
+    return read[run.identity]
+
+
+def _in_order(path: Path, *names: str) -> dict[str, NDArray[Any]] | None:
+    """Arrays of a file of predictions by the samples' order in the data set, with their ``index``; None: not there."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            index, label, probabilities = stored["index"], stored["label"], stored["probabilities"]
+            arrays = {name: stored[name] for name in ("index", *names)}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None  # a run need not keep its predictions, and a damaged file is none
-    if probabilities.ndim != 2 or not len(index) == len(label) == len(probabilities):
+    if any(array.ndim == 0 or len(array) != len(arrays["index"]) for array in arrays.values()):
         return None
-    order = np.argsort(index)
-    return index[order], (probabilities.argmax(axis=1) == label)[order]
+    order = np.argsort(arrays["index"])
+    return {name: array[order] for name, array in arrays.items()}

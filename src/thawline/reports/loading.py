@@ -96,6 +96,7 @@ class LoadedRun:
     phase_of_epoch: tuple[str, ...]
     chosen_epoch: int
     version: str
+    image_score: str
     changes: tuple[Change, ...]
     trainable: int
     total: int
@@ -312,6 +313,7 @@ def _run(record: Record, folder: Path) -> LoadedRun:
         # Records that do not say it are of versions whose reports counted from the output.
         counted_from=record.strategy.counted_from if record.strategy else "output",
         additions=tuple(record.strategy.additions) if record.strategy else None,
+        image_score=record.image_score,
         recipe=tuple(_recipe(record)),
         **_course(record),
         chosen_epoch=record.selection.epoch,

@@ -19,7 +19,7 @@ from thawline.reports.document import (
     seconds,
 )
 from thawline.reports.escaping import EN_DASH, command_line, plain
-from thawline.reports.evidence import by_sample, choice, compared, over_data_sets
+from thawline.reports.evidence import by_image_score, by_sample, choice, compared, over_data_sets
 from thawline.reports.figures import draw_changes, draw_curves
 from thawline.reports.gallery import galleries
 from thawline.reports.per_class import by_class
@@ -314,6 +314,7 @@ SECTIONS: tuple[Callable[[Study], Iterable[Section]], ...] = (
     choice,
     compared,
     by_sample,
+    by_image_score,
     over_data_sets,
     _further_tests,
     _training,

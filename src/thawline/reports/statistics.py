@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+_IMAGE_RESAMPLES = 2000
 # 2^20 sign patterns are summed in some milliseconds; beyond that the patterns are drawn at random.
 _EXACT_MOST = 20
 _DRAWN_PATTERNS = 100_000
@@ -394,6 +395,35 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
 
 
 @functools.lru_cache(maxsize=8)
+@dataclass(frozen=True)
+class ImageDifference:
+    """The mean difference of two models' scores over `images` images, its interval, and a two-sided p value."""
+
+    mean: float
+    interval: Interval
+    p: float
+    images: int
+
+
+def over_images(differences: ArrayLike, confidence: float = CONFIDENCE) -> ImageDifference | None:
+    """How far the mean of per-image differences (N,) depends on which images they are; None below two.
+
+    The interval is a percentile bootstrap that resamples images; p is Wilcoxon's signed-rank test, by its normal
+    approximation (scipy). Both speak about the models as they are trained, not about other seeds.
+    """
+    from scipy import stats
+
+    d = _finite(differences)
+    if d.size < 2:
+        return None
+    draws = generator("over images", d.size)
+    means = [float(d[draws.integers(0, d.size, d.size)].mean()) for _ in range(_IMAGE_RESAMPLES)]
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    rounded = np.round(d, 12)
+    p = float(stats.wilcoxon(rounded, method="approx").pvalue) if rounded.any() else 1.0
+    return ImageDifference(float(d.mean()), (float(low), float(high)), p, d.size)
+
+
 def _resampled(n: int, n_resamples: int) -> NDArray[np.int64]:
     return generator("paired_bootstrap", n, n_resamples).integers(0, n, size=(n_resamples, n))
 

@@ -68,6 +68,7 @@ class Task(Spec):
         HEAD_TAKES_TARGETS: whether the head computes the losses itself, from the targets, in training.
         COUNTS_IMAGES: whether each term of the loss is a mean over the images of a batch.
         IMAGE_SCORE: what `image_scores` are, in words; empty: there are none.
+        RIGHT_OR_WRONG: whether these are 1 and 0, which `predictions` say by themselves.
         SHOWN: what a reader is shown of an image.
     """
 
@@ -82,6 +83,7 @@ class Task(Spec):
     HEAD_TAKES_TARGETS: ClassVar[bool] = False
     COUNTS_IMAGES: ClassVar[bool] = True
     IMAGE_SCORE: ClassVar[str] = ""
+    RIGHT_OR_WRONG: ClassVar[bool] = False
     SHOWN: ClassVar[type[Shown]] = Numbers
 
     @abstractmethod
@@ -153,6 +155,10 @@ class Task(Spec):
         import numpy as np
 
         return np.full(len(arrays["index"]), np.nan)
+
+    def why_missing(self, metric: str) -> str:
+        """Why a metric has no value where it has none, such as that no image shows what it measures."""
+        return "there is nothing to compute it from"
 
     @abstractmethod
     def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:

@@ -41,6 +41,7 @@ class Classification(Task):
     TARGET_ARRAY: ClassVar[str] = "label"
     TRAINING_SCORES: ClassVar[tuple[str, ...]] = ("top1",)
     IMAGE_SCORE: ClassVar[str] = "1 where the image is classified right, 0 where it is not"
+    RIGHT_OR_WRONG: ClassVar[bool] = True
     SHOWN: ClassVar[type[Shown]] = Probabilities
 
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)

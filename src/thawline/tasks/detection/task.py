@@ -85,6 +85,12 @@ def evidence(outputs: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str
     return kept
 
 
+def why_no_precision(metric: str) -> str:
+    """Why an average precision has no value: by whether it is one of a size, which is COCO's in square pixels."""
+    size = metric.rpartition("_")[2]
+    return f"no image shows {'a ' + size if size in ('small', 'medium', 'large') else 'an'} object"
+
+
 def in_image(boxes: torch.Tensor) -> torch.Tensor:
     """Which boxes (n, 4), clipped to their image, show some of it: not those in the padding of the input."""
     return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
@@ -169,6 +175,10 @@ class Detection(Task):
     def true(self, targets: Any, names: Sequence[str]) -> list[FoundObjects]:
         """The objects, crowds too."""
         return [true_objects(target, names) for target in targets]
+
+    def why_missing(self, metric: str) -> str:
+        """Precision needs an object to find."""
+        return why_no_precision(metric)
 
     def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
         """F1 as `thawline.tasks.detection.metrics.image_counts` has it."""

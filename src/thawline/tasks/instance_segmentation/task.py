@@ -19,6 +19,7 @@ from thawline.tasks.detection.task import (
     in_image,
     precision_definitions,
     true_objects,
+    why_no_precision,
 )
 from thawline.tasks.shown import Shown
 from thawline.tasks.task import LossTerm, Task
@@ -106,6 +107,10 @@ class InstanceSegmentation(Task):
             pairs = zip(whole.objects, target["masks"].numpy(), strict=True)
             found.append(replace(whole, objects=tuple(replace(item, runs=runs_of(mask)) for item, mask in pairs)))
         return found
+
+    def why_missing(self, metric: str) -> str:
+        """Precision needs an object to find."""
+        return why_no_precision(metric)
 
     def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
         """F1 as `thawline.tasks.instance_segmentation.metrics.mask_image_counts` has it."""

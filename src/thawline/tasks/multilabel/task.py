@@ -80,6 +80,10 @@ class Multilabel(Task):
         rows = self.values(outputs).tolist()
         return [Probabilities(dict(zip(names, row, strict=True)), one=False) for row in rows]
 
+    def why_missing(self, metric: str) -> str:
+        """An average precision needs an image that shows a class."""
+        return "no image shows any of the classes"
+
     def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
         """The F1 of the image's classes at a probability of one half; 1 where it has none and is said to have none."""
         import numpy as np

@@ -82,6 +82,10 @@ class Regression(Task):
         """The predicted numbers (B, 1) in the targets' units, float32."""
         return self.center + self.scale * outputs.float()
 
+    def why_missing(self, metric: str) -> str:
+        """R² divides by the variance of the targets."""
+        return "all targets are equal" if metric == "r2" else super().why_missing(metric)
+
     def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
         """The absolute error, negated."""
         import torch

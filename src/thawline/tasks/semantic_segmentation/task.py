@@ -153,6 +153,10 @@ class SemanticSegmentation(Task):
         """The masks."""
         return [ClassMask(target["mask"].numpy(), tuple(names)) for target in targets]
 
+    def why_missing(self, metric: str) -> str:
+        """Without a labelled pixel nothing can be measured."""
+        return "no image has a labelled pixel"
+
     def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
         """The mean IoU over the classes that the image shows or is said to show; NaN where no pixel counts."""
         intersection, predicted, truth = (
