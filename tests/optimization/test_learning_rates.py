@@ -202,7 +202,7 @@ def test_set_weights_change_the_optimizer_and_what_its_schedule_goes_on_from():
         {"stem": 1.0, "block": 0.3, "fc": 0.1, "head": 1},
     ):
         set_weights(optimizer, schedule, weights)
-        expected = [0.1 * weights[group["place"]] for group in optimizer.param_groups]
+        expected = [0.1 * weights[group["part"]] for group in optimizer.param_groups]
         assert schedule.base_lrs == pytest.approx(expected)
         assert [group["initial_lr"] for group in optimizer.param_groups] == pytest.approx(expected)
         factor = 0.5**schedule.last_epoch
