@@ -31,6 +31,8 @@ UNTRACEABLE = {
     "vovnet": "module is not installed as a submodule",  # it calls a slice of its stem, which is a new module
 }
 """The families whose maps cannot be parted, and why: they run without the store."""
+MIXING = {"csatv2": "mixes the samples of a batch"}
+"""The families with a layer that ends the frozen side though nothing trains, and what it does."""
 
 
 def backbone_of(family: str) -> Backbone:
@@ -90,7 +92,10 @@ def assert_bit_equal(backbone: Backbone, k: int, sizes: tuple[int, ...]) -> None
     model.eval()
     trunk.eval()
     assert not line.is_whole
-    assert k or not line.suffix_flops_per_sample
+    if k == 0 and backbone.name in MIXING:
+        assert line.reason.endswith(MIXING[backbone.name])
+    elif k == 0:
+        assert not line.suffix_flops_per_sample
     for size in sizes:
         with torch.no_grad():
             expected, found = trunk(inputs[:size]), line.eval_suffix(*line.prefix(inputs[:size]))
@@ -101,7 +106,7 @@ def assert_bit_equal(backbone: Backbone, k: int, sizes: tuple[int, ...]) -> None
 
 @pytest.mark.slow
 def test_families_without_maps_are_families() -> None:
-    assert NO_MAPS.keys() | UNTRACEABLE.keys() <= FAMILIES.keys()
+    assert NO_MAPS.keys() | UNTRACEABLE.keys() | MIXING.keys() <= FAMILIES.keys()
 
 
 @pytest.mark.slow
