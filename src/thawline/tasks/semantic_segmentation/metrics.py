@@ -82,7 +82,7 @@ class SegmentationMetrics(Metric):
 
 
 def _of_image(logits: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The counts of one image, of logits (C, h, w) as they lie in memory: by pixel they would take four times longer."""
+    """The counts of one image, of logits (C, h, w) as they lie in memory: by pixel they take four times as long."""
     counted = mask != IGNORE
     classes, truths = len(logits), mask.long()
     truth, predicted = truths[counted], logits.max(dim=0).indices[counted]
