@@ -22,6 +22,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
+from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.detection import MeanAveragePrecision
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
 from thawline.backbones import TimmBackbone
@@ -109,12 +111,10 @@ def together(batch: list[tuple[torch.Tensor, Any]]) -> tuple[torch.Tensor, Any]:
 @torch.no_grad()
 def evaluate(model: Plain, loader: DataLoader[Any]) -> float:
     """The mean IoU or the mAP on validation."""
-    from torchmetrics.classification import MulticlassJaccardIndex
-    from torchmetrics.detection import MeanAveragePrecision
-
     model.eval()
-    iou, precision = MulticlassJaccardIndex(model.classes, ignore_index=255), MeanAveragePrecision
-    metric: Any = precision(backend="faster_coco_eval") if model.boxes else iou
+    metric: Any = MulticlassJaccardIndex(model.classes, ignore_index=255)
+    if model.boxes:
+        metric = MeanAveragePrecision(backend="faster_coco_eval")
     for images, targets in loader:
         outputs = model.head(model.backbone(images))
         metric.update(outputs if model.boxes else outputs.argmax(dim=1), targets)
