@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from thawline.sweeps.lines import Lines
 from thawline.sweeps.remote import JobOutcome, RemoteJob
 
-Result_co = TypeVar("Result_co", covariant=True)
 Result = TypeVar("Result")
 
 
-class Executor(Protocol[Result_co]):
+class Executor(ABC, Generic[Result]):
     """Runs jobs, which are known by their numbers. It is entered before the first job and left after the last."""
 
     def __enter__(self) -> Self:
         """Make ready to run jobs."""
-        ...
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop what still runs, or say how it goes on."""
-        ...
+        self.cancel()
 
     @property
+    @abstractmethod
     def is_busy(self) -> bool:
         """Whether there are jobs that have not ended."""
-        ...
 
+    @abstractmethod
     def submit(self, numbers: Sequence[int]) -> None:
         """Take jobs on."""
-        ...
 
-    def poll(self) -> Iterable[tuple[int, Result_co]]:
+    @abstractmethod
+    def poll(self) -> Iterable[tuple[int, Result]]:
         """The jobs that have ended, with their results. It waits for one, or for a while where it has to ask."""
-        ...
 
+    @abstractmethod
     def cancel(self) -> None:
         """Start none of the jobs that have not started; what is under way ends as the executor can end it."""
-        ...
 
 
 def run_jobs(

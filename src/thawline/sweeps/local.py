@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -17,7 +17,7 @@ from thawline.planning.session import Session
 from thawline.records import Record, read_record
 from thawline.runtime import signals
 from thawline.runtime.steps import step
-from thawline.sweeps.executor import run_jobs
+from thawline.sweeps.executor import Executor, run_jobs
 from thawline.sweeps.progress import SweepProgress, result_in_words
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run_all(
     return failures
 
 
-class _Runs:
+class _Runs(Executor[Failure | None]):
     """Runs plans in this process, one at a time."""
 
     def __init__(
@@ -72,12 +72,6 @@ class _Runs:
         self._plans, self._session, self._group, self._progress, self._packs = plans, session, group, progress, packs
         self._left: deque[int] = deque()
         self._busy: dict[int, str] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()
 
     @property
     def is_busy(self) -> bool:

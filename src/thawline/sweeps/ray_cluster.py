@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 
 from thawline.errors import usage_error
-from thawline.sweeps.executor import run_remote_jobs
+from thawline.sweeps.executor import Executor, run_remote_jobs
 from thawline.sweeps.lines import Lines
 from thawline.sweeps.remote import JobOutcome, RemoteJob
 
@@ -51,7 +51,7 @@ def run_on_ray(
             ray.shutdown()
 
 
-class _Tasks:
+class _Tasks(Executor[JobOutcome]):
     """The tasks of one sweep in a Ray that is connected."""
 
     def __init__(self, ray: Any, job: RemoteJob, jobs: Sequence[Sequence[str]], cluster: RayCluster) -> None:
@@ -59,12 +59,6 @@ class _Tasks:
         self._task = ray.remote(**cluster.remote)(_task) if cluster.remote else ray.remote(_task)
         self._shared = ray.put(job)
         self._left: dict[Any, int] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()
 
     @property
     def is_busy(self) -> bool:

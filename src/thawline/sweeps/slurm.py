@@ -18,14 +18,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 
 from thawline.errors import usage_error
 from thawline.files import read_json, write_json
 from thawline.runtime import signals
-from thawline.sweeps.executor import run_remote_jobs
+from thawline.sweeps.executor import Executor, run_remote_jobs
 from thawline.sweeps.lines import Lines, sweep_folder
 from thawline.sweeps.remote import JobOutcome, RemoteJob
 
@@ -105,7 +105,7 @@ class _Task:
     missed: int = 0
 
 
-class _Array:
+class _Array(Executor[JobOutcome]):
     """The tasks of one sweep, and what is known of each."""
 
     def __init__(
@@ -114,9 +114,6 @@ class _Array:
         self._job, self._jobs, self._cluster, self._folder, self._lines = job, jobs, cluster, folder, lines
         self._tasks: dict[str, _Task] = {}
         self._submissions = [0] * len(jobs)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from thawline.runtime.processes import end_with_parent
 from thawline.runtime.streams import show_everything
+from thawline.sweeps.executor import Executor
 from thawline.sweeps.remote import JobOutcome, RemoteJob
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class _Worker:
 
 
 @dataclass
-class Workers:
+class Workers(Executor[JobOutcome]):
     """Runs `jobs`, each a list of overrides, in worker processes, one in each of `slots`; their output is in `folder`.
 
     Polling raises `WorkersFailed` where workers die one after the other and no job gets done.
