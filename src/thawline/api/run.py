@@ -133,9 +133,10 @@ class Run:
         import pandas as pd
 
         from thawline.execution.predict import predict
+        from thawline.tasks import SpatialTask
 
         found = given_images(images)
-        if self._context.settings.task.WHOLE_IMAGES:
+        if isinstance(self._context.settings.task, SpatialTask):
             return self._shown_of(found)
         with options(self._allow, None):
             values = predict(self._context.plan, self._tuned, found)

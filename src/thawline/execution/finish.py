@@ -45,13 +45,13 @@ from thawline.records import (
 from thawline.records.names import BEST_FILE, IMAGE_SCORE_ARRAY, PREDICTIONS_FILE
 from thawline.runtime.clock import now
 from thawline.runtime.memory import peak_memory_bytes
+from thawline.tasks import SpatialTask, Task
 from thawline.training.evaluation import Predictions
 
 if TYPE_CHECKING:
     from thawline.backbones import Backbone
     from thawline.datasets import Split
     from thawline.execution.fitting import Fit
-    from thawline.tasks import Task
 
 _KEPT = (
     "started_at", "history", "phases", "updated", "trained", "contract", "selection", "metrics",
@@ -183,9 +183,10 @@ def finish(finished: Finished) -> Record:
     results.diagnostics = {**finished.diagnosis.of(finished.model), **finished.facts}
     first = distributed.is_first()
     files = _write_files(plan, finished.model, predictions, results) if first else {}
-    if first and predictions is not None and plan.settings.task.WHOLE_IMAGES:
+    task = plan.settings.task
+    if first and predictions is not None and isinstance(task, SpatialTask):
         began = time.perf_counter()
-        files |= write_gallery(finished.run, finished.model, predictions.arrays())
+        files |= write_gallery(finished.run, task, finished.model, predictions.arrays())
         results.evaluate_seconds += time.perf_counter() - began
     record = _make_record(finished, files)
     if first:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from thawline.tasks import Shown
+    from thawline.tasks import Shown, SpatialTask
 
 _OF_EACH = 3
 _SIDE = 400
@@ -27,17 +27,20 @@ _MOST_BYTES = 80_000
 _TITLES = ("image", "truth", "prediction")
 
 
-def write_gallery(run: RunContext, model: TransferModel, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+def write_gallery(
+    run: RunContext, task: SpatialTask, model: TransferModel, arrays: Mapping[str, NDArray[Any]]
+) -> dict[str, str]:
     """Draw the images and write them into the run's folder, each file whole; returns file name -> SHA-256.
 
     The model is run again on these few images alone, since what it said of every pixel is not kept.
 
     Args:
-        run: its plan and session; its task has targets that lie in the image.
+        run: its plan and session.
+        task: its task.
         model: with the chosen weights.
         arrays: what is kept of each test image.
     """
-    plan, task = run.plan, run.settings.task
+    plan = run.plan
     scores = task.image_scores(arrays, plan.outputs)
     chosen = worst_and_best(scores)
     if not chosen:
@@ -45,7 +48,7 @@ def write_gallery(run: RunContext, model: TransferModel, arrays: Mapping[str, ND
     folder = plan.folder / GALLERY_FOLDER
     remove_partial(folder)
     rows = arrays["index"][[position for _, _, position in chosen]].astype(np.int64)
-    drawings = _drawn(run, model, rows)
+    drawings = _drawn(run, task, model, rows)
     images = []
     for (place, number, position), row in zip(chosen, rows.tolist(), strict=True):
         file = f"{place}-{number}.jpg"
@@ -75,9 +78,9 @@ def worst_and_best(scores: NDArray[np.float64], of_each: int = _OF_EACH) -> list
     ]
 
 
-def _drawn(run: RunContext, model: TransferModel, rows: NDArray[np.int64]) -> dict[int, bytes]:
+def _drawn(run: RunContext, task: SpatialTask, model: TransferModel, rows: NDArray[np.int64]) -> dict[int, bytes]:
     """The drawing of each image, as a file's bytes, by its row."""
-    plan, task = run.plan, run.settings.task
+    plan = run.plan
     targets = task.evaluation_targets(plan.splits.images.targets, plan.transform)
     drawings = {}
     for outputs, batch in outputs_in_batches(plan, model, decoded_images(run), np.sort(rows)):

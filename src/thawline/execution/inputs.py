@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from thawline.planning.plan import Plan
 from thawline.records import StoredValue, ThawLineRecord
 from thawline.store.decoded_images import DecodedImages
 from thawline.store.store import ArraySpec, Entry, EntrySpec, Store, StoreRefusedError
-from thawline.tasks import MovingTargets, Views
+from thawline.tasks import SpatialTask, Views
 from thawline.tasks.targets import Target
 from thawline.thaw_line.cost import decide, machine_rates
 from thawline.thaw_line.partition import ThawLine, UntraceableError
@@ -148,9 +148,10 @@ def image_inputs(plan: Plan, decoded: DecodedImages) -> dict[str, ImageInputs | 
     train: ImageInputs | AugmentedInputs = plain
     if plan.transform.is_random:
         train = AugmentedInputs(decoded, _views(plan))
-        targets = plan.settings.task.training_targets(plan.splits.images.targets, train.views)
-        if plan.settings.task.WHOLE_IMAGES:
-            train = replace(train, placed=cast("MovingTargets", targets).placed)
+        task = plan.settings.task
+        if isinstance(task, SpatialTask):
+            targets = task.training_targets(plan.splits.images.targets, train.views)
+            train = replace(train, placed=targets.placed)
     return {"train": train, "val": plain, "test": plain}
 
 

@@ -18,6 +18,7 @@ from thawline.planning.plan import Plan
 from thawline.runtime.cores import available_cores
 from thawline.runtime.steps import step
 from thawline.store.decoded_images import decoded
+from thawline.tasks import SpatialTask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,5 +95,5 @@ def _shown(plan: Plan, model: TransferModel, images: list[Image], score: float) 
         return []
     task, transform = plan.settings.task, plan.transform
     outputs = outputs_for(plan, model, torch.stack([transform.decode(image) for image in images]))
-    sizes = [(image.height, image.width) for image in images] if task.WHOLE_IMAGES else []
+    sizes = [(image.height, image.width) for image in images] if isinstance(task, SpatialTask) else []
     return list(task.shown(outputs, plan.outputs, [transform.placement(size) for size in sizes], score))

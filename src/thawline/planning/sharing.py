@@ -18,6 +18,7 @@ from thawline.preprocessing import Preprocessing
 from thawline.records import require_record, run_folder
 from thawline.runtime.steps import step
 from thawline.store.store import Store
+from thawline.tasks import SpatialTask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,7 +116,7 @@ class SharedNetworks:
         own, task = self.skeleton(settings).preprocessing, settings.task
 
         def make() -> Transform:
-            fitted = settings.transform.fitted(own, whole=task.WHOLE_IMAGES)
+            fitted = settings.transform.fitted(own, whole=isinstance(task, SpatialTask))
             fitted.check_targets(task.TARGET)
             return fitted
 

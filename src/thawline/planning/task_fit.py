@@ -12,7 +12,7 @@ from thawline.errors import Problem, UsageError
 from thawline.heads import strides_of
 from thawline.planning.settings import RunSettings
 from thawline.specs import import_class
-from thawline.tasks import Task
+from thawline.tasks import SpatialTask, Task
 
 
 def check_task(settings: RunSettings) -> None:
@@ -46,11 +46,11 @@ def _option_fits(name: str, task: Task) -> bool:
 
 def _fits(head: type, task: Task, reads_maps: bool) -> bool:
     tasks = getattr(head, "TASKS", None)
-    return reads_maps == task.WHOLE_IMAGES and (tasks is None or task.NAME in tasks)
+    return reads_maps == isinstance(task, SpatialTask) and (tasks is None or task.NAME in tasks)
 
 
 def _part_problems(settings: RunSettings) -> Iterator[Problem]:
-    task, of_maps = settings.task, settings.task.WHOLE_IMAGES
+    task, of_maps = settings.task, isinstance(settings.task, SpatialTask)
     used: dict[str, Any] = {"probe": settings.probe, "adapter": settings.adapter}
     used |= {f"regularizer.{name}": regularizer for name, regularizer in settings.regularizer.items()}
     used |= {f"shift.{name}": shift for name, shift in settings.shift.items()}

@@ -5,7 +5,7 @@ A new one is a folder with a final class that extends `Task`, and a yaml in ``co
 
 from thawline.tasks.shown import Numbers, Probabilities, Shown
 from thawline.tasks.targets import ArrayTargets, MovingTargets, Targets, Views
-from thawline.tasks.task import LossTerm, Task
+from thawline.tasks.task import LossTerm, SpatialTask, Task
 
 __all__ = [
     "ArrayTargets",
@@ -14,6 +14,7 @@ __all__ = [
     "Numbers",
     "Probabilities",
     "Shown",
+    "SpatialTask",
     "Targets",
     "Task",
     "Views",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from thawline.records.metrics import MetricDefinition
 from thawline.specs import Spec
 from thawline.tasks.shown import Numbers, Shown
-from thawline.tasks.targets import ArrayTargets, Targets, Views
+from thawline.tasks.targets import ArrayTargets, MovingTargets, Targets, Views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,6 @@ class Task(Spec):
         MONITORS: the metrics that may choose the epoch.
         TARGET_ARRAY: the name of the targets among what `predictions` gives.
         TRAINING_SCORES: what `training_scores` gives, in its order.
-        WHOLE_IMAGES: whether targets lie in the image, so that nothing of it may be cut off to make the input.
         HEAD_TAKES_TARGETS: whether the head computes the losses itself, from the targets, in training.
         COUNTS_IMAGES: whether each term of the loss is a mean over the images of a batch.
         IMAGE_SCORE: what `image_scores` are, in words; empty: there are none.
@@ -79,7 +78,6 @@ class Task(Spec):
     MONITORS: ClassVar[tuple[str, ...]]
     TARGET_ARRAY: ClassVar[str] = "target"
     TRAINING_SCORES: ClassVar[tuple[str, ...]] = ()
-    WHOLE_IMAGES: ClassVar[bool] = False
     HEAD_TAKES_TARGETS: ClassVar[bool] = False
     COUNTS_IMAGES: ClassVar[bool] = True
     IMAGE_SCORE: ClassVar[str] = ""
@@ -138,14 +136,10 @@ class Task(Spec):
         Args:
             outputs: of the head, for B images.
             names: of the outputs.
-            placements: where each image lies in its input, if `WHOLE_IMAGES`.
+            placements: where each image lies in its input, of a `SpatialTask`.
             score: of found objects, the least that is shown.
         """
         return [Numbers(dict(zip(names, row, strict=True))) for row in self.values(outputs).tolist()]
-
-    def true(self, targets: Any, names: Sequence[str]) -> Sequence[Shown]:
-        """What is true of each image of a batch, by its evaluation targets; only of tasks with `WHOLE_IMAGES`."""
-        raise NotImplementedError(f"{self.NAME} has no targets that lie in the image")
 
     def image_scores(self, arrays: Arrays, outputs: Sequence[str]) -> NDArray[np.float64]:
         """How well each image was predicted (N,), by what is kept of it: more is better, NaN where there is no score.
@@ -181,3 +175,23 @@ class Task(Spec):
     ) -> dict[str, float | None]:
         """Metrics of a source's features (N, D) of ``train`` and ``val`` that need no training at all."""
         return {}
+
+
+class SpatialTask(Task):
+    """A task whose targets lie in the image: masks, boxes.
+
+    Nothing of an image may be cut off to make the input, image and target move together, and the head reads feature
+    maps.
+    """
+
+    @abstractmethod
+    def training_targets(self, targets: NDArray[Any], views: Views) -> MovingTargets:
+        """The targets (N,) of a data set's images in the pixels of the input."""
+
+    @abstractmethod
+    def evaluation_targets(self, targets: NDArray[Any], transform: Transform) -> Targets:
+        """The same in the pixels of the images, one dictionary an image, with its ``placement`` in the input."""
+
+    @abstractmethod
+    def true(self, targets: Any, names: Sequence[str]) -> Sequence[Shown]:
+        """What is true of each image of a batch, by its evaluation targets."""

@@ -11,7 +11,7 @@ from thawline.records.metrics import MetricDefinition
 from thawline.tasks.detection.shown import FoundObjects, ShownObject
 from thawline.tasks.detection.targets import EvaluationObjects, TrainingObjects
 from thawline.tasks.shown import Shown
-from thawline.tasks.task import LossTerm, Task
+from thawline.tasks.task import LossTerm, SpatialTask
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,7 @@ def true_objects(target: Mapping[str, Any], names: Sequence[str]) -> FoundObject
 
 
 @final
-class Detection(Task):
+class Detection(SpatialTask):
     """A box and a class for each object, by the losses of the head."""
 
     NAME: ClassVar[str] = "detection"
@@ -130,7 +130,6 @@ class Detection(Task):
     TIE_BREAK: ClassVar[str | None] = None
     MONITORS: ClassVar[tuple[str, ...]] = ("map", "map50", "map75")
     TARGET_ARRAY: ClassVar[str] = "true_labels"
-    WHOLE_IMAGES: ClassVar[bool] = True
     HEAD_TAKES_TARGETS: ClassVar[bool] = True
     COUNTS_IMAGES: ClassVar[bool] = False
     IMAGE_SCORE: ClassVar[str] = "F1 of the image's boxes with a score of at least 0.5, at IoU 0.5"
@@ -140,7 +139,7 @@ class Detection(Task):
         """A label for each class."""
         return tuple(classes)
 
-    def training_targets(self, targets: NDArray[Any], views: Views) -> Targets:
+    def training_targets(self, targets: NDArray[Any], views: Views) -> TrainingObjects:
         """``boxes`` in the pixels of the input, ``labels``."""
         return TrainingObjects(targets, views)
 

@@ -22,7 +22,7 @@ from thawline.tasks.detection.task import (
     why_no_precision,
 )
 from thawline.tasks.shown import Shown
-from thawline.tasks.task import LossTerm, Task
+from thawline.tasks.task import LossTerm, SpatialTask
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ _MASKS = "mask_"
 
 
 @final
-class InstanceSegmentation(Task):
+class InstanceSegmentation(SpatialTask):
     """Box, class and pixels of each object, by the losses of the head."""
 
     NAME: ClassVar[str] = "instance_segmentation"
@@ -47,7 +47,6 @@ class InstanceSegmentation(Task):
     TIE_BREAK: ClassVar[str | None] = None
     MONITORS: ClassVar[tuple[str, ...]] = ("mask_map", "mask_map50", "mask_map75", "map", "map50", "map75")
     TARGET_ARRAY: ClassVar[str] = "true_labels"
-    WHOLE_IMAGES: ClassVar[bool] = True
     HEAD_TAKES_TARGETS: ClassVar[bool] = True
     COUNTS_IMAGES: ClassVar[bool] = False
     IMAGE_SCORE: ClassVar[str] = "F1 of the image's masks with a score of at least 0.5, at IoU 0.5"
@@ -57,7 +56,7 @@ class InstanceSegmentation(Task):
         """A label for each class."""
         return tuple(classes)
 
-    def training_targets(self, targets: NDArray[Any], views: Views) -> Targets:
+    def training_targets(self, targets: NDArray[Any], views: Views) -> TrainingObjects:
         """``boxes`` and ``masks`` in the pixels of the input, ``labels``."""
         return TrainingObjects(targets, views, masks=True)
 

@@ -16,7 +16,7 @@ from thawline.tasks.semantic_segmentation.losses import cross_entropy, dice, foc
 from thawline.tasks.semantic_segmentation.masks import OriginalMasks, TrainingMasks
 from thawline.tasks.semantic_segmentation.shown import ClassMask, predicted_classes
 from thawline.tasks.shown import Shown
-from thawline.tasks.task import LossTerm, Task
+from thawline.tasks.task import LossTerm, SpatialTask
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ _DEFINITIONS = {
 
 
 @final
-class SemanticSegmentation(Task):
+class SemanticSegmentation(SpatialTask):
     """One class for each pixel. Metrics are of the image's own pixels; 255 in a mask is no class and ignored.
 
     What is minimised is the weighted sum of three losses (`thawline.tasks.semantic_segmentation.losses`).
@@ -55,7 +55,6 @@ class SemanticSegmentation(Task):
     HEADLINE: ClassVar[str] = "mean_iou"
     MONITORS: ClassVar[tuple[str, ...]] = ("mean_iou", "pixel_accuracy", "dice", "loss")
     TRAINING_SCORES: ClassVar[tuple[str, ...]] = ("pixel_accuracy",)
-    WHOLE_IMAGES: ClassVar[bool] = True
     COUNTS_IMAGES: ClassVar[bool] = False
     IMAGE_SCORE: ClassVar[str] = "mean IoU over the classes that the image shows or is said to show"
     SHOWN: ClassVar[type[Shown]] = ClassMask
