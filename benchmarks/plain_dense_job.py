@@ -40,9 +40,10 @@ class Scenes(Dataset[tuple[torch.Tensor, Any]]):
         content = json.loads((root / "annotations" / f"instances_{part}.json").read_text())
         self.names = [image["file_name"] for image in content["images"]]
         self.sizes = [(image["height"], image["width"]) for image in content["images"]]
-        self.objects: list[list[tuple[int, list[int]]]] | None = [[] for _ in self.names] if boxes else None
-        for one in content["annotations"] if self.objects is not None else ():
-            self.objects[one["image_id"]].append((one["category_id"] - 1, one["bbox"]))  # type: ignore[index]
+        objects: list[list[tuple[int, list[int]]]] = [[] for _ in self.names]
+        for one in content["annotations"]:
+            objects[one["image_id"]].append((one["category_id"] - 1, one["bbox"]))
+        self.objects = objects if boxes else None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -171,7 +172,7 @@ def main() -> None:
         for images, targets in train:
             loss = model.loss(images, targets)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # of torch
             optimizer.step()
         metric = evaluate(model, val)
     found = {

@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 from thawline.datasets.base import AnnotatedDataset, Folder
 from thawline.datasets.folders import PART_NAMES, check_folder, on_disk
 from thawline.datasets.image_files import EXTENSIONS
-from thawline.datasets.images import FileImages
-from thawline.datasets.object_lists import Listed, ObjectLists, no_area
+from thawline.datasets.object_lists import Listed, ObjectLists, listed_objects
 from thawline.datasets.pairs import walked
 from thawline.datasets.pools import shortened
 from thawline.datasets.splits import Collection, Part
-from thawline.datasets.targets import Size, as_objects
+from thawline.datasets.targets import Size
 from thawline.errors import Problem, UsageError, nearest, usage_error
 
 _ROBOFLOW = "_annotations.coco.json"
@@ -67,13 +66,14 @@ class Coco(AnnotatedDataset):
             raise UsageError(shortened(reading.problems))
         if not reading.paths:
             raise usage_error("dataset.annotations", f"{', '.join(str(f) for f, _ in files.values())} list no images")
-        return Collection(
-            FileImages(self.root, reading.paths, as_objects([None] * len(reading.paths))),
+        return listed_objects(
+            self.root,
+            reading.paths,
             tuple(reading.categories.values()),
-            tuple(reading.parts),
-            tuple(no_area(reading.flat)),
-            _unlisted(self.root, {folder for _, folder in files.values()}, set(reading.paths)),
+            reading.parts,
             ObjectLists(reading.objects, reading.places, reading.stated, self.masks),
+            flat=reading.flat,
+            left_out=_unlisted(self.root, {folder for _, folder in files.values()}, set(reading.paths)),
         )
 
     def _files(self) -> dict[Part, tuple[Path, str]]:

@@ -18,7 +18,7 @@ from thawline.datasets.image_files import EXTENSIONS
 from thawline.datasets.images import FileImages
 from thawline.datasets.pools import MOST_NAMED, shortened
 from thawline.datasets.splits import Collection, Part
-from thawline.datasets.table import read_table
+from thawline.datasets.table import listed_once, read_table
 from thawline.errors import Problem, UsageError, usage_error
 
 _OUTSIDE = "images outside the class folders"
@@ -212,18 +212,8 @@ def _instead(left_out: Counter[str]) -> str:
 
 def _from_table(survey: _Survey) -> list[_Entry]:
     table = survey.root / SPLITS_FILE
-    entries: dict[str, _Entry] = {}
-    problems: list[Problem] = []
-    for line, row in read_table(table):
-        entry = row if isinstance(row, str) else _entry(survey.root, row)
-        if isinstance(entry, str):
-            problems.append(Problem("dataset.root", f"{table}, line {line}: {entry}"))
-        elif entry.path in entries:
-            problems.append(Problem("dataset.root", f"{table}, line {line}: {entry.path!r} is listed twice"))
-        else:
-            entries[entry.path] = entry
-    if problems:
-        raise UsageError(shortened(problems))
+    rows = ((line, row if isinstance(row, str) else _entry(survey.root, row)) for line, row in read_table(table))
+    entries = listed_once(table, rows, lambda entry: entry.path)
     _count_unlisted(survey, entries)
     return list(entries.values())
 

@@ -11,7 +11,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from thawline.datasets.base import AnnotatedDataset, Folder
 from thawline.datasets.folders import check_folder
 from thawline.datasets.images import FileImages
-from thawline.datasets.mask_files import Color, MaskCoding, MaskFiles
+from thawline.datasets.mask_files import MaskFiles
+from thawline.datasets.mask_values import Color, MaskCoding
 from thawline.datasets.pairs import Pairing
 from thawline.datasets.splits import Collection
 from thawline.datasets.targets import MOST_CLASSES, as_objects

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from thawline.datasets.images import FileImages
 from thawline.datasets.pools import counted, listed
 from thawline.datasets.segments import Segments, problem
+from thawline.datasets.splits import Collection, Part
 from thawline.datasets.targets import Look, Objects, Size, as_objects
 
 if TYPE_CHECKING:
@@ -122,8 +124,33 @@ class ObjectLists:
         )
 
 
-def no_area(places: Sequence[str]) -> list[str]:
-    """A warning of the boxes that have no area, which are left out."""
+def listed_objects(
+    root: Path,
+    paths: Sequence[str],
+    classes: Sequence[str],
+    parts: Sequence[Part],
+    objects: ObjectLists,
+    *,
+    flat: Sequence[str],
+    left_out: Mapping[str, int],
+) -> Collection:
+    """A data set of image files whose objects are listed.
+
+    Args:
+        root: The folder that the paths are relative to.
+        paths: Of the images.
+        classes: The names of the classes.
+        parts: Of each image its part.
+        objects: Of each image its objects.
+        flat: Where boxes of no area are, which are left out.
+        left_out: How many files are not part of the set, by kind.
+    """
+    images = FileImages(root, paths, as_objects([None] * len(paths)))
+    return Collection(images, tuple(classes), tuple(parts), tuple(_no_area(flat)), left_out, objects)
+
+
+def _no_area(places: Sequence[str]) -> list[str]:
+    """A warning of the boxes that have no area."""
     if not places:
         return []
     return [f"{counted(len(places), 'box').replace('boxs', 'boxes')} of no area left out: {listed(places, 4)}"]

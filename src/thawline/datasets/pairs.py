@@ -14,7 +14,7 @@ from thawline.datasets.folders import PART_NAMES, SPLITS_FILE, on_disk, unsearch
 from thawline.datasets.ignored import ending, is_output, is_system
 from thawline.datasets.pools import listed, shortened
 from thawline.datasets.splits import Part
-from thawline.datasets.table import read_table
+from thawline.datasets.table import listed_once, read_table
 from thawline.errors import Problem, UsageError, usage_error
 
 _SUFFIXES = ("annot", "_annot", "_masks", "_labels")
@@ -127,21 +127,9 @@ class Pairing:
 
     def _listed(self) -> list[Pair]:
         table = self.root / SPLITS_FILE
-        pairs: dict[str, Pair] = {}
-        problems: list[Problem] = []
-        for line, row in read_table(table, ("path", "mask", "split")):
-            pair = row if isinstance(row, str) else self._pair(row)
-            if isinstance(pair, str):
-                problems.append(Problem("dataset.root", f"{table}, line {line}: {pair}"))
-            elif pair.image in pairs:
-                problems.append(Problem("dataset.root", f"{table}, line {line}: {pair.image!r} is listed twice"))
-            else:
-                pairs[pair.image] = pair
-        if problems:
-            raise UsageError(shortened(problems))
-        if not pairs:
-            raise usage_error("dataset.root", f"{table} lists no images")
-        return list(pairs.values())
+        read = read_table(table, ("path", "mask", "split"))
+        rows = ((line, row if isinstance(row, str) else self._pair(row)) for line, row in read)
+        return list(listed_once(table, rows, lambda pair: pair.image).values())
 
     def _pair(self, row: dict[str, str]) -> Pair | str:
         """The pair of a row, or what is wrong with it."""

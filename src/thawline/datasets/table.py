@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from thawline.errors import usage_error
+from thawline.datasets.pools import shortened
+from thawline.errors import Problem, UsageError, usage_error
+
+Entry = TypeVar("Entry")
 
 COLUMNS = ("path", "label", "split")
 _DELIMITERS = (",", ";", "\t", "|")
@@ -54,6 +58,36 @@ def read_table(
         raise usage_error(field, f"{table}: {message}") from None
     except (OSError, ValueError, csv.Error) as error:
         raise usage_error(field, f"{table}: not a readable table: {error}") from None
+
+
+def listed_once(
+    table: Path, rows: Iterable[tuple[int, Entry | str]], name: Callable[[Entry], str], field: str = "dataset.root"
+) -> dict[str, Entry]:
+    """The entries of a table's rows by name.
+
+    Args:
+        table: The file, for messages.
+        rows: By line, what each was read as, or what is wrong with it.
+        name: What an entry is called, which must be there once.
+        field: The field of the configuration that names the table.
+
+    Raises:
+        UsageError: rows are wrong, or two have one name, or there is none; names the lines.
+    """
+    entries: dict[str, Entry] = {}
+    problems: list[Problem] = []
+    for line, entry in rows:
+        if isinstance(entry, str):
+            problems.append(Problem(field, f"{table}, line {line}: {entry}"))
+        elif name(entry) in entries:
+            problems.append(Problem(field, f"{table}, line {line}: {name(entry)!r} is listed twice"))
+        else:
+            entries[name(entry)] = entry
+    if problems:
+        raise UsageError(shortened(problems))
+    if not entries:
+        raise usage_error(field, f"{table} lists no images")
+    return entries
 
 
 def _text(content: bytes) -> str:

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from thawline.datasets.base import AnnotatedDataset, Folder
 from thawline.datasets.images import FileImages
-from thawline.datasets.mask_files import MaskCoding, MaskFiles
+from thawline.datasets.mask_files import MaskFiles
+from thawline.datasets.mask_values import MaskCoding
 from thawline.datasets.splits import Collection, Part
 from thawline.datasets.targets import IGNORE, as_objects
 from thawline.datasets.torchvision_sets import absent, fetched

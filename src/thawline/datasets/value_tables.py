@@ -20,7 +20,7 @@ from thawline.datasets.images import FileImages
 from thawline.datasets.pairs import walked
 from thawline.datasets.pools import shortened
 from thawline.datasets.splits import Collection, Part
-from thawline.datasets.table import read_table
+from thawline.datasets.table import listed_once, read_table
 from thawline.datasets.targets import Look, Size, as_objects
 from thawline.errors import Problem, UsageError, nearest, usage_error
 
@@ -101,20 +101,10 @@ class ValueTable(AnnotatedDataset):
     def collect(self) -> Collection:
         """The images that the table lists, with their values."""
         table = self.root / self.table
-        rows: dict[str, _Row] = {}
-        problems: list[Problem] = []
-        for line, read in read_table(table, ("path",), others=True, field="dataset.table"):
-            row = read if isinstance(read, str) else self._row(line, read)
-            if isinstance(row, _Row) and row.path not in rows:
-                rows[row.path] = row
-                continue
-            said = row if isinstance(row, str) else f"{row.path!r} is listed twice"
-            problems.append(Problem("dataset.table", f"{table}, line {line}: {said}"))
-        if not rows and not problems:
-            raise usage_error("dataset.table", f"{table} lists no images")
+        read = read_table(table, ("path",), others=True, field="dataset.table")
+        given = ((line, row if isinstance(row, str) else self._row(line, row)) for line, row in read)
+        rows = listed_once(table, given, lambda row: row.path, "dataset.table")
         listed = list(rows.values())
-        if problems:
-            raise UsageError(shortened(problems))
         classes, values, wrong = self.annotated([row.values for row in listed], table)
         said_of = [(row.line, said) for row, said in zip(listed, wrong, strict=True) if said]
         if said_of:

@@ -12,12 +12,11 @@ from xml.etree import ElementTree
 from thawline.datasets.base import AnnotatedDataset, Folder
 from thawline.datasets.folders import check_folder
 from thawline.datasets.image_files import EXTENSIONS
-from thawline.datasets.images import FileImages
-from thawline.datasets.object_lists import Listed, ObjectLists, no_area
+from thawline.datasets.object_lists import Listed, ObjectLists, listed_objects
 from thawline.datasets.pairs import walked
 from thawline.datasets.pools import shortened
 from thawline.datasets.splits import PARTS, Collection, Part
-from thawline.datasets.targets import Size, as_objects
+from thawline.datasets.targets import Size
 from thawline.errors import Problem, UsageError, nearest, usage_error
 
 _LISTS = Path("ImageSets", "Main")
@@ -72,13 +71,14 @@ class VocBoxes(AnnotatedDataset):
         objects = [[item._replace(label=label[name]) for name, item in each.objects] for each in items]
         places = [str(self.root / files[name]) for name in parts]
         unlisted = sum(name not in parts for name in images)
-        return Collection(
-            FileImages(self.root, [images[name] for name in parts], as_objects([None] * len(parts))),
+        return listed_objects(
+            self.root,
+            [images[name] for name in parts],
             classes,
             tuple(parts.values()),
-            tuple(no_area(reading.flat)),
-            {**left_out, **({"images that no list names": unlisted} if unlisted else {})},
             ObjectLists(objects, places, [item.size for item in items]),
+            flat=reading.flat,
+            left_out={**left_out, **({"images that no list names": unlisted} if unlisted else {})},
         )
 
     def _parts(self, images: dict[str, str], files: dict[str, str], reading: _Reading) -> dict[str, Part]:

@@ -12,12 +12,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from thawline.datasets.base import AnnotatedDataset, Folder
 from thawline.datasets.folders import check_folder
 from thawline.datasets.image_files import EXTENSIONS
-from thawline.datasets.images import FileImages
-from thawline.datasets.object_lists import Listed, ObjectLists, no_area
+from thawline.datasets.object_lists import Listed, ObjectLists, listed_objects
 from thawline.datasets.pairs import walked
 from thawline.datasets.pools import shortened
 from thawline.datasets.splits import PARTS, Collection, Part
-from thawline.datasets.targets import as_objects
 from thawline.errors import Problem, UsageError, usage_error
 
 _NAMES = ("data.yaml", "classes.txt", "labels/classes.txt", "obj.names")
@@ -62,13 +60,15 @@ class Yolo(AnnotatedDataset):
             raise UsageError(shortened(reading.problems))
         if not reading.paths:
             raise usage_error("dataset.root", f"{self.root}: no images found in {', '.join(p for _, p in folders)}")
-        return Collection(
-            FileImages(self.root, reading.paths, as_objects([None] * len(reading.paths))),
+        objects = ObjectLists(reading.objects, reading.places, [None] * len(reading.paths), shares=True)
+        return listed_objects(
+            self.root,
+            reading.paths,
             classes,
-            tuple(reading.parts),
-            tuple(no_area(reading.flat)),
-            dict(reading.left_out),
-            ObjectLists(reading.objects, reading.places, [None] * len(reading.paths), shares=True),
+            reading.parts,
+            objects,
+            flat=reading.flat,
+            left_out=dict(reading.left_out),
         )
 
     def _described(self) -> tuple[tuple[str, ...], list[tuple[Part, str]]]:
