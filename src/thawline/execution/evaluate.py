@@ -15,7 +15,7 @@ from thawline.planning.plan import Plan
 from thawline.planning.shift import ShiftedSet
 from thawline.records import SplitRecord
 from thawline.store.decoded_images import DecodedImages, decoded
-from thawline.tasks import Targets
+from thawline.tasks import SpatialTask, Targets
 from thawline.training.batches import OrderedBatches, Rows, Shard
 from thawline.training.evaluation import MetricBatches, Predictions
 
@@ -134,7 +134,7 @@ def _of_shifted(run: RunContext, model: TransferModel, item: ShiftedSet) -> Metr
     shares = outputs_in_batches(plan, model, images, item.split.indices, distributed.shard())
     pairs = ((outputs, targets.read(0, rows)) for outputs, rows in shares)
     try:
-        return _as_one(plan, pairs, item.outputs) if task.COUNTS_IMAGES else _batch_by_batch(plan, pairs)
+        return _batch_by_batch(plan, pairs) if isinstance(task, SpatialTask) else _as_one(plan, pairs, item.outputs)
     finally:
         images.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from thawline.reports import statistics
@@ -229,11 +230,8 @@ def _provenance(study: Study) -> Iterable[Section]:
     tables = [_key_values("the same in every run", [(key, value or DASH) for key, value in same])]
     if differing:
         tables.append(_key_values("not the same in every run", [(key, _tally(tally)) for key, tally in differing]))
-    told: dict[str, int] = {}
-    for run in study.sweep.runs:
-        for note in run.notes:
-            told[note] = told.get(note, 0) + 1
-    notes = tuple(f"In {n} of {runs} runs: {plain(note, 300)}" for note, n in list(told.items())[:_MOST_MISSING])
+    counts = Counter(note for run in study.sweep.runs for note in run.notes)
+    notes = tuple(f"In {n} of {runs} runs: {plain(note, 300)}" for note, n in list(counts.items())[:_MOST_MISSING])
     yield Section("Where the numbers come from", notes, tuple(table for table in tables if table.lines), folded=True)
 
 
@@ -242,9 +240,9 @@ def _method(study: Study) -> Iterable[Section]:
     rows = (
         "Rows are the cells of the sweep that differ in their seeds alone. k is the number of layer groups that train"
         f"{', ' + study.axes.how_counted if study.axes.how_counted else ''}; k = 0 trains the head alone, 'in part' "
-        f"means that not all parameters of these groups train. A row is chosen by the {best} mean "
-        f"{study.metric_label} on validation; {ties_in_words(study)}. A run's checkpoint is selected on validation by "
-        f"{_selected(study)}; {_opened(study)}."
+        "means that not all parameters of these groups train. A row is chosen by the "
+        f"{best} {study.metric_label} on validation, a mean over its runs; {ties_in_words(study)}. A run's checkpoint "
+        f"is selected on validation by {_selected(study)}; {_opened(study)}."
     )
     numbers = (
         "Standard deviations have n - 1 in the denominator. Intervals of a mean are t intervals, cut at the metric's "

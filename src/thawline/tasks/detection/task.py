@@ -131,7 +131,6 @@ class Detection(SpatialTask):
     MONITORS: ClassVar[tuple[str, ...]] = ("map", "map50", "map75")
     TARGET_ARRAY: ClassVar[str] = "true_labels"
     HEAD_TAKES_TARGETS: ClassVar[bool] = True
-    COUNTS_IMAGES: ClassVar[bool] = False
     IMAGE_SCORE: ClassVar[str] = "F1 of the image's boxes with a score of at least 0.5, at IoU 0.5"
     SHOWN: ClassVar[type[Shown]] = FoundObjects
 

@@ -48,7 +48,6 @@ class InstanceSegmentation(SpatialTask):
     MONITORS: ClassVar[tuple[str, ...]] = ("mask_map", "mask_map50", "mask_map75", "map", "map50", "map75")
     TARGET_ARRAY: ClassVar[str] = "true_labels"
     HEAD_TAKES_TARGETS: ClassVar[bool] = True
-    COUNTS_IMAGES: ClassVar[bool] = False
     IMAGE_SCORE: ClassVar[str] = "F1 of the image's masks with a score of at least 0.5, at IoU 0.5"
     SHOWN: ClassVar[type[Shown]] = FoundObjects
 
