@@ -34,6 +34,7 @@ FLOORS = (
         "heads",
         "optimization",
         "regularizers",
+        "statistics",
         "transforms",
     ),
     ("store",),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from thawline import statistics
 from thawline.records.metrics import NEVER, SelectionRule
-from thawline.reports import statistics
 from thawline.reports.rows import Key, Row, by_validation
-from thawline.reports.statistics import Choice
+from thawline.statistics import Choice
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from thawline.reports.figure_style import (
 )
 from thawline.reports.rows import Row, line_label
 from thawline.reports.split_names import VALIDATION
-from thawline.reports.statistics import Interval, Summary
 from thawline.reports.study import Study
+from thawline.statistics import Interval, Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

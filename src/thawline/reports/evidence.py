@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from thawline.reports import statistics
+from thawline import statistics
 from thawline.reports.choosing import Group
 from thawline.reports.document import (
     DASH,
@@ -19,6 +19,7 @@ from thawline.reports.document import (
     signed,
 )
 from thawline.reports.findings import RowComparison, comparisons, image_comparisons, ranking, sample_comparisons
+from thawline.reports.limits import smallest_p_in_words
 from thawline.reports.rows import Row
 from thawline.reports.split_names import TEST
 from thawline.reports.study import Study
@@ -94,7 +95,7 @@ def compared(study: Study) -> Iterable[Section]:
         if group.chosen is None or not any(item.n > 1 for item in found):
             continue
         pairs = max(item.n for item in found)
-        floors.append((group.label, statistics.smallest_p_in_words(pairs, len(found))))
+        floors.append((group.label, smallest_p_in_words(pairs, len(found))))
         unpaired = unpaired or any(item.unpaired for item in found)
         tables.append(_comparison_table(study, group, group.chosen, found))
     if not tables:

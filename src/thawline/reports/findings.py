@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thawline import statistics
 from thawline.records.names import IMAGE_SCORE_ARRAY, PREDICTIONS_FILE
-from thawline.reports import statistics
 from thawline.reports.axes import setting_labels
 from thawline.reports.choosing import Group
 from thawline.reports.loading import LoadedRun
 from thawline.reports.rows import Key, Row
-from thawline.reports.statistics import Friedman, ImageDifference, Interval, McNemar, PairedTest
 from thawline.reports.study import Study
+from thawline.statistics import Friedman, ImageDifference, Interval, McNemar, PairedTest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

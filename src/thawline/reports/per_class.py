@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from thawline import statistics
 from thawline.records import load_record
-from thawline.reports import statistics
 from thawline.reports.choosing import Group
 from thawline.reports.document import DASH, Line, Section, Table, columns, count, number
 from thawline.reports.rows import Row

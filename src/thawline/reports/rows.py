@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
+from thawline import statistics
 from thawline.records.metrics import SelectionRule
-from thawline.reports import statistics
 from thawline.reports.axes import OPENS, Axes, setting_labels
 from thawline.reports.loading import Cell, LoadedRun, LoadedSweep, natural
 from thawline.reports.split_names import VALIDATION
-from thawline.reports.statistics import Summary
+from thawline.statistics import Summary
 
 # Means of the same numbers in another order differ in their last bits; what is equal up to that ties.
 _DIGITS_OF_A_MEAN = 12

@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from thawline.reports import statistics
+from thawline import statistics
 from thawline.reports.document import (
     DASH,
     Document,

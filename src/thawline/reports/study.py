@@ -16,7 +16,7 @@ from thawline.reports.compared_metric import compared_metric
 from thawline.reports.loading import LoadedRun, LoadedSweep
 from thawline.reports.rows import Row, by_validation, grouped, in_order, line_label, rows_of
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
-from thawline.reports.statistics import Mode
+from thawline.statistics import Mode
 
 _DIGITS = 3
 _MOST_DIGITS = 9

@@ -10,8 +10,8 @@ from thawline.reports.escaping import command_line, plain
 from thawline.reports.loading import Cell, LoadedRun, LoadedSweep
 from thawline.reports.rows import Row
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
-from thawline.reports.statistics import Summary
 from thawline.reports.study import Study
+from thawline.statistics import Summary
 
 CHOSEN = "★"
 CHOSEN_IN_LINE = "○"

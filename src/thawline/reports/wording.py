@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from thawline.reports import statistics
+from thawline import statistics
 from thawline.reports.axes import setting_labels
 from thawline.reports.choosing import Group
 from thawline.reports.document import DASH, interval, number, signed
 from thawline.reports.escaping import plain
 from thawline.reports.findings import compare
+from thawline.reports.limits import smallest_p_in_words
 from thawline.reports.rows import Row
 from thawline.reports.split_names import TEST
 from thawline.reports.study import Study
@@ -154,7 +155,7 @@ def _floor(study: Study, group: Group) -> str:
         return "One run of each says nothing about chance: repeat the sweep with more seeds."
     if study.split != TEST:
         return ""  # the row was chosen by these scores: no p value would be worth its name
-    words = statistics.smallest_p_in_words(pairs, len(others))
+    words = smallest_p_in_words(pairs, len(others))
     return f"{words[0].upper()}{words[1:]}."
 
 

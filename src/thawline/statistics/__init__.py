@@ -1,0 +1,49 @@
+"""The statistics of reports and protocols: few runs, paired by seed, exact where possible, honest about what n allows.
+
+Pure functions of arrays. Scores of a strategy are one number per replicate (a seed, or a seed and a data seed); two
+strategies are compared on the replicates that both have. A score that is not finite belongs to a diverged run: no
+function here drops one silently, `summary` counts them.
+"""
+
+from thawline.statistics.bootstrap import RESAMPLES, ImageDifference, over_images, paired_bootstrap
+from thawline.statistics.choosing import Choice, Rank, choose_per_replicate
+from thawline.statistics.friedman import Friedman, cliques, friedman, wilcoxon_holm
+from thawline.statistics.intervals import CONFIDENCE, Bounds, Interval, t_interval, within
+from thawline.statistics.multiplicity import holm
+from thawline.statistics.paired_tests import McNemar, PairedTest, mcnemar, sign_flip, smallest_p, wilcoxon
+from thawline.statistics.pairing import Pairs, paired
+from thawline.statistics.samples import Mode
+from thawline.statistics.summaries import Summary, interquartile_mean, probability_of_improvement, summary
+
+__all__ = [
+    "CONFIDENCE",
+    "RESAMPLES",
+    "Bounds",
+    "Choice",
+    "Friedman",
+    "ImageDifference",
+    "Interval",
+    "McNemar",
+    "Mode",
+    "PairedTest",
+    "Pairs",
+    "Rank",
+    "Summary",
+    "choose_per_replicate",
+    "cliques",
+    "friedman",
+    "holm",
+    "interquartile_mean",
+    "mcnemar",
+    "over_images",
+    "paired",
+    "paired_bootstrap",
+    "probability_of_improvement",
+    "sign_flip",
+    "smallest_p",
+    "summary",
+    "t_interval",
+    "wilcoxon",
+    "wilcoxon_holm",
+    "within",
+]
