@@ -38,13 +38,14 @@ def friedman(scores: ArrayLike, mode: Mode = "max") -> Friedman:
     data_sets, strategies = table.shape
     if data_sets < 2 or strategies < 3:
         raise ValueError("Friedman's test needs at least two data sets and three strategies")
-    ranks = np.stack([ranks(-row if mode == "max" else row) for row in table])
-    ties = sum(float((counts**3 - counts).sum()) for counts in (np.unique(row, return_counts=True)[1] for row in ranks))
+    by_rank = np.stack([ranks(-row if mode == "max" else row) for row in table])
+    tied = [np.unique(row, return_counts=True)[1] for row in by_rank]
+    ties = sum(float((counts**3 - counts).sum()) for counts in tied)
     correction = 1 - ties / (data_sets * strategies * (strategies**2 - 1))
-    means = tuple(float(mean) for mean in ranks.mean(axis=0))
+    means = tuple(float(mean) for mean in by_rank.mean(axis=0))
     if correction <= 0:
         return Friedman(0.0, 1.0, means, data_sets)
-    raw = 12 / (data_sets * strategies * (strategies + 1)) * float((ranks.sum(axis=0) ** 2).sum())
+    raw = 12 / (data_sets * strategies * (strategies + 1)) * float((by_rank.sum(axis=0) ** 2).sum())
     statistic = (raw - 3 * data_sets * (strategies + 1)) / correction
     return Friedman(statistic, float(chdtrc(strategies - 1, statistic)), means, data_sets)
 
