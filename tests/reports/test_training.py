@@ -7,6 +7,7 @@ from tests.make_records import (
     RECIPE,
     RESNET18,
     record,
+    scores,
     sweep,
 )
 from tests.reports.depth_sweeps import study_of
@@ -94,3 +95,41 @@ def test_groups_that_train_in_part_are_no_whole_groups(tmp_path):
     groups = [{"index": i, "name": name, "parameters": size, "trained": 2} for i, (name, size) in enumerate(RESNET18)]
     folder = sweep(tmp_path, {"seed": ["0"]}, lambda overrides, place: record(overrides, layer_groups=groups))
     assert "| **9 in part** | **all** |" in make_report(folder).table_md.read_text()
+
+
+def test_a_best_rate_at_the_edge_of_those_tried_is_told_for_each_strategy(tmp_path):
+    validation = {
+        "full": {"0.0001": 0.6, "0.001": 0.9, "0.01": 0.7},
+        "linear_probe": {"0.0001": 0.5, "0.001": 0.6, "0.01": 0.7},
+        "lp_ft": {"0.0001": 0.8, "0.001": 0.7, "0.01": 0.6},
+    }
+
+    def make(overrides, place):
+        metrics = {"val": scores(validation[place["strategy"]][place["optimizer.lr"]]), "test": scores(0.5)}
+        return record(overrides, recipe={**RECIPE, "lr": float(place["optimizer.lr"])}, metrics=metrics)
+
+    # The order of an axis is the user's own.
+    grid = {"optimizer.lr": ["0.001", "0.01", "0.0001"], "strategy": list(validation), "seed": ["0", "1"]}
+    expected = (
+        "The best learning rate by validation is at the edge of those tried (lp_ft: 0.0001, the smallest of 3; "
+        "linear_probe: 0.01, the largest of 3): a better one may lie beyond."
+    )
+    assert warnings(study_of(sweep(tmp_path, grid, make))) == (expected,)
+
+
+def test_a_rate_at_which_runs_diverged_was_tried(tmp_path):
+    def make(rates):
+        def made(overrides, place):
+            value = {"0.1": 0.7, "1": 0.8, "10": None}[place["optimizer.lr"]]
+            metrics = {"val": scores(value), "test": scores(value)}
+            recipe = {**RECIPE, "lr": float(place["optimizer.lr"])}
+            return record(overrides, recipe=recipe, metrics=metrics, diverged=value is None)
+
+        return sweep(tmp_path, {"optimizer.lr": rates, "seed": ["0", "1"]}, made, f"{len(rates)} rates")
+
+    told = "The best learning rate by validation is at the edge of those tried ({}): a better one may lie beyond."
+    assert told.format("1, the largest of 2") in warnings(study_of(make(["0.1", "1"])))
+    assert not [text for text in warnings(study_of(make(["0.1", "1", "10"]))) if "edge" in text]
+    # Along the depth axis of the figure the rate says so too; one rate alone has no edge.
+    assert told.format("1, the largest of 2") in warnings(study_of(make(["0.1", "1"]), axis="optimizer.lr"))
+    assert warnings(study_of(make(["1"]))) == ()

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from thawline.reports.axes import setting_labels
+from thawline.reports.choosing import best_of
 from thawline.reports.escaping import plain
 from thawline.reports.loading import LoadedRun
-from thawline.reports.rows import Row
+from thawline.reports.rows import Row, grouped
 from thawline.reports.study import Study
 
+_RATE = "optimizer.lr"
 _MOST_NAMED = 8
 _LONGEST_NAME = 40
 
 
 def training_warnings(study: Study) -> list[str]:
     """What the course of training says against the numbers, and versions that differ."""
-    return [*_versions(study), *_still_better(study), *_loss_rose(study)]
+    return [*_versions(study), *_still_better(study), *_loss_rose(study), *_best_rate_at_edge(study)]
 
 
 def ended_too_early(run: LoadedRun) -> bool:
@@ -65,9 +68,53 @@ def _loss_rose(study: Study) -> list[str]:
     ]
 
 
+def _best_rate_at_edge(study: Study) -> list[str]:
+    """Where a sweep over learning rates ends at its best one: what else is compared was not tuned to the end."""
+    found = [told for rows in _by_all_but_rate(study) if (told := _edge(study, rows))]
+    if not found:
+        return []
+    more = [f"and {len(found) - _MOST_NAMED} more"] if len(found) > _MOST_NAMED else []
+    listed = "; ".join([*found[:_MOST_NAMED], *more])
+    told = f"The best learning rate by validation is at the edge of those tried ({listed})"
+    return [f"{told}: a better one may lie beyond."]
+
+
+def _by_all_but_rate(study: Study) -> Iterable[list[Row]]:
+    """The rows that differ in their learning rate alone, where the sweep has an axis of it."""
+    axes = study.axes
+    if _RATE not in (*axes.choices, axes.depth):
+        return []
+    return grouped(study.rows, lambda row: tuple(_all_but_rate(study, row))).values()
+
+
+def _all_but_rate(study: Study, row: Row) -> list[str]:
+    axes = study.axes
+    placed = [*zip(axes.conditions, row.condition, strict=True), *zip(axes.choices, row.choice, strict=True)]
+    if axes.depth:
+        placed.append((axes.depth, row.depth_value or ""))
+    kept = [(axis, value) for axis, value in placed if axis != _RATE]
+    return setting_labels([axis for axis, _ in kept], [value for _, value in kept])
+
+
+def _edge(study: Study, rows: Sequence[Row]) -> str:
+    """The best rate of `rows` and which end it is, in words; empty where it lies between others that were tried."""
+    tried = {float(rate) for row in rows if (rate := row.common(_rate)) is not None}
+    best, _ = best_of(rows, study.rule)
+    rate = best.common(_rate) if best is not None else None
+    if best is None or rate is None or len(tried) < 2 or float(rate) not in (min(tried), max(tried)):
+        return ""
+    end = "largest" if float(rate) == max(tried) else "smallest"
+    settings = ", ".join(plain(label, _LONGEST_NAME) for label in _all_but_rate(study, best))
+    return f"{settings}{': ' if settings else ''}{rate}, the {end} of {len(tried)}"
+
+
+def _rate(run: LoadedRun) -> str | None:
+    return dict(run.recipe).get("lr")
+
+
 def _one_rate(study: Study) -> str:
     """The learning rate, where all runs have one and the same and there are several strategies."""
-    rates = {dict(run.recipe).get("lr") for run in study.sweep.runs}
+    rates = {_rate(run) for run in study.sweep.runs}
     return rates.pop() or "" if len(rates) == 1 and len(study.rows) > 1 else ""
 
 
