@@ -9,6 +9,7 @@ from thawline.statistics.bootstrap import RESAMPLES, ImageDifference, over_image
 from thawline.statistics.choosing import Choice, Rank, choose_per_replicate
 from thawline.statistics.friedman import Friedman, cliques, friedman, wilcoxon_holm
 from thawline.statistics.intervals import CONFIDENCE, Bounds, Interval, t_interval, within
+from thawline.statistics.joint_sign_flips import joint_sign_flips
 from thawline.statistics.multiplicity import holm
 from thawline.statistics.paired_tests import McNemar, PairedTest, mcnemar, sign_flip, smallest_p, wilcoxon
 from thawline.statistics.pairing import Pairs, paired
@@ -34,6 +35,7 @@ __all__ = [
     "friedman",
     "holm",
     "interquartile_mean",
+    "joint_sign_flips",
     "mcnemar",
     "over_images",
     "paired",
