@@ -20,6 +20,7 @@ from thawline.runtime.streams import show_everything
 _VERBS = {
     "train": ("train", "train one configuration, or with -m a whole grid (Hydra: --help lists the groups)"),
     "status": ("status", "show which runs of a sweep are done, running, failed or left; --watch keeps showing it"),
+    "runs": ("runs", "list runs over all sweeps: where, which, how good; as a table, CSV, JSON or Parquet"),
     "report": ("report", "make table, figure and report of a sweep from its records"),
     "predict": ("predict", "predict images with a finished run: a table, files, and drawings"),
     "average": ("average", "average the weights of finished runs: WiSE-FT, uniform and greedy soups"),

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
-from thawline.commands.console import console
+from thawline.commands.console import console, print_table
 from thawline.commands.project import outputs
 
 if TYPE_CHECKING:
@@ -52,15 +51,7 @@ def show(files: ReportFiles) -> None:
     from thawline.reports.tables import fitted, result_table
     from thawline.reports.wording import warnings
 
-    shown = fitted(result_table(files.study, _MOST_ROWS), console.width)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    # Names come from outside: as Text they are shown as they are, as a string they would be read as markup.
-    for column in shown.columns:
-        table.add_column(Text(column.heading), justify=column.align, overflow="fold", no_wrap=column.align == "right")
-    for line in shown.lines:
-        table.add_row(*(Text(entry) for entry in line.entries), style="bold" if line.strong else None)
-    console.print(table)
-    console.print(Text(shown.note, style="dim"))
+    print_table(fitted(result_table(files.study, _MOST_ROWS), console.width))
     for warning in warnings(files.study):
         console.print(Text(f"note: {warning}", style="yellow"))
     for paragraph in files.answer:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,6 +91,17 @@ class Document:
 
 
 DIGITS = 3
+_MOST_DIGITS = 9
+
+
+def digits_of(values: Iterable[float]) -> int:
+    """Digits after the point for `values`: three from 0.1 to 10, fewer for larger and more for smaller numbers."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    if largest == 0:
+        return DIGITS
+    magnitude = math.floor(math.log10(largest))
+    wanted = 2 - magnitude if magnitude < -1 else DIGITS - max(magnitude, 0)
+    return min(max(wanted, 0), _MOST_DIGITS)
 
 
 def number(value: float | None, digits: int = DIGITS) -> str:

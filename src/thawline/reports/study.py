@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +12,11 @@ from thawline.records.metrics import NEVER, MetricDefinition, SelectionRule
 from thawline.reports.axes import Axes, axes_of, setting_labels
 from thawline.reports.choosing import Group, best_of, group_of
 from thawline.reports.compared_metric import compared_metric
+from thawline.reports.document import digits_of
 from thawline.reports.loading import LoadedRun, LoadedSweep
 from thawline.reports.rows import Row, by_validation, grouped, in_order, line_label, rows_of
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
 from thawline.statistics import Mode
-
-_DIGITS = 3
-_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -74,14 +71,8 @@ class Study:
 
     @cached_property
     def digits(self) -> int:
-        """Digits after the point of the metric: three from 0.1 to 10, fewer for larger and more for smaller numbers."""
-        values = [abs(y) for row in self.rows for s in SPLIT_LABELS for y in row.scores(s, self.metric).values()]
-        largest = max(filter(math.isfinite, values), default=0.0)
-        if largest == 0:
-            return _DIGITS
-        magnitude = math.floor(math.log10(largest))
-        wanted = 2 - magnitude if magnitude < -1 else _DIGITS - max(magnitude, 0)
-        return min(max(wanted, 0), _MOST_DIGITS)
+        """Digits after the point of the metric, as `digits_of` its values."""
+        return digits_of(y for row in self.rows for s in SPLIT_LABELS for y in row.scores(s, self.metric).values())
 
     @property
     def mode(self) -> Mode:

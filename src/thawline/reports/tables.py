@@ -159,11 +159,11 @@ def _interval_note(split_label: str) -> str:
     return f" The interval is the 95 % t interval of the {split_label} mean."
 
 
-def fitted(table: Table, width: int) -> Table:
+def fitted(table: Table, width: int, first_to_go: Sequence[str] = _FIRST_TO_GO) -> Table:
     """The table for a terminal of `width` characters.
 
-    While it is too wide, a column with the same entry in every line is said once in the note, then columns go by rank,
-    and at last names are shortened in the middle. `table` itself where it fits.
+    While it is too wide, a column with the same entry in every line is said once in the note, then those of
+    `first_to_go` go in their order, and at last names are shortened in the middle. `table` itself where it fits.
     """
     kept = list(range(len(table.columns)))
     said: list[str] = []
@@ -173,7 +173,7 @@ def fitted(table: Table, width: int) -> Table:
         if _width(table, kept) > width and len(table.lines) > 1 and len(entries) == 1 and "±" not in str(entries):
             kept.remove(place)
             said.append(f"{heading} {entries.pop()}")
-    for heading in _FIRST_TO_GO:
+    for heading in first_to_go:
         if _width(table, kept) > width:
             kept = [place for place in kept if table.columns[place].heading != heading]
     lines = [Line(tuple(line.entries[place] for place in kept), line.strong) for line in table.lines]
@@ -182,7 +182,7 @@ def fitted(table: Table, width: int) -> Table:
         for split_label in SPLIT_LABELS.values():
             note = note.replace(_interval_note(split_label), "")
     if said:
-        note += f" In every row: {', '.join(said)}."
+        note = f"{note} In every row: {', '.join(said)}.".lstrip()
     narrow = Table(tuple(table.columns[place] for place in kept), tuple(lines), table.caption, note)
     return _with_short_names(narrow, width)
 

@@ -1,0 +1,150 @@
+"""``thawline runs``: every run over all sweeps, those that meet conditions, as a table or as a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from thawline.commands.console import console, errors, print_table
+from thawline.commands.project import outputs
+from thawline.commands.run_conditions import Condition, read_conditions, require_key
+from thawline.commands.run_rows import (
+    FIELDS,
+    digits_that_differ,
+    file_rows,
+    in_order,
+    require_metric,
+    run_table,
+    same_types,
+    values_of,
+    values_told,
+    varying,
+)
+from thawline.errors import usage_error
+from thawline.sweeps.catalogue import KnownRun, read_catalogue
+
+# More rows than these are for a file, not for a terminal.
+_MOST_ROWS = 60
+_FIRST_TO_GO = ("date", "seconds", "sweep")
+
+
+def run(argv: Sequence[str]) -> int:
+    """List the runs; the exit status.
+
+    Raises:
+        UsageError: there is no run at all, or an option names a key or metric that no run has.
+    """
+    arguments = _parser().parse_args(argv)
+    catalogue = read_catalogue(arguments.outputs)
+    for problem in catalogue.problems:
+        errors.print(Text(f"note: {problem}"), soft_wrap=True)
+    every = catalogue.runs
+    if not every:
+        raise usage_error("--outputs", f"no run under {arguments.outputs}")
+    known = list(dict.fromkeys([*FIELDS, *(key for each in every for key in each.settings)]))
+    conditions = read_conditions(arguments.where, known)
+    order = require_key("--sort", arguments.sort, known)
+    require_metric(every, arguments.metric)
+    found = [each for each in every if _meets(each, conditions, arguments.metric)]
+    found = in_order(found, order, arguments.metric)
+    if arguments.parquet is not None:
+        _write_parquet(arguments.parquet, same_types(file_rows(found, arguments.metric)))
+        print(f"{len(found)} of {len(every)} runs: {arguments.parquet}")
+    elif arguments.csv:
+        _print_csv(file_rows(found, arguments.metric))
+    elif arguments.json:
+        print(json.dumps(file_rows(found, arguments.metric), indent=2))
+    else:
+        _show(found, every, conditions, arguments)
+    return 0
+
+
+def _meets(run: KnownRun, conditions: Sequence[Condition], metric: str | None) -> bool:
+    if not conditions:
+        return True
+    values = values_of(run, metric)
+    return all(condition.holds(values) for condition in conditions)
+
+
+def _show(
+    found: Sequence[KnownRun], every: Sequence[KnownRun], conditions: Sequence[Condition], arguments: argparse.Namespace
+) -> None:
+    from thawline.reports.tables import fitted
+
+    shown = found if arguments.all else found[:_MOST_ROWS]
+    if shown:
+        # What distinguishes a single run is how it differs from the rest.
+        keys = varying(found if len(found) > 1 else every)
+        table = run_table(shown, keys, arguments.metric, digits_that_differ([each.identity for each in every]))
+        print_table(fitted(table, console.width, _FIRST_TO_GO))
+    console.print(Text(_summary(found, every)))
+    if len(shown) < len(found):
+        console.print(Text(f"the first {len(shown)} are shown; --all shows them all", style="dim"))
+    for condition in () if found else conditions:
+        there = values_told(every, condition.key, arguments.metric)
+        console.print(Text(f"{condition.key} is {there}", style="dim"), soft_wrap=True)
+
+
+def _summary(found: Sequence[KnownRun], every: Sequence[KnownRun]) -> str:
+    states = [run.state for run in found]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    sweeps = len({name for run in found for name in run.sweeps})
+    of = f" of {len(every)}" if len(found) < len(every) else ""
+    where = f" in {sweeps} {'sweep' if sweeps == 1 else 'sweeps'}" if sweeps else ""
+    return f"{len(found)}{of} runs{where}" + (f": {counted}" if counted else "")
+
+
+def _print_csv(rows: Sequence[dict[str, Any]]) -> None:
+    from thawline.reports.rendering import csv_text
+
+    told = [{key: ", ".join(value) if key == "sweep" else value for key, value in row.items()} for row in rows]
+    print(csv_text(told), end="")
+
+
+def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise usage_error("--parquet", "needs the library pyarrow: pip install 'thawline[parquet]'") from None
+    from thawline.files import atomic_write
+
+    with atomic_write(path) as stream:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), stream)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="thawline runs",
+        description="List the runs of all sweeps: what varies among them, state, headline metric, cost, date.",
+        epilog="thawline runs --where backbone.name=resnet18 'optimizer.lr>0.001' --sort test      "
+        "thawline runs --where state=failed      thawline runs --csv > runs.csv",
+    )
+    parser.add_argument(
+        "--where",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="CONDITION",
+        help="only runs that meet every one: KEY=VALUE (with * and ?), KEY!=VALUE, 'KEY<NUMBER', 'KEY>NUMBER'; KEY is "
+        f"any key of the config, a group of the command line, or {', '.join(FIELDS)}",
+    )
+    parser.add_argument(
+        "--sort",
+        default="date",
+        metavar="KEY",
+        help="by a key as of --where: the latest date first (the default), the best metric first, else the smallest",
+    )
+    parser.add_argument("--metric", help="show this metric (default: each task's headline metric)")
+    parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where runs and sweeps lie")
+    parser.add_argument("--all", action="store_true", help=f"every run, also where there are more than {_MOST_ROWS}")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print CSV, with every metric")
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--parquet", type=Path, metavar="FILE", help="write a Parquet file (needs thawline[parquet])")
+    return parser
