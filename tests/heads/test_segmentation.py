@@ -62,21 +62,39 @@ def test_a_linear_head_is_one_matrix_on_the_channels():
     torch.testing.assert_close(module(maps), expected)
 
 
-def test_a_pyramid_adds_each_level_to_the_finer_one():
-    """With weights of one and no bias, on maps of one channel."""
+def adding_pyramid(dropout=0.0):
+    """A pyramid of two levels with weights of one and no bias, on maps of one channel."""
     features = Features(1, {4: 1, 8: 1}, (16, 16))
-    module = FPN(strides=(4, 8), width=8, normalization="none").build(features, ("only",), None, seed=0)
+    module = FPN(strides=(4, 8), width=8, normalization="none", dropout=dropout).build(
+        features, ("only",), None, seed=0
+    )
     center = torch.zeros(8, 8, 3, 3)
     center[range(8), range(8), 1, 1] = 1.0
     with torch.no_grad():
         for name, value in module.named_parameters():
             value.copy_(center if value.shape == center.shape else torch.full_like(value, float("weight" in name)))
+    return module
+
+
+def test_a_pyramid_adds_each_level_to_the_finer_one():
+    module = adding_pyramid()
     fine, coarse = torch.rand(1, 1, 4, 4), torch.rand(1, 1, 2, 2)
     # The coarse level as it is, and the fine one with the coarse one added, by the nearest pixel; eight channels each.
     merged = (
         F.interpolate(coarse, (4, 4), mode="bilinear") + fine + coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
     )
     torch.testing.assert_close(module((fine, coarse)), F.interpolate(8 * merged, (16, 16), mode="bilinear"))
+
+
+def test_dropout_drops_whole_channels_of_all_levels_at_once():
+    """Of eight equal channels a few are left, twice as large: everywhere the same multiple of what one channel gives."""
+    maps = torch.rand(4, 1, 4, 4) + 0.5, torch.rand(4, 1, 2, 2) + 0.5
+    module = adding_pyramid(dropout=0.5)
+    of_one_channel = module.eval()(maps) / 8
+    multiples = module.train()(maps) / (2 * of_one_channel)
+    left = multiples.mean(dim=(1, 2, 3)).round()
+    torch.testing.assert_close(multiples, left[:, None, None, None].expand_as(multiples))
+    assert 0 < left.sum() < 32
 
 
 def test_group_normalisation_counts_each_image_by_itself():

@@ -68,15 +68,31 @@ class FeaturePyramid(nn.Module):
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Maps, by ascending stride -> logits (B, C, h, w) at the finest one's size."""
+        """Maps, by ascending stride -> logits (B, C, h, w) at the finest one's size.
+
+        The sum of the levels is classified level by level, since that is linear: a few classes are cheaper to bring to
+        the finest size than many channels are.
+        """
         level: torch.Tensor | None = None
-        finest, levels = maps[0].shape[-2:], []
+        logits: torch.Tensor | None = None
+        finest, kept = maps[0].shape[-2:], self._kept_channels(maps[0])
+        weight = self.classifier.weight
         for own, lateral, smooth in zip(reversed(maps), reversed(self.lateral), reversed(self.smooth), strict=True):
             value = lateral(own)
             level = value if level is None else value + F.interpolate(level, value.shape[-2:], mode="nearest")
-            levels.append(F.interpolate(smooth(level), finest, mode="bilinear", align_corners=False))
-        logits: torch.Tensor = self.classifier(self.dropout(torch.stack(levels).sum(dim=0)))
+            smoothed = smooth(level) if kept is None else smooth(level) * kept
+            bias = self.classifier.bias if own is maps[0] else None
+            classified = F.interpolate(F.conv2d(smoothed, weight, bias), finest, mode="bilinear", align_corners=False)
+            logits = classified if logits is None else logits + classified
+        assert logits is not None
         return logits
+
+    def _kept_channels(self, finest: torch.Tensor) -> torch.Tensor | None:
+        """The factors (B, width, 1, 1) of dropout, the same for all levels; None: it drops nothing."""
+        if not (self.training and self.dropout.p):
+            return None
+        kept: torch.Tensor = self.dropout(finest.new_ones((len(finest), self.classifier.in_channels, 1, 1)))
+        return kept
 
 
 class OfPyramidDecoder(nn.Module):
