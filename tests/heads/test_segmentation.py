@@ -87,7 +87,7 @@ def test_a_pyramid_adds_each_level_to_the_finer_one():
 
 
 def test_dropout_drops_whole_channels_of_all_levels_at_once():
-    """Of eight equal channels a few are left, twice as large: everywhere the same multiple of what one channel gives."""
+    """Of eight equal channels a few are left, twice as large: the same multiple of one of them everywhere."""
     maps = torch.rand(4, 1, 4, 4) + 0.5, torch.rand(4, 1, 2, 2) + 0.5
     module = adding_pyramid(dropout=0.5)
     of_one_channel = module.eval()(maps) / 8

@@ -74,18 +74,15 @@ class FeaturePyramid(nn.Module):
         the finest size than many channels are.
         """
         level: torch.Tensor | None = None
-        logits: torch.Tensor | None = None
-        finest, kept = maps[0].shape[-2:], self._kept_channels(maps[0])
-        weight = self.classifier.weight
+        finest, kept, levels = maps[0].shape[-2:], self._kept_channels(maps[0]), []
         for own, lateral, smooth in zip(reversed(maps), reversed(self.lateral), reversed(self.smooth), strict=True):
             value = lateral(own)
             level = value if level is None else value + F.interpolate(level, value.shape[-2:], mode="nearest")
             smoothed = smooth(level) if kept is None else smooth(level) * kept
-            bias = self.classifier.bias if own is maps[0] else None
-            classified = F.interpolate(F.conv2d(smoothed, weight, bias), finest, mode="bilinear", align_corners=False)
-            logits = classified if logits is None else logits + classified
-        assert logits is not None
-        return logits
+            classified = F.conv2d(smoothed, self.classifier.weight)
+            levels.append(F.interpolate(classified, finest, mode="bilinear", align_corners=False))
+        bias: torch.Tensor = self.classifier.get_parameter("bias")
+        return torch.stack(levels).sum(dim=0) + bias[:, None, None]
 
     def _kept_channels(self, finest: torch.Tensor) -> torch.Tensor | None:
         """The factors (B, width, 1, 1) of dropout, the same for all levels; None: it drops nothing."""
