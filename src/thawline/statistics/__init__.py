@@ -13,38 +13,49 @@ from thawline.statistics.joint_sign_flips import joint_sign_flips
 from thawline.statistics.multiplicity import holm
 from thawline.statistics.paired_tests import McNemar, PairedTest, mcnemar, sign_flip, smallest_p, wilcoxon
 from thawline.statistics.pairing import Pairs, paired
+from thawline.statistics.racing import Drop, Look, looks_of, race
 from thawline.statistics.samples import Mode
 from thawline.statistics.summaries import Summary, interquartile_mean, probability_of_improvement, summary
+from thawline.statistics.tuning_curves import Stretch, TuningCurve, expected_best, leaders, tuning_curve
 
 __all__ = [
     "CONFIDENCE",
     "RESAMPLES",
     "Bounds",
     "Choice",
+    "Drop",
     "Friedman",
     "ImageDifference",
     "Interval",
+    "Look",
     "McNemar",
     "Mode",
     "PairedTest",
     "Pairs",
     "Rank",
+    "Stretch",
     "Summary",
+    "TuningCurve",
     "choose_per_replicate",
     "cliques",
+    "expected_best",
     "friedman",
     "holm",
     "interquartile_mean",
     "joint_sign_flips",
+    "leaders",
+    "looks_of",
     "mcnemar",
     "over_images",
     "paired",
     "paired_bootstrap",
     "probability_of_improvement",
+    "race",
     "sign_flip",
     "smallest_p",
     "summary",
     "t_interval",
+    "tuning_curve",
     "wilcoxon",
     "wilcoxon_holm",
     "within",
