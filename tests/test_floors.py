@@ -42,7 +42,7 @@ FLOORS = (
     ("planning", "training"),
     ("ledger",),
     ("execution",),
-    ("sweeps",),
+    ("exports", "sweeps"),
     ("commands",),
     ("api", "cli"),
     ("__main__",),

@@ -33,7 +33,6 @@ NEEDS_CLASSES = {
 OTHERWISE = {
     ("cli/explain.py", "class"): "a class of Python, which takes the fields",
     ("cli/explain.py", "classes"): "classes of Python",
-    ("cli/export.py", "classes"): "the names that travel with the weights",
     ("cli/predict.py", "classes"): "a field of the record",
     ("cli/sync.py", "class"): "a class of Python",
     ("execution/finish.py", "classes"): "a field of the record",

@@ -137,7 +137,6 @@ def test_a_damaged_run_is_not_read_by_others(thawline, train):
     ends = [train("freeze_policy=linear_probe", f"seed={seed}", "trainer.max_epochs=1") for seed in (0, 1)]
     teacher = Path("outputs/runs", ends[0].identity)
     assert thawline("export", ends[0].identity, "--output", "net.safetensors").status == 0
-    (teacher / "model.safetensors").unlink()
     flip(teacher / "best.safetensors")
     taught = f"{{_target_: thawline.backbones.TimmBackbone, name: test_resnet, weights: 'run:{ends[0].identity}'}}"
     said = f"{teacher / 'best.safetensors'}: damaged: its SHA-256 is not the record's"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -144,6 +145,36 @@ class Run:
             raise usage_error("predict", f"task {self.record.task} has no table of an output for each name")
         names = pd.Index([found.key(index) for index in range(len(found))] if found.named else range(len(found)))
         return pd.DataFrame(values.numpy(), index=names.rename("image"), columns=list(self._context.plan.outputs))
+
+    def export(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        *,
+        format: str | None = None,  # noqa: A002
+        force: bool = False,
+    ) -> Path:
+        """Write the model for other programs, with a model card, as ``thawline export`` does.
+
+        Args:
+            output: the file, or timm's folder; default: ``model`` with the format's ending, in the current folder.
+            format: ``safetensors``, ``onnx``, ``torchscript`` or ``timm``; default: by the ending of `output`.
+            force: replace an earlier export.
+
+        Returns:
+            The file or folder.
+
+        Raises:
+            UsageError: it is there already, the model has no such form, or the run's files or data are not what they
+                were.
+        """
+        return self._exported(output, format, force=force, chosen="")
+
+    def _exported(self, output: str | os.PathLike[str] | None, form: str | None, *, force: bool, chosen: str) -> Path:
+        from thawline.exports import export_run
+
+        target = Path(output) if output is not None else None
+        with options(self._allow, None):
+            return export_run(self.folder, target, form=form, force=force, chosen=chosen).model
 
     def _shown_of(self, images: GivenImages) -> pd.DataFrame:
         """The rows of all images, by the task's own columns."""

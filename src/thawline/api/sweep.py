@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from thawline.api.run import Run
 
@@ -72,6 +73,23 @@ class Sweep:
             UsageError: no run is done, or all of them diverged.
         """
         return Run(self._study.best_run.folder, allow=self._allow)
+
+    def predict(self, images: Any) -> pd.DataFrame:
+        """What the best run's model says of images; see `Run.predict`."""
+        return self.best.predict(images)
+
+    def export(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        *,
+        format: str | None = None,  # noqa: A002
+        force: bool = False,
+    ) -> Path:
+        """Write the best run's model, whose card says how it was chosen; see `Run.export`."""
+        from thawline.commands.finding import best_run
+
+        found = best_run(self._study)
+        return Run(found.folder, allow=self._allow)._exported(output, format, force=force, chosen=found.why)
 
     def figure(self) -> Figure:
         """The figure of the report, as a matplotlib figure.

@@ -126,6 +126,17 @@ class TimmBackbone(LibraryBackbone):
         origin = WeightsRecord(description=f"timm {self._architecture}.{tag}", sha256=state_hash(module))
         return spec._described(module, classifier, origin, images)
 
+    def with_classifier(self, rows: int, *, on_meta: bool = False) -> tuple[Any, str] | None:
+        """The library's own network with a classifier of `rows` outputs, at its start, and the classifier's path.
+
+        None where the classifier is more than one linear layer on the features.
+        """
+        with seeded("backbone", 0):
+            full = self._create(num_classes=rows, on_meta=on_meta)
+        if not _is_plain(self._create(on_meta=True), full):
+            return None
+        return full, _classifier_names(full)[0]
+
     def _read(self, path: Path, module: nn.Module) -> tuple[StateDict, SourceClassifier | None, SavedNetwork]:
         """The backbone's tensors from a file, the classifier in it, and what the file is.
 

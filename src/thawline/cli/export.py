@@ -1,57 +1,67 @@
-"""``thawline export``: the whole model of a finished run, in one safetensors file."""
+"""``thawline export``: the model of a finished run as a file for other programs."""
 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.text import Text
+
 from thawline.commands.console import console
 from thawline.commands.project import outputs
-from thawline.errors import usage_error
+
+_FORMATS = ("safetensors", "onnx", "torchscript", "timm")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Put the model of a run together, source weights and what training updated, and write it.
+    """Put the model of a run together, source weights and what training updated, and write it with its card.
 
     Raises:
-        UsageError: there is no such run, its source is not what it was, or the file exists.
+        UsageError: there is no such run, the model has no such form, its source is not what it was, or a file exists.
     """
-    from thawline.commands.finding import find_run
+    from thawline.commands.finding import find_run_or_best
+    from thawline.runtime.steps import Bars, step
 
     arguments = _parser().parse_args(argv)
-    if arguments.output.exists() and not arguments.force:
-        raise usage_error("--output", f"{arguments.output} exists; --force replaces it")
-    folder = find_run(arguments.run, arguments.outputs)
-    from safetensors import safe_open
-
-    from thawline.execution.weights import ensure_model
-    from thawline.files import atomic_write
-    from thawline.planning.context import RunContext
-    from thawline.planning.plan import plan_of_run
-    from thawline.planning.session import Session
-
-    session = Session()
-    model = ensure_model(RunContext(plan_of_run(folder, session), session))
-    with atomic_write(arguments.output) as stream:
-        stream.write(model.read_bytes())
-    with safe_open(model, framework="numpy") as tensors:
-        shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118  # no iterator
-    numbers = sum(math.prod(shape) for shape in shapes)
-    console.print(f"{arguments.output}: {len(shapes)} tensors, {numbers:,} numbers", highlight=False)
+    found = find_run_or_best(arguments.run, arguments.outputs)
+    if found.why:
+        console.print(Text(found.why), soft_wrap=True)
+    with Bars(console):
+        with step("loading libraries"):
+            from thawline.exports import export_run
+            from thawline.store.store import readable_bytes
+        with step("exporting"):
+            made = export_run(
+                found.folder, arguments.output, form=arguments.format, force=arguments.force, chosen=found.why
+            )
+    for file in made.files:
+        console.print(Text(f"{file}: {readable_bytes(file.stat().st_size)}"), soft_wrap=True)
+    console.print(Text(made.remark, style="dim"), soft_wrap=True)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="thawline export",
-        description="Write the whole model of a finished run, backbone.* and head.*, as safetensors; classes and "
-        "preprocessing (input size, resize, crop, interpolation, mean, std) are in the file's metadata, where "
-        "backbone.weights=FILE finds them.",
+        description="Write the whole model of a finished run, with all preprocessing and the names of its outputs in "
+        "the file's metadata, and a model card beside it. safetensors: the tensors backbone.* and head.*, from which "
+        "backbone.weights=FILE goes on. onnx and torchscript: graphs of any batch size that take uint8 images and "
+        "normalise them, compared with the model before they are kept. timm: a folder that "
+        "timm.create_model('local-dir:FOLDER', pretrained=True) loads.",
+        epilog="thawline export flowers --format onnx --output flowers.onnx",
     )
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or its identity under outputs/runs")
-    parser.add_argument("--output", type=Path, default=Path("model.safetensors"), metavar="FILE")
-    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
-    parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where runs lie")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="a run's folder or identity under outputs/runs, or a sweep: its best run by validation",
+    )
+    parser.add_argument(
+        "--format", choices=_FORMATS, help="default: by the ending of --output (.onnx, .pt), else safetensors"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="PATH", help="the file, or timm's folder (default: model.safetensors, ...)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an earlier export")
+    parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where runs and sweeps lie")
     return parser

@@ -37,8 +37,8 @@ def run(argv: Sequence[str]) -> int:
 
     arguments = _parser().parse_args(argv)
     images = image_paths(arguments.images)
-    folder = find_run_or_best(arguments.run, arguments.outputs)
-    record = require_record(folder)
+    found = find_run_or_best(arguments.run, arguments.outputs)
+    folder, record = found.folder, require_record(found.folder)
     _check_options(arguments, record, images)
     with contextlib.ExitStack() as files:
         rows, unreadable = _predict(folder, images, _files(files, arguments, record), arguments.score)

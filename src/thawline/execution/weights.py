@@ -50,7 +50,7 @@ def ensure_model(run: RunContext) -> Path:
             name = type(adapter).__name__
             raise usage_error("", f"{plan.folder}: this run's adapter ({name}) cannot be folded into plain weights")
         with atomic_write(path) as stream:
-            stream.write(to_bytes(model.state_dict(), _about(plan)))
+            stream.write(to_bytes(model.state_dict(), about_model(plan)))
     return path
 
 
@@ -68,11 +68,12 @@ def recorded_file(folder: Path, name: str, session: Session) -> Path:
     return path
 
 
-def _about(plan: Plan) -> dict[str, str]:
+def about_model(plan: Plan) -> dict[str, str]:
     """What a reader of the model's file has to know: it is enough to go on from the file alone."""
     images = require_record(plan.folder).preprocessing or Preprocessing()
     return {
         "run": plan.identity,
+        "task": plan.settings.task.NAME,
         "backbone": json.dumps(plan.config["backbone"]),
         "classes": json.dumps(plan.splits.classes),
         "preprocessing": images.model_dump_json(),

@@ -280,7 +280,7 @@ def _read_run(runs_folder: Path, identity: str) -> tuple[LoadedRun | None, str]:
         return None, "not the identity of a run"
     folder = runs_folder / identity
     try:
-        return _run(load_record(folder), folder), ""
+        return loaded_run(load_record(folder), folder), ""
     except FileNotFoundError:
         return None, "missing"
     except ValidationError as error:
@@ -290,7 +290,8 @@ def _read_run(runs_folder: Path, identity: str) -> tuple[LoadedRun | None, str]:
         return None, f"damaged record: {error}"
 
 
-def _run(record: Record, folder: Path) -> LoadedRun:
+def loaded_run(record: Record, folder: Path) -> LoadedRun:
+    """What a report needs of the record of the run in `folder`."""
     groups = sorted(record.layer_groups, key=lambda group: group.index)
     return LoadedRun(
         identity=record.identity,
