@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import textwrap
@@ -20,6 +19,7 @@ from pathlib import Path
 from benchmarks.dense import DENSE_SETUPS, NOTE, dense_section
 from benchmarks.images import REPOSITORY, photographs, small_images
 from benchmarks.measure import Cost, copied_bytes_per_second, cost_of, matmul_flops_per_second
+from benchmarks.page import Page
 
 DEPTHS = ("0", "1", "2", "4", "all")
 EPOCHS, BATCH = 5, 64
@@ -32,19 +32,19 @@ _COLUMNS = (
 )  # fmt: skip
 _HEADER = """# Performance
 
-`make bench` makes this page: thawline against the plain way of doing the same work, measured in one run. The plain way
-is one process per job with Lightning, timm, DataLoader and torchmetrics, the frozen part with `requires_grad=False` and
-in eval mode (`benchmarks/plain_job.py`). One plain job is measured for each depth and counted {seeds} times, since
-seeds cost the same; thawline's sweeps are measured whole. *Own command*: each depth as a command of its own. *In the
-sweep*: the same depth's share of one command that sweeps all depths and starts from nothing; its runs say what they
-cost, and what belongs to no depth (imports, planning) is split evenly among the depths. The wall times are those of own
-commands, and of plain jobs one after the other. {seconds} of whole processes, imports included: a process that imports
-torch, timm, Lightning and torchmetrics and ends costs {imports:.1f} s on this machine, once a command here and once a
-job in the plain way. *Limit*: what the FLOPs of the same work take at the rate of {products} (suffix forward and
-backward, validation, the prefix once); a convolution that saves multiplications (Winograd) can be faster than that.
-*Training / bare loop*: CPU seconds of a run's training part over those of the suffix loop written by hand in torch on
-the same stored tensors, on as many threads (`benchmarks/suffix_loop.py`); in brackets the same for Lightning's loop
-with nothing else in it."""
+`make bench` makes this page: thawline against the plain way of doing the same work, measured in one run; `--only`
+measures some sections anew and keeps the others. The plain way is one process per job with Lightning, timm,
+DataLoader and torchmetrics, the frozen part with `requires_grad=False` and in eval mode (`benchmarks/plain_job.py`).
+One plain job is measured for each depth and counted once for each seed, since seeds cost the same; thawline's sweeps
+are measured whole. *Own command*: each depth as a command of its own. *In the sweep*: the same depth's share of one
+command that sweeps all depths and starts from nothing; its runs say what they cost, and what belongs to no depth
+(imports, planning) is split evenly among the depths. The wall times are those of own commands, and of plain jobs one
+after the other. {seconds} of whole processes, imports included: a process that imports torch, timm, Lightning and
+torchmetrics and ends costs {imports:.1f} s on this machine, once a command here and once a job in the plain way.
+*Limit*: what the FLOPs of the same work take at the rate of {products} (suffix forward and backward, validation, the
+prefix once); a convolution that saves multiplications (Winograd) can be faster than that. *Training / bare loop*: CPU
+seconds of a run's training part over those of the suffix loop written by hand in torch on the same stored tensors, on
+as many threads (`benchmarks/suffix_loop.py`); in brackets the same for Lightning's loop with nothing else in it."""
 
 
 @dataclass(frozen=True)
@@ -119,31 +119,27 @@ def main() -> None:
     parser.add_argument("--dense-seeds", type=int, default=2, help="seeds of masks and boxes")
     parser.add_argument("--output", type=Path, default=None)
     arguments = parser.parse_args()
-    page = "performance_gpu.md" if arguments.gpu else "performance.md"
-    output = arguments.output or REPOSITORY / "docs" / page
-    chosen = [each for each in (GPU_SETUPS if arguments.gpu else SETUPS) if _wanted(arguments.only, each.model)]
-    dense = [] if arguments.gpu else [each for each in DENSE_SETUPS if _wanted(arguments.only, each.task)]
+    name = "performance_gpu.md" if arguments.gpu else "performance.md"
+    setups, dense = (GPU_SETUPS, ()) if arguments.gpu else (SETUPS, DENSE_SETUPS)
+    page = Page(arguments.output or REPOSITORY / "docs" / name, [each.title for each in (*setups, *dense)])
     rate = matmul_flops_per_second("cuda" if arguments.gpu else "cpu")
+    text = ""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         imports = min(cost_of(["-c", _IMPORTS], place).seconds for _ in range(3))
-        tables: list[Table] = []
-        sections: list[str] = []
-
-        def write() -> None:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(
-                _document(tables, sections, arguments.gpu, rate, imports, arguments.seeds, arguments.dense_seeds)
-            )
-
-        for setup in chosen:
-            tables.append(_measure(setup, arguments.seeds, place, rate))
-            write()
+        head = [*_header(arguments.gpu, imports), ""]
+        before = {dense[0].title: ["# Masks and boxes", "", *NOTE.splitlines(), ""]} if dense else {}
+        for setup in setups:
+            if _wanted(arguments.only, setup.model):
+                page.put(setup.title, _section(_measure(setup, arguments.seeds, place, rate), arguments.seeds), rate)
+                text = page.write(head, before)
         for each in dense:
-            wanted = each.smaller() if arguments.smoke else each
-            sections += dense_section(wanted, arguments.dense_seeds, place, (rate, copied_bytes_per_second()))
-            write()
-    print(output.read_text())
+            if _wanted(arguments.only, each.task):
+                wanted = each.smaller() if arguments.smoke else each
+                lines = dense_section(wanted, arguments.dense_seeds, place, (rate, copied_bytes_per_second()))
+                page.put(each.title, lines, rate)
+                text = page.write(head, before)
+    print(text)
 
 
 def _wanted(only: Sequence[str] | None, name: str) -> bool:
@@ -310,45 +306,19 @@ def _over_bare(setup: Setup, run: Path, folder: Path) -> tuple[float, float]:
     return float(seconds["training"] / seconds["bare"]), float(seconds["lightning"] / seconds["bare"])
 
 
-def _document(
-    tables: Sequence[Table],
-    dense: Sequence[str],
-    on_gpu: bool,
-    rate: float,
-    imports: float,
-    seeds: int,
-    dense_seeds: int,
-) -> str:
-    from thawline.ledger.provenance import hardware
-
-    machine = hardware()
-    name = ", ".join(machine.gpus) if on_gpu else machine.processor
-    lines = [
-        *_header(on_gpu, seeds, imports),
-        "",
-        f"{name}, {machine.cores} cores, Python {platform.python_version()}; measured matmul rate",
-        f"{rate / 1e9:.0f} GFLOP/s. {EPOCHS} epochs, batch {BATCH}, {seeds} seeds.",
-        "",
-    ]
-    for table in tables:
-        lines += _section(table, seeds)
-    if dense:
-        lines += ["# Masks and boxes", "", *NOTE.format(seeds=dense_seeds).splitlines(), "", *dense]
-    return "\n".join(lines)
-
-
-def _header(on_gpu: bool, seeds: int, imports: float) -> list[str]:
+def _header(on_gpu: bool, imports: float) -> list[str]:
     seconds, products = "CPU seconds (user + system)", "large float32 products on one thread"
     if on_gpu:
         seconds, products = "Wall seconds and peaks of the GPU's memory", "large bfloat16 products"
-    text = _HEADER.format(seeds=seeds, imports=imports, seconds=seconds, products=products)
+    text = _HEADER.format(imports=imports, seconds=seconds, products=products)
     title, _, body = text.partition("\n\n")
     return [title, "", *textwrap.wrap(body, 120, break_on_hyphens=False)]
 
 
 def _section(table: Table, seeds: int) -> list[str]:
-    lines = [f"## {table.setup.title}", "", f"{table.images.capitalize()}, for training and validation.", ""]
-    lines += [
+    lines = [
+        f"{table.images.capitalize()}, for training and validation. {EPOCHS} epochs, batch {BATCH}, {seeds} seeds.",
+        "",
         f"| {' | '.join(_COLUMNS).format(unit='s' if table.setup.on_gpu else 'CPU s')} |",
         "|---|" + "---:|" * (len(_COLUMNS) - 1),
     ]
@@ -371,7 +341,6 @@ def _section(table: Table, seeds: int) -> list[str]:
         "",
         f"The store holds {table.store_bytes / 1e6:.1f} MB after all of these. The largest difference between a run",
         f"with k = 2 from the store and the same run without it: {losses:.2g} in a loss, {weights:.2g} in a weight.",
-        "",
     ]
     return lines
 

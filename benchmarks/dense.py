@@ -17,7 +17,7 @@ _COLUMNS = (
     "CPU s an epoch (plain / thawline)", "ratio", "read of the store, MB an epoch",
     "peak memory, MB (plain / thawline)", "wall time, s (plain / thawline)",
 )  # fmt: skip
-NOTE = """One plain job is measured for each depth and counted {seeds} times: a loop in torch with the head of
+NOTE = """One plain job is measured for each depth and counted once for each seed: a loop in torch with the head of
 thawline on the same network, and torchmetrics' metric after each epoch (`benchmarks/plain_dense_job.py`). thawline's
 commands also test. The seconds of an epoch are of training and validation: of the plain job those of its loop, of
 thawline what each further epoch costs a command on a store that is there. *Limit*: the FLOPs that nothing can save,
@@ -58,7 +58,8 @@ class DenseSetup:
     @property
     def title(self) -> str:
         """Task, head, network and size."""
-        return f"{self.task.replace('_', ' ')}: {self.head} on {self.model} at {self.size[0]} x {self.size[1]} px"
+        task = self.task.replace("_", " ").capitalize()
+        return f"{task}: {self.head} on {self.model} at {self.size[0]} x {self.size[1]} px"
 
 
 _REGIONS = {
@@ -190,8 +191,6 @@ def _row(
 
 def _lines(setup: DenseSetup, images: str, rows: Sequence[_Row], sweep: Cost, seeds: int) -> list[str]:
     lines = [
-        f"## {setup.title[0].upper()}{setup.title[1:]}",
-        "",
         f"{images}. {setup.epochs} epochs, batch {setup.batch}, {seeds} seeds.",
         "",
         f"| {' | '.join(_COLUMNS)} |",
@@ -207,7 +206,7 @@ def _lines(setup: DenseSetup, images: str, rows: Sequence[_Row], sweep: Cost, se
         lines.append(f"| {' | '.join([row.k, *shown, *_memory_and_wall(row.plain, row.ours)])} |")
     plain_sum = sum((row.plain for row in rows[1:]), rows[0].plain)
     shown = [*_compared(plain_sum, sweep), *["-"] * 6, *_memory_and_wall(plain_sum, sweep)]
-    return [*lines, f"| {' | '.join(['all of these, the sweep', *shown])} |", ""]
+    return [*lines, f"| {' | '.join(['all of these, the sweep', *shown])} |"]
 
 
 def _or_dash(value: float) -> str:
