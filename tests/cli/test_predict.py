@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 import thawline as api
 from tests.conftest import TINY, records
@@ -103,6 +104,65 @@ def test_a_sweep_stands_for_its_best_run_by_validation(thawline):
     result = thawline("predict", "shapes", "masks/test/0.png")
     assert result.status == 0, result.err
     assert f"1 image by run {best.name}" in result.out
+    value = load_record(best).metrics["val"]["mean_iou"]
+    k = load_record(best).config["freeze_policy"]["k"]
+    said = f"run {best.name} is the best of 2 runs of sweep shapes by validation mean IoU, {value:.3f}"
+    assert f"{said} (freeze_policy.k={k})" in result.out
+
+
+def test_a_folder_with_masks_gets_the_metrics_of_the_record(thawline):
+    folder = run_of(1)
+    result = thawline("predict", folder.name, "masks", "--json", "said.json", "--batch-size", "3")
+    assert result.status == 0, result.err
+    said, record = json.loads(Path("said.json").read_text()), load_record(folder)
+    # The masks lie there too, and are no images to predict.
+    assert len(said["images"]) == 18
+    assert {part: values["images"] for part, values in said["metrics"].items()} == {"train": 9, "val": 4, "test": 5}
+    for part in ("val", "test"):
+        expected = {"images": record.splits[part].samples, **record.metrics[part]}
+        assert said["metrics"][part] == pytest.approx(expected, abs=1e-6)
+        assert f"{record.metrics[part]['mean_iou']:.4f}" in result.out
+    by_python = api.load_run(folder.name).evaluate("masks")
+    assert by_python.index.tolist() == ["train", "val", "test"]
+    assert by_python.loc["test"].to_dict() == pytest.approx(said["metrics"]["test"], abs=1e-6)
+    assert "warning: 9 of these images were trained on (train)" in result.err
+    assert "warning: 4 of these images were chosen on (val)" in result.err
+
+
+def test_class_folders_are_the_truth_of_their_images(thawline):
+    (folder,) = records("digits")
+    digits = load_digits()
+    for place in range(40):
+        where = Path("given", str(digits.target[place]))
+        where.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[place] * 15).astype(np.uint8)).save(where / f"{place}.png")
+    Path("given/7/broken.png").write_bytes(b"no image")
+    Path("given/misc").mkdir()
+    shutil.copy("given/3/3.png", "given/misc/a.png")
+    result = thawline("predict", str(folder), "given", "--json", "said.json")
+    assert result.status == 1
+    said = json.loads(Path("said.json").read_text())
+    assert len(said["images"]) == 42
+    known = [image for image in said["images"] if "problem" not in image and "misc" not in image["image"]]
+    labels = [Path(image["image"]).parts[1] for image in known]
+    right = [image["class"] == label for image, label in zip(known, labels, strict=True)]
+    losses = [-np.log(image["probabilities"][label]) for image, label in zip(known, labels, strict=True)]
+    metrics = said["metrics"]["images"]
+    Path("given/7/broken.png").unlink()
+    assert len(api.load_run(folder).predict("given")) == 41
+    assert (metrics["images"], metrics["top1"]) == (40, pytest.approx(np.mean(right)))
+    assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    (row,) = (line for line in result.out.splitlines() if line.startswith("top1"))
+    assert row.split() == ["top1", f"{np.mean(right):.4f}"]
+
+
+def test_a_folder_without_truth_says_so(thawline):
+    Path("given").mkdir()
+    shutil.copy("masks/test/0.png", "given")
+    result = thawline("predict", "shapes", "given", "--json", "said.json")
+    assert result.status == 0, result.err
+    assert "no metrics: given holds neither splits.csv, nor images and masks" in result.out
+    assert "metrics" not in json.loads(Path("said.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -197,6 +257,9 @@ def test_boxes_are_those_of_the_run_s_own_test(thawline, tmp_path):
         rows = [row for row in table if row["image"] == path]
         assert [float(row["xmin"]) for row in rows] == [one["box"][0] for one in objects]
         assert Image.open(f"drawn/{place}.jpg").size == (256, 192)
+    by_python = api.load_run(folder).evaluate("objects")
+    expected = {name: value for name, value in load_record(folder).metrics["test"].items() if value is not None}
+    assert by_python.loc["test", list(expected)].to_dict() == pytest.approx(expected, abs=1e-6)
     gallery = json.loads((folder / "gallery" / "gallery.json").read_text())["images"]
     counts = image_counts(arrays)
     for image in gallery:

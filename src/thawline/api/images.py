@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thawline.commands.image_paths import image_paths
 from thawline.datasets import image_files
 from thawline.errors import usage_error
 
@@ -61,7 +62,7 @@ def given_images(images: Any) -> GivenImages:
     """The images that a caller gave: one, several, or a batch.
 
     Raises:
-        UsageError: there is no image in them.
+        UsageError: there is no image in them, or in a folder.
     """
     if isinstance(images, (str, os.PathLike)) or _is_pillow(images):
         items: list[Any] = [images]
@@ -73,9 +74,17 @@ def given_images(images: Any) -> GivenImages:
         items = [item for given in images for item in (_of_tensor(given) if hasattr(given, "permute") else [given])]
     else:
         raise usage_error("images", f"a value of type {type(images).__name__} is no image")
+    items = [found for item in items for found in _below(item)]
     if not items:
         raise usage_error("images", "there is none")
     return GivenImages(items)
+
+
+def _below(item: Any) -> list[Any]:
+    """The images in a folder, at any depth; anything else is an image by itself."""
+    if isinstance(item, (str, os.PathLike)) and Path(item).is_dir():
+        return [image.path for image in image_paths([os.fspath(item)])]
+    return [item]
 
 
 def _of_tensor(tensor: Any) -> list[NDArray[Any]]:

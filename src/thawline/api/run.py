@@ -122,8 +122,8 @@ class Run:
         image itself: one for each image with the share of each class, or one for each object that was found.
 
         Args:
-            images: one image or several: paths, PIL images, uint8 arrays (H, W) or (H, W, 3); or a batch, as a uint8
-                array (N, H, W, 3) or a uint8 tensor (N, 3, H, W).
+            images: one image or several: paths of images or of folders of them, PIL images, uint8 arrays (H, W) or
+                (H, W, 3); or a batch, as a uint8 array (N, H, W, 3) or a uint8 tensor (N, 3, H, W).
 
         Returns:
             A table whose index has the paths, or the places of images that have none.
@@ -145,6 +145,41 @@ class Run:
             raise usage_error("predict", f"task {self.record.task} has no table of an output for each name")
         names = pd.Index([found.key(index) for index in range(len(found))] if found.named else range(len(found)))
         return pd.DataFrame(values.numpy(), index=names.rename("image"), columns=list(self._context.plan.outputs))
+
+    def evaluate(self, folder: str | os.PathLike[str]) -> pd.DataFrame:
+        """The metrics of the model on a folder that is laid out like the run's data set, with the truth.
+
+        These are class folders or a table, masks, boxes, ... as the data set itself has them; the metrics are computed
+        as those of the record.
+
+        Args:
+            folder: The folder.
+
+        Returns:
+            A row for each part (train, val, test), or one, ``images``, where the folder is not divided; the column
+            ``images`` counts them, the others are the metrics.
+
+        Raises:
+            UsageError: the folder is not laid out like that, or the run's files or data are not what they were.
+        """
+        import pandas as pd
+
+        from thawline.execution.known_truth import known_truth
+        from thawline.execution.predict import predictions
+
+        place = Path(folder)
+        with options(self._allow, None):
+            truth, reasons = known_truth(self._context.plan, [place])
+            if reasons:
+                raise usage_error("images", reasons[place])
+            files = given_images(truth.paths)
+            on_outputs = lambda outputs, rows: truth.add(outputs, [truth.paths[row] for row in rows])  # noqa: E731
+            for one in predictions(self._context.plan, self._tuned, files, on_outputs=on_outputs):
+                if one.shown is None:
+                    raise usage_error("images", one.problem)
+            found = truth.metrics()
+        rows = [{"images": of.images, **of.metrics} for of in found.values()]
+        return pd.DataFrame(rows, index=pd.Index(list(found), name="part"))
 
     def export(
         self,

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from thawline.tasks import Shown
 
+Metrics = Mapping[str, Mapping[str, float | int | None]]
+"""By part: ``{"images": n, NAME: VALUE, ...}``."""
+
 _LEAST_SIDE, _MOST_SIDE = 480, 1600
 """Of a drawing, its longer side in pixels: small images are enlarged, so that what is written on them can be read."""
 
@@ -34,6 +37,10 @@ class PredictionFile(Protocol):
         """Add an image that could not be read."""
         ...
 
+    def add_metrics(self, metrics: Metrics) -> None:
+        """Add the metrics of the images, by part."""
+        ...
+
 
 class JsonFile:
     """One JSON object: what is common to all images, and a list ``images``.
@@ -44,7 +51,7 @@ class JsonFile:
     """
 
     def __init__(self, stream: IO[bytes], about: Mapping[str, Any]) -> None:
-        self._stream, self._separator = stream, b"\n"
+        self._stream, self._separator, self._end = stream, b"\n", b"\n]}\n"
         self._stream.write(f"{_json(about)[:-1]},\n".encode(errors="surrogateescape") + b'"images": [')
 
     def add(self, image: ImagePath, pixels: Image, shown: Shown) -> None:
@@ -55,9 +62,13 @@ class JsonFile:
         """The problem is an entry like another."""
         self._write({"image": str(image.path), "problem": problem})
 
+    def add_metrics(self, metrics: Metrics) -> None:
+        """They follow the images."""
+        self._end = b"\n],\n" + f'"metrics": {_json(metrics)}'.encode() + b"}\n"
+
     def end(self) -> None:
         """Nothing follows."""
-        self._stream.write(b"\n]}\n")
+        self._stream.write(self._end)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         self._stream.write(self._separator + _json(entry).encode(errors="surrogateescape"))
@@ -80,6 +91,9 @@ class CsvFile:
 
     def add_problem(self, image: ImagePath, problem: str) -> None:
         """It has no row."""
+
+    def add_metrics(self, metrics: Metrics) -> None:
+        """They are of no single image."""
 
     def end(self) -> None:
         """Without a single image the heading is short."""
@@ -111,6 +125,9 @@ class Drawings:
     def add_problem(self, image: ImagePath, problem: str) -> None:
         """It has no drawing."""
 
+    def add_metrics(self, metrics: Metrics) -> None:
+        """They are of no single image."""
+
 
 class Masks:
     """The mask of each image, of its own size, as a PNG file in a folder."""
@@ -129,6 +146,9 @@ class Masks:
 
     def add_problem(self, image: ImagePath, problem: str) -> None:
         """It has no mask."""
+
+    def add_metrics(self, metrics: Metrics) -> None:
+        """They are of no single image."""
 
 
 def output_path(folder: Path, image: ImagePath, ending: str) -> Path:

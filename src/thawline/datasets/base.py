@@ -114,6 +114,10 @@ class DividedDataset(Spec):
             target=collection.target,
         )
 
+    def pool(self, cache_dir: Path | None = None) -> Pool:
+        """The usable images with their targets, before parts are cut and subsets drawn; raises UsageError as `load`."""
+        return self._pool(self.collect(), self.division(), cache_dir)
+
     def _pool(self, collection: Collection, division: Division, cache_dir: Path | None) -> Pool:
         images = collection.images
         found = division.candidates(collection)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from thawline.tasks import Shown
+
+OnOutputs = Callable[[Any, Sequence[int]], None]
 
 _MOST_AT_ONCE = 16
 """Images of a batch, at most: all of them are in memory at their own size."""
@@ -61,7 +63,15 @@ def predict(plan: Plan, model: TransferModel, images: Images) -> torch.Tensor:
     return values
 
 
-def predictions(plan: Plan, model: TransferModel, images: Images, score: float = 0.5) -> Iterator[Prediction]:
+def predictions(
+    plan: Plan,
+    model: TransferModel,
+    images: Images,
+    score: float = 0.5,
+    *,
+    batch_size: int | None = None,
+    on_outputs: OnOutputs | None = None,
+) -> Iterator[Prediction]:
     """What the model says of each image in its own pixels, in their order; few images are in memory at a time.
 
     An image that cannot be read has a problem, and the others go on.
@@ -71,13 +81,20 @@ def predictions(plan: Plan, model: TransferModel, images: Images, score: float =
         model: with its weights.
         images: as `predict` takes them.
         score: of found objects, the least that is shown.
+        batch_size: images that are read, and predicted, at once; default: the run's, up to `_MOST_AT_ONCE`.
+        on_outputs: gets the outputs of the head for each batch, and the indices of its images.
     """
-    at_once = min(plan.settings.trainer.eval_batch_size, _MOST_AT_ONCE)
+    at_once = batch_size or min(plan.settings.trainer.eval_batch_size, _MOST_AT_ONCE)
     with step("predicting", len(images)) as advance, ThreadPoolExecutor(min(available_cores(), at_once)) as pool:
         for first in range(0, len(images), at_once):
             batch = range(first, min(first + at_once, len(images)))
             read = list(pool.map(lambda index: _read(images, index), batch))
-            shown = iter(_shown(plan, model, [one.image for one in read if one.image is not None], score))
+            usable = [one.image for one in read if one.image is not None]
+            if usable:
+                outputs = outputs_for(plan, model, torch.stack([plan.transform.decode(image) for image in usable]))
+                if on_outputs is not None:
+                    on_outputs(outputs, [one.index for one in read if one.image is not None])
+                shown = iter(_shown(plan, outputs, usable, score))
             for one in read:
                 yield one if one.image is None else Prediction(one.index, one.image, next(shown))
             advance(len(batch))
@@ -90,10 +107,7 @@ def _read(images: Images, index: int) -> Prediction:
         return Prediction(index, problem="; ".join(problem.message for problem in error.problems))
 
 
-def _shown(plan: Plan, model: TransferModel, images: list[Image], score: float) -> list[Shown]:
-    if not images:
-        return []
+def _shown(plan: Plan, outputs: Any, images: Sequence[Image], score: float) -> Sequence[Shown]:
     task, transform = plan.settings.task, plan.transform
-    outputs = outputs_for(plan, model, torch.stack([transform.decode(image) for image in images]))
     sizes = [(image.height, image.width) for image in images] if isinstance(task, SpatialTask) else []
-    return list(task.shown(outputs, plan.outputs, [transform.placement(size) for size in sizes], score))
+    return task.shown(outputs, plan.outputs, [transform.placement(size) for size in sizes], score)
