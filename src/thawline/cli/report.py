@@ -20,30 +20,22 @@ _MOST_ROWS = 60
 
 
 def run(argv: Sequence[str]) -> int:
-    """Make the report of a sweep and show its table.
+    """Make the report of a sweep, or of several as one study, and show its table.
 
     Raises:
         UsageError: there is no such sweep, metric or axis, or no finished run.
     """
-    from thawline.reports import find_sweep, make_report
+    from thawline.reports import find_sweep, make_report, report_folder
 
     arguments = _parser().parse_args(argv)
-    folder = find_sweep(arguments.sweep, arguments.outputs)
+    folders = list(dict.fromkeys(find_sweep(name, arguments.outputs) for name in arguments.sweeps))
+    output = arguments.output or report_folder(folders, arguments.outputs)
+    files = make_report(folders, output, arguments.metric, arguments.axis)
     if arguments.csv:
-        files = make_report(folder, arguments.output, arguments.metric, arguments.axis)
         print(files.table_csv.read_text(encoding="utf-8"), end="")
-        return 0
-    report(folder, arguments.output, arguments.metric, arguments.axis)
+    else:
+        show(files)
     return 0
-
-
-def report(folder: Path, output: Path | None = None, metric: str | None = None, axis: str | None = None) -> ReportFiles:
-    """Make the report of the sweep in `folder` and print its answer, its table and where the files are."""
-    from thawline.reports import make_report
-
-    files = make_report(folder, output, metric, axis)
-    show(files)
-    return files
 
 
 def show(files: ReportFiles) -> None:
@@ -64,14 +56,23 @@ def show(files: ReportFiles) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="thawline report",
-        description="Make table, statistics, figure and report page of a sweep from its records.",
+        description="Make table, statistics, figure and report page of a sweep from its records; of several sweeps as "
+        "one study: what they vary, and the settings in which they differ, are its axes.",
     )
     parser.add_argument(
-        "sweep", metavar="SWEEP", help="a sweep's folder, its name under outputs/sweeps, or a runs folder"
+        "sweeps",
+        metavar="SWEEP",
+        nargs="+",
+        help="a sweep's folder, its name under outputs/sweeps, or a runs folder; several give one report",
     )
     parser.add_argument("--metric", help="compare the runs by this metric (default: what they selected by)")
     parser.add_argument("--axis", help="draw along this axis of the sweep (default: the one that counts layer groups)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go (default: SWEEP/report)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where the files go (default: SWEEP/report; of several: outputs/reports/NAMES)",
+    )
     parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where sweeps lie")
     parser.add_argument("--csv", action="store_true", help="print the table as CSV instead")
     return parser

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from thawline.reports.loading import find_sweep
-from thawline.reports.making import ReportFiles, make_report
+from thawline.reports.making import ReportFiles, make_report, report_folder
 
-__all__ = ["ReportFiles", "find_sweep", "make_report"]
+__all__ = ["ReportFiles", "find_sweep", "make_report", "report_folder"]

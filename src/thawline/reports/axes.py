@@ -10,7 +10,10 @@ from thawline.reports.loading import CountedFrom, LoadedRun, LoadedSweep
 
 OPENS = "open_test"
 """The axis that says whether a run may open the test split."""
+SWEEP = "sweep"
+"""The axis of a study of several sweeps that differ in what no other axis says."""
 _REPLICATES = ("seed", "data_seed")
+_AMOUNTS = ("n_per_class", "fraction", "val_fraction", "test_fraction", "classes")
 _DEPTHS = ("k", "depth")
 
 
@@ -44,7 +47,7 @@ class Axes:
     @property
     def data_sets(self) -> bool:
         """Whether the conditions are different data sets, whose scores are on different scales."""
-        return "dataset" in self.conditions
+        return any(axis.rpartition(".")[2] not in _AMOUNTS for axis in self.conditions)
 
 
 def axes_of(sweep: LoadedSweep, wanted: str | None) -> Axes:
@@ -55,7 +58,7 @@ def axes_of(sweep: LoadedSweep, wanted: str | None) -> Axes:
     """
     varied = {axis: values for axis, values in sweep.axes.items() if len(set(values)) > 1}
     constant = {axis: values[0] for axis, values in sweep.axes.items() if axis not in varied and values}
-    replicates = tuple(axis for axis in varied if axis.rpartition(".")[2] in _REPLICATES)
+    replicates = tuple(axis for axis in varied if is_replicate(axis))
     # Whether a run opens test changes nothing of its training: it is neither a choice nor a replicate.
     open_axes = [axis for axis in varied if axis not in (*replicates, OPENS)]
     if wanted is not None and wanted not in open_axes:
@@ -63,10 +66,15 @@ def axes_of(sweep: LoadedSweep, wanted: str | None) -> Axes:
             "axis", f"the sweep has no axis {wanted!r}{nearest(wanted, open_axes)} (there are: {few_of(open_axes)})"
         )
     depth = wanted or next((axis for axis in open_axes if _is_depth(axis)), None)
-    conditions = tuple(axis for axis in open_axes if axis.partition(".")[0] == "dataset" and axis != depth)
+    conditions = tuple(axis for axis in open_axes if axis.partition(".")[0] in ("dataset", SWEEP) and axis != depth)
     choices = tuple(axis for axis in open_axes if axis != depth and axis not in conditions)
     counted = _counted_from(sweep.runs) if depth is not None and _is_depth(depth) else frozenset()
     return Axes(replicates, conditions, depth, choices, constant, counted)
+
+
+def is_replicate(axis: str) -> bool:
+    """Whether the axis is a seed: its values repeat a cell."""
+    return axis.rpartition(".")[2] in _REPLICATES
 
 
 def _is_depth(axis: str) -> bool:
@@ -80,10 +88,14 @@ def _counted_from(runs: Sequence[LoadedRun]) -> frozenset[CountedFrom]:
 
 
 def setting_labels(axes: Sequence[str], values: Sequence[str]) -> list[str]:
-    """A short word for each axis and value: ``resnet18`` for a config group, ``lr=0.1`` for a field of one."""
+    """A short word for each axis and value: ``resnet18`` for a config group, ``lr=0.1`` for a field of one.
+
+    A field that an option of an axis does not have is left out.
+    """
     return [
         f"{axis.rpartition('.')[2]}={value or 'default'}" if "." in axis else (value or f"default {axis}")
         for axis, value in zip(axes, values, strict=True)
+        if value or axis.partition(".")[0] not in axes or "." not in axis
     ]
 
 

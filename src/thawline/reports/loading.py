@@ -71,12 +71,14 @@ class LoadedRun:
     the freeze policy counts its groups from. `changes` has one entry for each layer group, or none where the record has
     no diagnostics. `command` makes the run again. `recipe` has the settings of the training and their values, in words.
     `train_loss` and `validation` (by metric) have a number per epoch, and `phase_of_epoch` the name of its phase; they
-    are empty where nothing was trained epoch by epoch. `chosen_epoch` is the one whose weights were kept.
+    are empty where nothing was trained epoch by epoch. `chosen_epoch` is the one whose weights were kept. `settings`
+    has what decides the numbers (of old records the whole configuration), each by its dotted name, as text.
     """
 
     identity: str
     folder: Path
     overrides: tuple[str, ...]
+    settings: Mapping[str, str]
     command: tuple[str, ...]
     metrics: Mapping[str, Mapping[str, float]]
     definitions: Mapping[str, MetricDefinition]
@@ -152,25 +154,34 @@ class LoadedRun:
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid: its place on each axis, the command that makes it, and its run, or why there is none."""
+    """One point of the grid: its place on each axis, the command that makes it, and its run, or why there is none.
+
+    `overrides` maps each key of that command to its text.
+    """
 
     identity: str
     command: tuple[str, ...]
     values: Mapping[str, str]
     run: LoadedRun | None
     problem: str = ""
+    overrides: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class LoadedSweep:
-    """A set of cells: `axes` maps each override key to its values in their order."""
+    """A set of cells, of one sweep or of several: `commands` make them, `axes` maps keys to values in their order."""
 
-    name: str
-    command: str
+    names: tuple[str, ...]
+    commands: tuple[str, ...]
     folder: Path
     axes: Mapping[str, tuple[str, ...]]
     cells: tuple[Cell, ...]
     runs: tuple[LoadedRun, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The name of the sweep, or the names of all."""
+        return ", ".join(self.names)
 
 
 def find_sweep(name: str, outputs: Path) -> Path:
@@ -232,9 +243,10 @@ def _from_file(folder: Path) -> LoadedSweep:
         run, problem = read[cell.identity]
         place = {axis: values.get(axis, "") for axis in axes}
         command = run.command if run is not None else ("thawline", "train", *described.options, *cell.overrides)
-        cells.append(Cell(cell.identity, command, place, run, problem))
+        cells.append(Cell(cell.identity, command, place, run, problem, values))
     runs = tuple(run for run, _ in read.values() if run is not None)
-    return LoadedSweep(described.name, described.command, folder, axes, tuple(cells), runs)
+    commands = (described.command,) if described.command else ()
+    return LoadedSweep((described.name,), commands, folder, axes, tuple(cells), runs)
 
 
 def _from_runs(folder: Path) -> LoadedSweep:
@@ -260,11 +272,12 @@ def _from_runs(folder: Path) -> LoadedSweep:
             {axis: overrides.get(name, {}).get(axis, "") for axis in axes},
             run,
             problem,
+            overrides.get(name, {}),
         )
         for name, (run, problem) in read.items()
     )
     runs = tuple(run for run, _ in read.values() if run is not None)
-    return LoadedSweep(folder.name, "", folder, axes, cells, runs)
+    return LoadedSweep((folder.name,), (), folder, axes, cells, runs)
 
 
 def natural(text: str) -> tuple[int, float, str]:
@@ -297,6 +310,7 @@ def loaded_run(record: Record, folder: Path) -> LoadedRun:
         identity=record.identity,
         folder=folder,
         overrides=tuple(record.overrides),
+        settings=_settings(record),
         command=_command(record),
         metrics={
             split: {name: math.nan if value is None else value for name, value in values.items()}
@@ -334,6 +348,14 @@ def loaded_run(record: Record, folder: Path) -> LoadedRun:
         notes=tuple(record.notes),
         warnings=tuple(record.warnings),
     )
+
+
+def _settings(record: Record) -> dict[str, str]:
+    parts = record.identity_parts
+    if "settings" not in parts:
+        return dict(_flat("", record.config))
+    data = {"data": record.provenance.data_fingerprint, "weights": parts.get("weights")}
+    return dict(_flat("", parts["settings"] | data))
 
 
 def _trains(record: Record) -> Literal["head", "all", "part"]:

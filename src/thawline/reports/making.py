@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from thawline.files import atomic_write
 from thawline.reports.escaping import plain
 from thawline.reports.figures import draw, shows_layers
-from thawline.reports.loading import load_sweep
+from thawline.reports.joining import load_sweeps
 from thawline.reports.rendering import csv_text, html_report, latex_table, markdown_report, markdown_table
 from thawline.reports.sections import make_document
 from thawline.reports.study import Study, make_study
@@ -17,6 +18,8 @@ from thawline.reports.tables import layer_rows, result_table, run_rows, table_ro
 from thawline.reports.wording import answer
 
 REPORT_FOLDER = "report"
+REPORTS_FOLDER = "reports"
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -40,25 +43,38 @@ class ReportFiles:
         return answer(self.study)
 
 
+def report_folder(sweep_folders: Sequence[Path], outputs: Path) -> Path:
+    """Where a report goes that is told nothing else: into its sweep, or under `outputs` by the names of several."""
+    if len(sweep_folders) == 1:
+        return sweep_folders[0] / REPORT_FOLDER
+    names = "+".join(folder.absolute().name for folder in sweep_folders)
+    if len(names) > _LONGEST_NAME:
+        digest = hashlib.sha256(names.encode("utf-8", errors="surrogateescape")).hexdigest()[:8]
+        names = f"{names[: _LONGEST_NAME - 9]}-{digest}"
+    return outputs / REPORTS_FOLDER / names
+
+
 def make_report(
-    sweep_folder: Path, output: Path | None = None, metric: str | None = None, axis: str | None = None
+    sweep_folder: Path | Sequence[Path], output: Path | None = None, metric: str | None = None, axis: str | None = None
 ) -> ReportFiles:
-    """Make the report of a sweep from its records alone.
+    """Make the report of a sweep, or of several as one study, from its records alone.
 
     Everything is made before anything is written, and each file is written whole: an error leaves an earlier report as
     it was.
 
     Args:
-        sweep_folder: a folder with a ``sweep.json``, or a folder of runs.
-        output: where the files go; by default ``report`` inside the sweep's folder.
+        sweep_folder: a folder with a ``sweep.json``, or a folder of runs; several of them give one study.
+        output: where the files go; by default ``report`` inside the sweep's folder, for several ``reports/<names>``
+            beside the folder of sweeps.
         metric: what the runs are evaluated by; by default what they selected their checkpoint by.
         axis: the axis of the figure; by default the one that counts layer groups.
 
     Raises:
         UsageError: there is nothing to report, or no such metric or axis.
     """
-    study = make_study(load_sweep(sweep_folder), metric, axis)
-    folder = output if output is not None else sweep_folder / REPORT_FOLDER
+    folders = [sweep_folder] if isinstance(sweep_folder, Path) else list(dict.fromkeys(sweep_folder))
+    study = make_study(load_sweeps(folders), metric, axis)
+    folder = output if output is not None else report_folder(folders, folders[0].absolute().parent.parent)
     files = ReportFiles(
         folder=folder,
         runs_csv=folder / "runs.csv",

@@ -50,7 +50,8 @@ _LONGEST_COMMAND = 2_000
 def make_document(study: Study, figure_caption: str) -> Document:
     """The whole report of a study."""
     sections = tuple(section for sections_of in SECTIONS for section in sections_of(study))
-    return Document(f"Sweep {plain(study.sweep.name, 80)}", answer(study), warnings(study), figure_caption, sections)
+    title = f"{'Sweep' if len(study.sweep.names) == 1 else 'Sweeps'} {plain(study.sweep.name, 80)}"
+    return Document(title, answer(study), warnings(study), figure_caption, sections)
 
 
 def _results(study: Study) -> Iterable[Section]:
@@ -196,11 +197,13 @@ def _missing(study: Study) -> Iterable[Section]:
         Line((plain(cell.identity, LONGEST_NAME), place_told(cell.values) or DASH, plain(cell.problem, 120)))
         for cell in missing[:_MOST_MISSING]
     ]
-    told = ["The command of the sweep, given again, runs only what is missing."]
+    one = len(study.sweep.commands) < 2
+    command = "The command of the sweep, given again, runs" if one else "The commands of the sweeps, given again, run"
+    told = [f"{command} only what is missing."]
     if len(missing) > _MOST_MISSING:
         told.append(f"The first {_MOST_MISSING} of {len(missing)}; all of them are in runs.csv.")
     table = Table(columns("identity", "cell", "problem", left=(0, 1, 2)), tuple(lines))
-    yield Section("Not done", tuple(told), (table,), code=_cut(_sweep_command(study)))
+    yield Section("Not done", tuple(told), (table,), code="\n".join(_sweep_commands(study)))
 
 
 def _rebuild(study: Study) -> Iterable[Section]:
@@ -211,7 +214,8 @@ def _rebuild(study: Study) -> Iterable[Section]:
     done = len(study.sweep.cells) - study.missing
     if done > _MOST_COMMANDS:
         told.append(f"The first {_MOST_COMMANDS} of {done}; all of them are in runs.csv.")
-    sweep = ["# the whole sweep", _cut(_sweep_command(study)), ""] if study.sweep.command else []
+    whole = _sweep_commands(study)
+    sweep = [f"# the whole sweep{'s' if len(whole) > 1 else ''}", *whole, ""] if whole else []
     yield Section("How to make each number again", tuple(told), code="\n".join([*sweep, *commands]), folded=True)
 
 
@@ -285,12 +289,15 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _sweep_command(study: Study) -> str:
-    """The command of the sweep, with every word as it was given."""
-    try:
-        return command_line(shlex.split(study.sweep.command))
-    except ValueError:
-        return plain(study.sweep.command)
+def _sweep_commands(study: Study) -> list[str]:
+    """The commands of the sweeps, with every word as it was given."""
+    told = []
+    for command in study.sweep.commands:
+        try:
+            told.append(_cut(command_line(shlex.split(command))))
+        except ValueError:
+            told.append(_cut(plain(command)))
+    return told
 
 
 def _cut(command: str) -> str:
