@@ -43,6 +43,7 @@ FLOORS = (
     ("ledger",),
     ("execution",),
     ("exports", "sweeps"),
+    ("protocols",),
     ("commands",),
     ("api", "cli"),
     ("__main__",),

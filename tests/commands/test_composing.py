@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from thawline.commands.composing import Grid, plain
+from thawline.commands.composing import Composer, Grid, plain
 from thawline.config_paths import conf_folder
 from thawline.errors import UsageError
 from thawline.sweeps.cells import CellConfig
@@ -58,7 +58,7 @@ def hydra():
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
 def test_values_set_later_are_what_hydra_sets(hydra, arguments, composed):
-    grid = Grid(hydra, hydra.config, arguments)
+    grid = Grid(Composer(hydra, hydra.config), arguments)
     cells = [CellConfig(point.overrides, point.label, plain(point.config)) for point in grid]
     assert len(cells) == len(grid)
     assert len(hydra.config_loader.composed) == composed
@@ -70,7 +70,7 @@ def test_values_set_later_are_what_hydra_sets(hydra, arguments, composed):
 
 
 def test_the_last_key_runs_fastest_and_labels_hold_what_is_swept(hydra):
-    grid = Grid(hydra, hydra.config, ["seed=0,1", "optimizer.lr=0.5", "freeze_policy.k=1,all"])
+    grid = Grid(Composer(hydra, hydra.config), ["seed=0,1", "optimizer.lr=0.5", "freeze_policy.k=1,all"])
     assert grid.axes == {"seed": ["0", "1"], "freeze_policy.k": ["1", "all"]}
     assert [point.label for point in grid] == [
         "seed=0 freeze_policy.k=1",
@@ -82,10 +82,10 @@ def test_the_last_key_runs_fastest_and_labels_hold_what_is_swept(hydra):
 
 
 def test_a_single_cell_is_called_by_all_its_overrides(hydra):
-    (point,) = Grid(hydra, hydra.config, ["seed=4", "optimizer.lr=0.5"])
+    (point,) = Grid(Composer(hydra, hydra.config), ["seed=4", "optimizer.lr=0.5"])
     assert point.label == "seed=4 optimizer.lr=0.5"
 
 
 def test_an_interval_is_no_grid(hydra):
     with pytest.raises(UsageError, match="an interval cannot be swept"):
-        Grid(hydra, hydra.config, ["seed=interval(0,1)"])
+        Grid(Composer(hydra, hydra.config), ["seed=interval(0,1)"])

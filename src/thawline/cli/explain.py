@@ -67,12 +67,10 @@ def run(argv: Sequence[str]) -> int:
 
 def fields() -> list[Field]:
     """Every field of every group and of the configuration itself, in the order of the settings."""
-    from thawline.planning.settings import RunSettings
-
     found: list[Field] = []
     written = _yaml(conf_folder() / "config.yaml")
     comments = _comments(conf_folder() / "config.yaml")
-    for name, info in RunSettings.model_fields.items():
+    for name, info in _settings().items():
         if name in _WHOLE_CONFIG or name == "average":
             continue
         if options(name):
@@ -84,6 +82,14 @@ def fields() -> list[Field]:
                 Field(name, _takes(info.annotation, info.metadata), comments.get(name, ""), _shown(written.get(name)))
             )
     return found
+
+
+def _settings() -> dict[str, FieldInfo]:
+    """The fields of a run's configuration, and that of the command's protocol."""
+    from thawline.planning.settings import RunSettings
+    from thawline.protocols import Protocol
+
+    return {**RunSettings.model_fields, "protocol": FieldInfo(annotation=Protocol)}
 
 
 def markdown() -> str:
@@ -117,8 +123,6 @@ def markdown() -> str:
 def _print(path: str) -> None:
     from rich.text import Text
 
-    from thawline.planning.settings import RunSettings
-
     group, _, option = path.partition("=")
     known = fields()
     chosen = [field for field in known if field.path == group or field.path.startswith(f"{group}.")]
@@ -126,7 +130,7 @@ def _print(path: str) -> None:
     if (not chosen and not files) or (option and option not in files):
         raise usage_error("", f"there is no field or group {path!r}{nearest_path(path, [f.path for f in known])}")
     if option:
-        info = RunSettings.model_fields.get(group)
+        info = _settings().get(group)
         chosen = list(_of_group(group, info, {option: files[option]})) if info is not None else []
     if files:
         shown = {name: file for name, file in files.items() if not option or name == option}

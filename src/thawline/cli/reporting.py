@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from thawline.cli.report import show
 from thawline.commands.console import console, errors
@@ -15,6 +16,7 @@ from thawline.records import read_record
 if TYPE_CHECKING:
     from thawline.commands.outcome import FinishedSweep
     from thawline.planning.plan import Plan
+    from thawline.records.protocol import ProtocolManifest
 
 
 def print_run(plan: Plan) -> None:
@@ -49,5 +51,26 @@ def print_sweep(finished: FinishedSweep) -> None:
         where = f" (traceback: {one.status.traceback_file})" if one.status.traceback_file else ""
         said = f"{escape(one.label)}: {escape(one.status.error)}{where}"
         errors.print(f"[red]{one.status.state}[/]: {said}", soft_wrap=True)
+    if finished.protocol is not None:
+        console.print(*protocol_lines(finished.protocol), sep="\n", soft_wrap=True)
     if finished.report is not None:
         show(finished.report)
+
+
+def protocol_lines(protocol: ProtocolManifest) -> list[Text]:
+    """What the stages of a protocol were, and what they chose."""
+    runs = ", ".join(f"{stage.name} {len(stage.points)} runs" for stage in protocol.stages)
+    lines = [Text(f"{protocol.name}: {runs}{'' if protocol.complete else '; further stages follow'}")]
+    trials = max((candidate.trials for candidate in protocol.candidates), default=0)
+    chosen = [(candidate, candidate.choice) for candidate in protocol.candidates if candidate.choice is not None]
+    if chosen:
+        tuned = f" of {trials} settings each" if trials else ""
+        lines.append(Text(f"chosen on validation{tuned}:", style="bold"))
+    for candidate, choice in chosen:
+        value = "" if choice.value is None else f", val {choice.metric} {choice.value:.4f}"
+        over = f" (mean of {len(choice.seeds)} seeds)" if len(choice.seeds) > 1 else ""
+        number = "" if choice.trial is None else f"trial {choice.trial}"
+        setting = " ".join(choice.changes)
+        lines.append(Text(f"  {candidate.label}: {setting}  ({number}{value}{over})"))
+        lines += [Text(f"note: {candidate.label}: {warning}", style="yellow") for warning in choice.warnings]
+    return lines

@@ -7,8 +7,9 @@ import contextlib
 import datetime
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -18,9 +19,11 @@ from rich.text import Text
 
 from thawline.commands.console import console
 from thawline.commands.project import outputs
+from thawline.errors import usage_error
 from thawline.records.manifest import Manifest
+from thawline.records.protocol import ProtocolManifest
 from thawline.runtime.signals import Interrupted
-from thawline.sweeps.manifest import CellStatus, counts, read_manifest, statuses, sweep_folders
+from thawline.sweeps.manifest import CellStatus, counts, read_manifest, read_protocol, statuses, sweep_folders
 from thawline.sweeps.progress import duration, first_line
 
 # More rows than these hide what is going on; then only what is not plainly done or left is shown.
@@ -37,34 +40,103 @@ def run(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.sweep is None:
         return _all_sweeps(arguments.outputs)
+    look = _look(arguments.sweep, arguments.outputs)
+    shown = look()
+    if arguments.json:
+        print(json.dumps(shown.plain, indent=2))
+    elif arguments.failed:
+        _print_failures([cell for _, cells in shown.sweeps for cell in cells])
+    elif arguments.watch is not None:
+        return _watch(look, arguments)
+    else:
+        console.print(shown.view(everything=arguments.all))
+    return shown.exit_status
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The cells of a sweep; or of the stages of a protocol, as far as it has come."""
+
+    sweeps: tuple[tuple[Manifest, list[CellStatus]], ...]
+    protocol: ProtocolManifest | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """0 when every cell is done, and no further stage is to come."""
+        left = self.protocol is not None and not self.protocol.complete
+        return int(left or any(_exit_status(cells) for _, cells in self.sweeps))
+
+    @property
+    def plain(self) -> dict[str, object]:
+        """What the JSON output has."""
+        sweeps = [_plain(manifest, cells) for manifest, cells in self.sweeps]
+        if self.protocol is None:
+            return sweeps[0]
+        stages = [
+            {"stage": stage.name, "purpose": stage.purpose, **sweep}
+            for stage, sweep in zip(self.protocol.stages, sweeps, strict=True)
+        ]
+        candidates = [candidate.model_dump() for candidate in self.protocol.candidates]
+        return {
+            "name": self.protocol.name,
+            "complete": self.protocol.complete,
+            "stages": stages,
+            "candidates": candidates,
+        }
+
+    def view(self, *, everything: bool) -> RenderableType:
+        """What the terminal shows."""
+        views = [_view(manifest, cells, everything=everything) for manifest, cells in self.sweeps]
+        if self.protocol is None:
+            return views[0]
+        from thawline.cli.reporting import protocol_lines
+
+        lines = [Text(_printable(line.plain), style=line.style) for line in protocol_lines(self.protocol)]
+        return Group(*views, *lines)
+
+
+def _look(name: str, outputs: Path) -> Callable[[], _Shown]:
+    """What looks at the state of a sweep or a protocol.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
     from thawline.reports.loading import find_sweep
 
-    folder = find_sweep(arguments.sweep, arguments.outputs)
+    for folder in (Path(name), outputs / "sweeps" / name):
+        if read_protocol(folder) is not None:
+            return partial(_stages, folder)
+    return partial(_sweep, find_sweep(name, outputs))
+
+
+def _sweep(folder: Path) -> _Shown:
+    return _Shown((_cells(folder),))
+
+
+def _stages(folder: Path) -> _Shown:
+    protocol = read_protocol(folder)
+    if protocol is None:
+        raise usage_error("sweep", f"{folder} holds no protocol any more")
+    return _Shown(tuple(_cells(folder.parent / stage.sweep) for stage in protocol.stages), protocol)
+
+
+def _cells(folder: Path) -> tuple[Manifest, list[CellStatus]]:
     manifest = read_manifest(folder)
-    if arguments.watch is not None and not arguments.json:
-        return _watch(folder, manifest, arguments)
-    cells = statuses(folder, manifest)
-    if arguments.json:
-        print(json.dumps(_plain(manifest, cells), indent=2))
-    elif arguments.failed:
-        _print_failures(cells)
-    else:
-        console.print(_view(manifest, cells, everything=arguments.all))
-    return _exit_status(cells)
+    return manifest, statuses(folder, manifest)
 
 
-def _watch(folder: Path, manifest: Manifest, arguments: argparse.Namespace) -> int:
+def _watch(look: Callable[[], _Shown], arguments: argparse.Namespace) -> int:
     """Show the states until every cell is done, or the user has seen enough."""
-    cells = statuses(folder, manifest)
+    shown = look()
     with (
         contextlib.suppress(Interrupted),
-        Live(_view(manifest, cells, everything=arguments.all), console=console, auto_refresh=False) as live,
+        Live(shown.view(everything=arguments.all), console=console, auto_refresh=False) as live,
     ):
-        while _exit_status(cells):
+        while shown.exit_status:
             time.sleep(arguments.watch)
-            cells = statuses(folder, manifest)
-            live.update(_view(manifest, cells, everything=arguments.all), refresh=True)
-    return _exit_status(cells)
+            shown = look()
+            live.update(shown.view(everything=arguments.all), refresh=True)
+    return shown.exit_status
 
 
 def _summary(manifest: Manifest, cells: Sequence[CellStatus]) -> Text:
@@ -169,8 +241,8 @@ def _printable(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="thawline status",
-        description="Show which runs of a sweep are done, running, interrupted, failed or left. "
-        "The exit status is 0 when every run is done, else 1.",
+        description="Show which runs of a sweep, or of a protocol's stages, are done, running, interrupted, failed or "
+        "left. The exit status is 0 when every run is done, else 1.",
     )
     parser.add_argument(
         "sweep",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext
 
 
+_NOT_OF_A_RUN = ("hydra", "protocol")
+"""What of a configuration is of the command: a protocol makes runs, and each is the same without it."""
+
+
 @dataclass(frozen=True)
 class Point:
     """A cell of a grid: its overrides, what to call it, and its configuration before interpolations are resolved."""
@@ -31,89 +35,133 @@ class Point:
     config: DictConfig
 
 
+class Composer:
+    """Configurations of lists of overrides; those that differ in plain values alone are composed once.
+
+    Args:
+        context: Hydra's.
+        config: the configuration of the multirun.
+    """
+
+    def __init__(self, context: HydraContext, config: DictConfig) -> None:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        self._loader, self._config = context.config_loader, config
+        self._parser = OverridesParser.create(config_loader=context.config_loader)
+        self._read: dict[str, Override] = {}
+        self._composed: dict[tuple[tuple[str, ...], tuple[str, ...]], DictConfig] = {}
+
+    def compose(self, lines: Sequence[str], later: Collection[str]) -> DictConfig:
+        """The configuration of overrides, valid until the next one; the values of the keys `later` are set last."""
+        base = tuple(line for line in lines if key_of(line) not in later)
+        values = [self.parsed(line) for line in lines if key_of(line) in later]
+        # What is composed once is left with the values of the last one: the next has to set the same keys.
+        place = (base, tuple(sorted(value.key_or_group for value in values)))
+        if place not in self._composed:
+            self._composed[place] = self._loader.load_sweep_config(self._config, list(base))
+        composed = self._composed[place]
+        if all(_exists(composed, value) for value in values):
+            for value in values:
+                OmegaConf.update(composed, value.key_or_group, value.value(), merge=True)
+            return composed
+        # An unknown key: Hydra has the words for it.
+        return self._loader.load_sweep_config(self._config, list(lines))
+
+    def is_plain(self, key: str, lines: Mapping[str, Sequence[str]]) -> bool:
+        """Whether a key takes values that change nothing else and that nothing else changes.
+
+        Args:
+            key: the key.
+            lines: the overrides of every key that is set, with all their values.
+        """
+        if not key.replace("_", "").replace(".", "").isalnum() or self._is_group(key) or self._has_mapping(lines[key]):
+            return False
+        # An option of a group is there before any value is set; a mapping in its place is set like other values.
+        others = [other for other in lines if not self._is_group(other) or self._has_mapping(lines[other])]
+        names = [other.lstrip("+~") for other in others if other != key]
+        return not any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for name in names)
+
+    def parsed(self, line: str) -> Override:
+        """The override that a line is."""
+        if line not in self._read:
+            self._read[line] = self._parser.parse_override(line)
+        return self._read[line]
+
+    def parse(self, arguments: Sequence[str]) -> list[Override]:
+        """The overrides of a command, sweeps among them."""
+        return self._parser.parse_overrides(list(arguments))
+
+    def _is_group(self, key: str) -> bool:
+        return bool(self._loader.get_group_options(key.lstrip("+~").partition("@")[0]))
+
+    def _has_mapping(self, lines: Sequence[str]) -> bool:
+        return any(isinstance(self.parsed(line).value(), Mapping) for line in lines)
+
+
 class Grid:
     """The cells of a sweep: the full product of the swept keys' values, the last key fastest.
 
     Args:
-        context: Hydra's.
-        config: the configuration of the multirun, without the grid.
+        composer: composes each of them.
         arguments: the overrides of the command and of the experiment, sweeps among them.
 
     Raises:
         UsageError: an interval is swept.
     """
 
-    def __init__(self, context: HydraContext, config: DictConfig, arguments: Sequence[str]) -> None:
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
-        self._loader, self._config = context.config_loader, config
-        self._parser = OverridesParser.create(config_loader=context.config_loader)
+    def __init__(self, composer: Composer, arguments: Sequence[str]) -> None:
+        self._composer = composer
         values: dict[str, list[str]] = {}
         swept: dict[str, bool] = {}
-        for override in self._parser.parse_overrides(list(arguments)):
+        for override in composer.parse(arguments):
             key = override.get_key_element()
             values[key], swept[key] = _values(override), override.is_sweep_override()
         self.axes = {key: values[key] for key in values if swept[key]}
-        self._lines = [[_line(key, value) for value in chosen] for key, chosen in values.items()]
-        self._read: dict[str, Override] = {}
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
-        self._set_later = [swept[key] and self._is_plain(key, list(values)) for key in values]
+        self._lines = {key: [_line(key, value) for value in chosen] for key, chosen in values.items()}
+        self._later = {key for key in self.axes if composer.is_plain(key, self._lines)}
 
     def __len__(self) -> int:
         length = 1
-        for lines in self._lines:
+        for lines in self._lines.values():
             length *= len(lines)
         return length
 
     def __iter__(self) -> Iterator[Point]:
         """Each cell with its configuration, which is valid until the next one."""
-        for lines in itertools.product(*self._lines):
-            composed = self._compose(lines)
-            swept = [line for line in lines if line.partition("=")[0] in self.axes]
-            yield Point(tuple(lines), " ".join(swept or lines), composed)
+        for lines in itertools.product(*self._lines.values()):
+            composed = self._composer.compose(lines, self._later)
+            yield Point(tuple(lines), _label(lines, self.axes), composed)
 
-    def _compose(self, lines: Sequence[str]) -> DictConfig:
-        base = tuple(line for line, later in zip(lines, self._set_later, strict=True) if not later)
-        later = [self._parsed(line) for line, later in zip(lines, self._set_later, strict=True) if later]
-        if base not in self._composed:
-            self._composed[base] = self._loader.load_sweep_config(self._config, list(base))
-        composed = self._composed[base]
-        if all(_exists(composed, override) for override in later):
-            for override in later:
-                OmegaConf.update(composed, override.key_or_group, override.value(), merge=True)
-            return composed
-        # An unknown key: Hydra has the words for it.
-        return self._loader.load_sweep_config(self._config, list(lines))
 
-    def _is_plain(self, key: str, keys: Sequence[str]) -> bool:
-        """Whether a swept key takes values that change nothing else and that nothing else changes."""
-        if not key.replace("_", "").replace(".", "").isalnum() or self._is_group(key) or self._has_mapping(key, keys):
-            return False
-        # An option of a group is there before any value is set; a mapping in its place is set like other values.
-        others = [other for other in keys if not self._is_group(other) or self._has_mapping(other, keys)]
-        names = [other.lstrip("+~") for other in others if other != key]
-        return not any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for name in names)
+def changed(composer: Composer, overrides: Sequence[str], changes: Sequence[str], axes: Collection[str]) -> Point:
+    """The cell of `overrides` with further ones in place of those of the same keys; `axes` are the keys of its label.
 
-    def _is_group(self, key: str) -> bool:
-        return bool(self._loader.get_group_options(key.lstrip("+~").partition("@")[0]))
+    Its configuration is valid until the next one.
+    """
+    keys = {key_of(line) for line in changes}
+    lines = (*(line for line in overrides if key_of(line) not in keys), *changes)
+    by_key = {key_of(line): [line] for line in lines}
+    later = {key for key in keys if composer.is_plain(key, by_key)}
+    return Point(lines, _label(lines, axes), composer.compose(lines, later))
 
-    def _has_mapping(self, key: str, keys: Sequence[str]) -> bool:
-        return any(isinstance(self._parsed(line).value(), Mapping) for line in self._lines[keys.index(key)])
 
-    def _parsed(self, line: str) -> Override:
-        if line not in self._read:
-            (self._read[line],) = self._parser.parse_overrides([line])
-        return self._read[line]
+def key_of(line: str) -> str:
+    """The key that an override is for, with Hydra's ``+`` or ``~``."""
+    return line.partition("=")[0]
+
+
+def _label(lines: Sequence[str], axes: Collection[str]) -> str:
+    return " ".join([line for line in lines if key_of(line) in axes] or lines)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration without Hydra's own node, as plain containers.
+    """The resolved configuration of a run as plain containers: without the nodes of Hydra and of the protocol.
 
     Raises:
         UsageError: interpolations lead nowhere; each is named once, not the fields that only repeat it.
     """
     try:
-        return {str(key): _resolved(config, str(key)) for key in config if key != "hydra"}
+        return {str(key): _resolved(config, str(key)) for key in config if key not in _NOT_OF_A_RUN}
     except OmegaConfBaseException:
         problems = unresolvable(config)
         if not problems:

@@ -11,6 +11,7 @@ from thawline.ledger.runs import RunFailed, Status
 
 if TYPE_CHECKING:
     from thawline.planning.plan import Plan
+    from thawline.records.protocol import ProtocolManifest
     from thawline.reports import ReportFiles
     from thawline.sweeps.sweep import PlannedSweep
 
@@ -37,11 +38,15 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class FinishedSweep:
-    """A sweep that has been run to its end; `report` is None where there is nothing to report, or none is wanted."""
+    """A sweep that has been run to its end; `report` is None where there is nothing to report, or none is wanted.
+
+    Of a protocol it is the test stage, and `protocol` lists the others and what they chose.
+    """
 
     sweep: PlannedSweep
     unfinished: tuple[Unfinished, ...]
     report: ReportFiles | None
+    protocol: ProtocolManifest | None = None
 
 
 class SweepIncomplete(Exception):

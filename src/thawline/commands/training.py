@@ -6,18 +6,18 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from thawline.commands.outcome import FinishedRun, FinishedSweep, ended
 from thawline.config_paths import conf_folder
-from thawline.errors import UsageError, WriteError, usage_error
+from thawline.errors import Problem, UsageError, WriteError, usage_error
 from thawline.runtime.signals import listening
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_FREE = re.compile(r"^[a-z][\w.]*\.(arguments|layer_weights)(\.|$)")
+_FREE = re.compile(r"^(protocol\.space|[a-z][\w.]*\.(arguments|layer_weights))(\.|$)")
 
 
 def train(argv: Sequence[str]) -> FinishedRun | FinishedSweep | None:
@@ -50,6 +50,8 @@ def train(argv: Sequence[str]) -> FinishedRun | FinishedSweep | None:
     main = hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)
     argv = [opened(as_text(argument)) if is_override(argument) else argument for argument in argv]
     arguments = flags_first(with_output_dir(argv))
+    if _asks_for_stages(arguments) and not {"-m", "--multirun"} & set(arguments):
+        arguments = ["-m", *arguments]
     sys.argv = ["thawline train", *arguments]
     ended.clear()
     try:
@@ -77,6 +79,28 @@ def opened(argument: str) -> str:
     return f"++{argument}" if _FREE.search(key) and "=" in argument else argument
 
 
+def _asks_for_stages(arguments: Sequence[str]) -> bool:
+    """Whether a protocol is chosen: its stages are sweeps."""
+    chosen = [argument.partition("=")[2] for argument in arguments if argument.startswith("protocol=")]
+    return bool(chosen) and chosen[-1] not in ("none", "null")
+
+
+def refuse_without_protocol(overrides: Iterable[str]) -> None:
+    """Refuse fields of a protocol where none is chosen.
+
+    Raises:
+        UsageError: with a problem for each.
+    """
+    keys = (override.partition("=")[0].lstrip("+") for override in overrides)
+    problems = [
+        Problem(key, "no protocol is chosen; add protocol=tune_select_test")
+        for key in keys
+        if key.startswith("protocol.")
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
 def job(config: DictConfig) -> str:
     """One run, in this process; Hydra calls this, here or wherever a launcher has sent the job."""
     from hydra.core.hydra_config import HydraConfig
@@ -102,9 +126,16 @@ def _job(config: DictConfig) -> str:
 
     from thawline.commands.diagnosis import checked
 
+    if HydraConfig.get().mode == RunMode.RUN and "_target_" in (config.protocol or ()):
+        raise usage_error("protocol", "its stages are sweeps: add -m")
+    from thawline.sweeps.remote import STAGE
+
     # As they were written: an interpolation stays one.
     task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    overrides = tuple(map(str, task if isinstance(task, list) else ()))
+    written = map(str, task if isinstance(task, list) else ())
+    overrides = tuple(line for line in written if not line.startswith(STAGE))
+    if "_target_" not in (config.protocol or ()):
+        refuse_without_protocol(overrides)
     # A wrong field is found before torch is imported.
     values = checked(config, overrides)
     from thawline.commands.console import console

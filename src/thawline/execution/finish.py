@@ -342,6 +342,7 @@ def _provenance(plan: Plan, backbone: Backbone, results: RunResults) -> Provenan
         own_code={module: SourceFileRecord(file=code.file, sha256=code.sha256) for module, code in plan.code.items()},
         weights=weights,
         source_run=plan.source.identity if plan.source else None,
+        stage=plan.settings.sweep.stage,
     )
 
 

@@ -19,7 +19,7 @@ from thawline.optimization.optimizers import Optimizer
 from thawline.optimization.probes import LBFGSPath
 from thawline.optimization.schedulers import Scheduler
 from thawline.planning.shift import Shift
-from thawline.records import Record
+from thawline.records import Record, StageRecord
 from thawline.records.metrics import SelectionRule, selection_rule
 from thawline.regularizers import Regularizer
 from thawline.specs import Spec, resolve, validate
@@ -125,12 +125,16 @@ class CacheSettings(Spec):
 
 
 class SweepSettings(Spec):
-    """How a sweep is named and how it meets failures. `name` defaults to one made of the sweep's cells."""
+    """How a sweep is named and how it meets failures. `name` defaults to one made of the sweep's cells.
+
+    `stage` is set by a protocol: which of its stages asks for the run. The record says it.
+    """
 
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     fail_fast: bool = False
     retries: int = Field(default=0, ge=0)
     report: bool = True
+    stage: StageRecord | None = None
 
 
 class DiagnosticsSettings(Spec):
@@ -245,6 +249,7 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
     problems: list[Problem] = []
     values = dict(config)
     source = None
+    values.pop("protocol", None)  # of the command: a run is the same whoever asks for it
     node = values.pop("source", None)
     if node is not None and not isinstance(node, Mapping):
         problems.append(Problem("source", f"a group of fields belongs here (got {node!r:.80})"))
@@ -313,6 +318,8 @@ def source_config(config: Mapping[str, Any]) -> dict[str, Any]:
     weights = source.pop("weights", None)
     # Further tests and diagnostics speak of the target; the source has those that its own node names.
     config = {**config, "shift": {}, "diagnostics": {}}
+    if isinstance(config.get("sweep"), Mapping):
+        config["sweep"] = {**config["sweep"], "stage": None}  # all stages share it
     regularizer, adapter = source.pop("regularizer", {}), source.pop("adapter", None)
     merged = {key: _merged(value, source.pop(key)) if key in source else value for key, value in config.items()}
     backbone = config.get("backbone")

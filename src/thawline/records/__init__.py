@@ -27,9 +27,11 @@ from thawline.records.provenance import (
     Commit,
     Hardware,
     Provenance,
+    Purpose,
     Resumption,
     Software,
     SourceFileRecord,
+    StageRecord,
     WeightsRecord,
 )
 from thawline.records.record import Cost, GroupRecord, Parameters, Record, SplitRecord
@@ -47,6 +49,7 @@ __all__ = [
     "Parameters",
     "PhaseRecord",
     "Provenance",
+    "Purpose",
     "Recipe",
     "Record",
     "RegularizerRecord",
@@ -55,6 +58,7 @@ __all__ = [
     "Software",
     "SourceFileRecord",
     "SplitRecord",
+    "StageRecord",
     "StoredValue",
     "Strategy",
     "ThawLineRecord",

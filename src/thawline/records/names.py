@@ -32,3 +32,6 @@ GALLERY_FILE = "gallery/gallery.json"
 
 SWEEP_FILE = "sweep.json"
 """The manifest of a sweep."""
+
+PROTOCOL_FILE = "protocol.json"
+"""The manifest of a protocol: its stages, each of them a sweep, and what they chose."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from thawline.records.part import RecordPart
+
+Purpose = Literal["tune", "select", "test"]
+"""What a stage of a protocol is for."""
 
 
 class Commit(RecordPart):
@@ -66,6 +71,26 @@ class Resumption(RecordPart):
     at: str
 
 
+class StageRecord(RecordPart):
+    """The stage of a protocol that asked for a run; another command may ask for the same run.
+
+    Attributes:
+        protocol: the name of the protocol, whose manifest lists its stages.
+        kind: its class.
+        stage: the name of the stage.
+        purpose: what the stage is for; only ``test`` opens the test split.
+        candidate: what of the grid the run belongs to.
+        trials: how many settings are tried for each candidate; 0: nothing is tuned.
+    """
+
+    protocol: str
+    kind: str
+    stage: str
+    purpose: Purpose
+    candidate: str
+    trials: int = 0
+
+
 class Provenance(Software):
     """Where the numbers come from: software, hardware, data, weights, command.
 
@@ -81,6 +106,7 @@ class Provenance(Software):
         own_code: module -> file, of own classes and of what they import.
         weights: what the backbone started from.
         source_run: identity of the run that trained the source model, where the same command asks for it.
+        stage: the stage of a protocol that asked for the run, if it was one.
     """
 
     hardware: Hardware
@@ -94,3 +120,4 @@ class Provenance(Software):
     own_code: dict[str, SourceFileRecord] = Field(default_factory=dict)
     weights: WeightsRecord
     source_run: str | None = None
+    stage: StageRecord | None = None

@@ -14,7 +14,8 @@ from thawline.errors import usage_error
 from thawline.files import write_json
 from thawline.ledger.runs import Status, status_of
 from thawline.records.manifest import Manifest, load_manifest
-from thawline.records.names import SWEEP_FILE
+from thawline.records.names import PROTOCOL_FILE, SWEEP_FILE
+from thawline.records.protocol import ProtocolManifest, load_protocol
 
 # An identity names a folder, so it may be nothing else.
 _IDENTITY = re.compile(r"[0-9a-f]{8,64}")
@@ -38,6 +39,28 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         WriteError: the folder cannot be written.
     """
     write_json(folder / SWEEP_FILE, manifest.model_dump())
+
+
+def write_protocol(folder: Path, manifest: ProtocolManifest) -> None:
+    """Write the manifest of the protocol whose test stage is the sweep in `folder`.
+
+    Raises:
+        WriteError: the folder cannot be written.
+    """
+    write_json(folder / PROTOCOL_FILE, manifest.model_dump())
+
+
+def read_protocol(folder: Path) -> ProtocolManifest | None:
+    """The manifest of the protocol whose test stage is the sweep in `folder`; None where there is none.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    try:
+        return load_protocol(folder)
+    except (OSError, ValueError) as error:
+        where = f"{folder / PROTOCOL_FILE}: not a valid protocol"
+        raise usage_error("sweep", f"{where}: {str(error).splitlines()[0]}") from None
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("thawline")
 
+STAGE = "sweep.stage="
+"""Begins the override that tells a job which stage of a protocol asks for it: of its record, and of no other run."""
+
 
 class _Kept:
     """What a process that takes one remote job after the other keeps between them."""
@@ -142,6 +145,7 @@ def job_returns(jobs: Sequence[Sequence[str]], outcomes: Sequence[JobOutcome]) -
 
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
     """A short name for each job: its overrides that not all of them have."""
+    jobs = [[item for item in overrides if not item.startswith(STAGE)] for overrides in jobs]
     shared = set.intersection(*(set(overrides) for overrides in jobs)) if len(jobs) > 1 else set()
     return [" ".join(_own(overrides, shared)) or " ".join(overrides) for overrides in jobs]
 

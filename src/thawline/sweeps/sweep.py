@@ -19,12 +19,13 @@ from thawline.sweeps.manifest import write_manifest
 
 @dataclass(frozen=True)
 class PlannedSweep:
-    """The cells of a sweep with their plans, in the order of the grid; equal runs occur once."""
+    """The plans of a sweep in the order of the grid; equal runs occur once. `cells` has the identity of each cell."""
 
     name: str
     folder: Path
     output_dir: Path
     plans: tuple[Plan, ...]
+    cells: tuple[str, ...]
 
     def run_folders(self) -> list[Path]:
         """The folder of each cell's run."""
@@ -61,13 +62,20 @@ def plan_sweep(
         return planned
 
     plans: dict[str, Plan] = {}
-    for planned in for_each(((cell.label, cell) for cell in cells), len(cells), plan):
+    planned_cells = for_each(((cell.label, cell) for cell in cells), len(cells), plan)
+    for planned in planned_cells:
         plans.setdefault(planned.identity, planned)
     first = next(iter(plans.values()))
     digest = hashlib.sha256("".join(sorted(plans)).encode()).hexdigest()[:8]
     name = first.settings.sweep.name or f"{label}-{digest}"
     folder = first.settings.output_dir / "sweeps" / name
-    sweep = PlannedSweep(name, folder, first.settings.output_dir, tuple(plans.values()))
+    sweep = PlannedSweep(
+        name,
+        folder,
+        first.settings.output_dir,
+        tuple(plans.values()),
+        tuple(planned.identity for planned in planned_cells),
+    )
     manifest = Manifest(
         name=name,
         command=invocation.command,

@@ -1,0 +1,130 @@
+"""A protocol is an ordered list of stages; each is a sweep that is made from the records of those before it.
+
+A protocol has no state. It is asked for the next stage with the records so far, and gives the same stage for the same
+records. So to resume is to ask again: runs that have a valid record are not run again.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from thawline.protocols.space import Dimension
+from thawline.records import Purpose, Record
+from thawline.records.protocol import ChoiceEntry
+from thawline.specs import Spec
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of what is compared: a cell of the command's grid, which has no seeds.
+
+    Attributes:
+        index: its number in the grid.
+        label: its swept overrides.
+        strategy: the option of ``strategy``, or else of ``freeze_policy``; trials are drawn for it.
+        overrides: all overrides of the command that make it, without those of the protocol.
+        values: its place on the axes of the grid.
+        space: what may be tuned, by field.
+        groups: the number of layer groups of its backbone.
+    """
+
+    index: int
+    label: str
+    strategy: str
+    overrides: tuple[str, ...]
+    values: Mapping[str, str]
+    space: Mapping[str, Dimension]
+    groups: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a stage: the candidate, and the overrides that the stage lays on those of the candidate.
+
+    `trial` is the number of the trial whose setting it has, where something is tuned.
+    """
+
+    candidate: int
+    seed: int
+    changes: tuple[str, ...] = ()
+    trial: int | None = None
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The changes and the seed, as overrides."""
+        return (*self.changes, f"seed={self.seed}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A sweep with a purpose. Only the runs of a ``test`` stage open the test split, and it is the last one.
+
+    Attributes:
+        name: part of the name of its sweep.
+        purpose: what it is for.
+        points: its runs.
+    """
+
+    name: str
+    purpose: Purpose
+    points: tuple[Point, ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The keys that tell runs of a candidate apart: in a test stage the seed alone, the rest is frozen."""
+        if self.purpose == "test":
+            return ("seed",)
+        return tuple(dict.fromkeys(item.partition("=")[0] for point in self.points for item in point.overrides))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage whose runs are all done: `records` has one for each of its points, in order."""
+
+    stage: Stage
+    records: tuple[Record, ...]
+
+    def of(self, candidate: int) -> Iterator[tuple[Point, Record]]:
+        """The runs of a candidate."""
+        pairs = zip(self.stage.points, self.records, strict=True)
+        return ((point, record) for point, record in pairs if point.candidate == candidate)
+
+
+class Protocol(Spec):
+    """Base of the protocols.
+
+    Attributes:
+        seed: of the protocol: it draws the trials and gives the runs of all stages their seeds.
+        space: what stages that tune may change, by field; a strategy's yaml adds to it. Each field has a kind and its
+            bounds or choices: [log, 1e-4, 1], [linear, 0, 0.5], [int, 0, groups], [choice, 16, 32], or
+            [factor, 0.1, 10] times the value that the field has otherwise; null takes a field out.
+    """
+
+    seed: int = Field(default=0, ge=0)
+    space: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def budget(self) -> int:
+        """How many settings are tried for each candidate; 0 where nothing is tuned."""
+        return 0
+
+    @abstractmethod
+    def next_stage(self, candidates: Sequence[Candidate], done: Sequence[Finished]) -> Stage | None:
+        """The stage that follows on those that are done; None where it was the last one.
+
+        The same arguments give the same stage, in every process and at every time.
+        """
+
+    def choices(self, candidates: Sequence[Candidate], done: Sequence[Finished]) -> Mapping[int, ChoiceEntry]:
+        """What the stages so far have chosen, by the index of the candidate; empty where nothing is chosen yet."""
+        return {}
+
+    def numbered_seeds(self, first: int, count: int) -> tuple[int, ...]:
+        """`count` seeds of this protocol from its `first` one on; protocols of other seeds have others."""
+        start = 1000 * self.seed + first
+        return tuple(range(start, start + count))
