@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -13,6 +14,7 @@ import pytest
 from tests.conftest import TINY, records
 from tests.make_records import record
 
+from thawline.errors import UsageError
 from thawline.protocols import Candidate, Finished, Point, Stage, TuneSelectTest
 from thawline.protocols.choosing import best_first, edge_warnings, tried
 from thawline.protocols.space import Dimension
@@ -227,7 +229,7 @@ def test_fields_of_a_protocol_need_one(thawline):
 
 def candidate(index: int, strategy: str = "full", **space: Dimension) -> Candidate:
     space = space or {"optimizer.lr": Dimension("log", (1e-4, 1.0))}
-    return Candidate(index, f"strategy={strategy}", strategy, (), {}, space, 9)
+    return Candidate(index, f"strategy={strategy}", strategy, (), {}, space)
 
 
 def settings(stage: Stage, index: int) -> list[tuple[str, ...]]:
@@ -268,3 +270,53 @@ def test_a_rate_at_the_edge_of_what_was_tried_is_said():
     (said,) = edge_warnings(trials[1], trials)
     assert said.startswith("optimizer.lr=0.001 is the lowest of 3 that were tried (0.001 to 0.1)")
     assert edge_warnings(trials[2], trials) == []
+
+
+def peaked(stage: Stage, best: float = 0.01) -> Finished:
+    """The stage done: the nearer its rate to `best`, the better a run."""
+
+    def made(point: Point) -> object:
+        rate = float(dict(change.split("=") for change in point.changes)["optimizer.lr"])
+        value = 1.0 / (1.0 + abs(math.log10(rate / best)))
+        return record(metrics={"train": {}, "val": {"top1": value, "loss": 1 - value}}, diverged=rate > 0.9)
+
+    return Finished(stage, tuple(made(point) for point in stage.points))
+
+
+def test_optuna_goes_on_from_the_records_alone_in_rounds_of_the_same_total_budget():
+    pytest.importorskip("optuna")
+    space = {"optimizer.lr": Dimension("log", (1e-4, 1.0)), "optimizer": Dimension("choice", ("sgd", "adamw"))}
+    candidates = [candidate(0, "full", **space), candidate(1, "lp_ft", **space)]
+    protocol = TuneSelectTest(trials=9, engine="optuna", rounds=3, select_seeds=0, seeds=1)
+    done: list[Finished] = []
+    while (stage := protocol.next_stage(candidates, done)) is not None:
+        assert stage == protocol.next_stage(candidates, list(done))
+        done.append(peaked(stage))
+    found = [(finished.stage.name, len(finished.stage.points)) for finished in done]
+    assert found == [("tune-1", 6), ("tune-2", 6), ("tune-3", 6), ("test", 2)]
+    assert [point.trial for finished in done[:3] for point, _ in finished.of(1)] == list(range(9))
+    first = TuneSelectTest(trials=3).next_stage(candidates, [])
+    assert done[0].stage.points == first.points
+    # The study has seen the records: others lead elsewhere.
+    others = protocol.next_stage(candidates, [peaked(done[0].stage, best=0.5)])
+    assert settings(others, 0) != settings(done[1].stage, 0)
+    rates = {float(changes[0].partition("=")[2]) for finished in done for changes in settings(finished.stage, 0)}
+    assert min(rates) >= 1e-4 and max(rates) <= 1.0
+
+
+def test_deep_candidates_are_tuned_shallow_and_the_best_settings_promoted_to_their_own_depth():
+    candidates = [dataclasses.replace(candidate(k, "last_k"), depth=k) for k in range(3)]
+    protocol = TuneSelectTest(trials=2, shallow=1, finalists=1, select_seeds=1, seeds=1)
+    tune = protocol.next_stage(candidates, [])
+    shallow = ("freeze_policy.k=1", "freeze_policy.depth=null")
+    assert [point.stand_in for point in tune.points] == [(), (), (), (), shallow, shallow]
+    assert settings(tune, 0) == settings(tune, 1) == settings(tune, 2)
+    done = [peaked(tune)]
+    done.append(peaked(protocol.next_stage(candidates, done)))
+    test = protocol.next_stage(candidates, done)
+    for stage in (done[1].stage, test):
+        assert [point.stand_in for point in stage.points] == [(), (), ()]
+    with pytest.raises(UsageError, match=r"protocol\.shallow: no candidate is a last_k of more than 2 layer groups"):
+        TuneSelectTest(shallow=2).next_stage(candidates, [])
+    with pytest.raises(UsageError, match=r"freeze_policy\.k is tuned itself"):
+        TuneSelectTest(shallow=0).next_stage([candidate(0, **{"freeze_policy.k": Dimension("int", (0, 2))})], [])

@@ -16,6 +16,7 @@ from thawline.commands.composing import Point as Cell
 from thawline.commands.diagnosis import checked
 from thawline.commands.outcome import FinishedSweep
 from thawline.errors import Problem, UsageError, nearest_path, usage_error
+from thawline.freeze_policies import LastK
 from thawline.invocation import Invocation
 from thawline.protocols import Candidate, Finished, Point, Protocol, Stage
 from thawline.protocols.space import Dimension, dimension, flat
@@ -136,7 +137,9 @@ def _candidate(index: int, base: _Base, plan: Plan, axes: Collection[str]) -> Ca
         raise UsageError(problems)
     chosen = {key_of(line): line.partition("=")[2] for line in base.overrides}
     place = {key: chosen[key] for key in axes}
-    return Candidate(index, base.label, base.strategy, base.overrides, place, space, groups)
+    policy = plan.settings.freeze_policy
+    depth = policy.count(plan.network) if isinstance(policy, LastK) else None
+    return Candidate(index, base.label, base.strategy, base.overrides, place, space, depth)
 
 
 def _configured(values: Mapping[str, Any], field: str) -> Any:
@@ -299,6 +302,7 @@ def _stage_entry(stage: Stage, planned: PlannedSweep) -> StageEntry:
             trial=point.trial,
             seed=point.seed,
             changes=list(point.changes),
+            stand_in=list(point.stand_in),
         )
         for point, identity in zip(stage.points, planned.cells, strict=True)
     ]

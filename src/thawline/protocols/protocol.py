@@ -30,7 +30,7 @@ class Candidate:
         overrides: all overrides of the command that make it, without those of the protocol.
         values: its place on the axes of the grid.
         space: what may be tuned, by field.
-        groups: the number of layer groups of its backbone.
+        depth: the layer groups that train, counted from the output, where its freeze policy is ``last_k``; else None.
     """
 
     index: int
@@ -39,25 +39,31 @@ class Candidate:
     overrides: tuple[str, ...]
     values: Mapping[str, str]
     space: Mapping[str, Dimension]
-    groups: int
+    depth: int | None = None
 
 
 @dataclass(frozen=True)
 class Point:
     """One run of a stage: the candidate, and the overrides that the stage lays on those of the candidate.
 
-    `trial` is the number of the trial whose setting it has, where something is tuned.
+    Attributes:
+        candidate: its index.
+        seed: of the run.
+        changes: the setting that is tried, or what was chosen.
+        trial: the number of the trial whose setting it has, where something is tuned.
+        stand_in: overrides that make a cheaper run stand in for the candidate, such as a shallower one.
     """
 
     candidate: int
     seed: int
     changes: tuple[str, ...] = ()
     trial: int | None = None
+    stand_in: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """The changes and the seed, as overrides."""
-        return (*self.changes, f"seed={self.seed}")
+        """All that the stage changes, and the seed."""
+        return (*self.changes, *self.stand_in, f"seed={self.seed}")
 
 
 @dataclass(frozen=True)

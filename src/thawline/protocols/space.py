@@ -27,15 +27,26 @@ class Dimension:
     def at(self, draw: float) -> str:
         """The value at a draw from [0, 1), as an override has it: numbers to three significant digits."""
         if self.kind == "choice":
-            return _text(self.values[int(draw * len(self.values))])
+            return self.text(self.values[int(draw * len(self.values))])
         low, high = self.values
         if self.kind == "int":
-            return str(low + int(draw * (high - low + 1)))
+            return self.text(low + int(draw * (high - low + 1)))
         if self.kind == "log":
-            value = math.exp(math.log(low) + draw * (math.log(high) - math.log(low)))
-        else:
-            value = low + draw * (high - low)
-        return f"{min(max(float(f'{value:.3g}'), low), high):g}"
+            return self.text(math.exp(math.log(low) + draw * (math.log(high) - math.log(low))))
+        return self.text(low + draw * (high - low))
+
+    def text(self, value: Any) -> str:
+        """A value as an override has it."""
+        if self.kind in ("log", "linear"):
+            low, high = self.values
+            return f"{min(max(float(f'{value:.3g}'), low), high):g}"
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    def value(self, text: str) -> Any:
+        """The value that `text` stands for."""
+        if self.kind == "choice":
+            return next(value for value in self.values if self.text(value) == text)
+        return int(text) if self.kind == "int" else float(text)
 
     @property
     def plain(self) -> list[Any]:
@@ -102,7 +113,3 @@ def _is_number(value: Any) -> bool:
 
 def _short(value: float) -> float:
     return float(f"{value:.3g}")
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

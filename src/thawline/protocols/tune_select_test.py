@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import final
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, final
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from thawline.errors import usage_error
 from thawline.protocols.choosing import Tried, best_first, edge_warnings, tried
+from thawline.protocols.engines import asked, drawn, has_optuna
 from thawline.protocols.protocol import Candidate, Finished, Point, Protocol, Stage
-from thawline.randomness import generator
+from thawline.records.metrics import NEVER
 from thawline.records.protocol import ChoiceEntry
 
 
@@ -22,15 +25,35 @@ class TuneSelectTest(Protocol):
 
     Attributes:
         trials: settings that are tried for each candidate, on one seed.
+        engine: where they come from: random draws, or Optuna (an extra), whose study is made anew of the records.
+        rounds: of optuna: the trials come in so many rounds, the first at random; each waits for the one before.
+        shallow: tune runs of last_k train at most so many layer groups, which the deeper candidates then share; the
+            best settings are promoted to each one's own k. null: each candidate is tuned at its own.
         finalists: the best of them, which run again on `select_seeds` fresh seeds.
         select_seeds: seeds of these runs; the best mean of validation over them is chosen. 0: the best trial is.
         seeds: further fresh seeds, on which the chosen setting is trained and tested.
     """
 
     trials: int = Field(default=12, ge=1)
+    engine: Literal["random", "optuna"] = "random"
+    rounds: int = Field(default=4, ge=2)
+    shallow: int | None = Field(default=None, ge=0)
     finalists: int = Field(default=3, ge=1)
     select_seeds: int = Field(default=2, ge=0)
     seeds: int = Field(default=5, ge=1)
+
+    @field_validator("engine")
+    @classmethod
+    def _installed(cls, engine: str) -> str:
+        if engine == "optuna" and not has_optuna():
+            raise ValueError("needs Optuna: pip install 'thawline[optuna]'")
+        return engine
+
+    @model_validator(mode="after")
+    def _trials_in_each_round(self) -> TuneSelectTest:
+        if self.engine == "optuna" and self.trials < self.rounds:
+            raise ValueError("there are fewer trials than rounds")
+        return self
 
     @property
     def budget(self) -> int:
@@ -38,52 +61,82 @@ class TuneSelectTest(Protocol):
         return self.trials
 
     def next_stage(self, candidates: Sequence[Candidate], done: Sequence[Finished]) -> Stage | None:
-        """Tune, then select, if that is wanted, then test."""
-        order = ["tune", *(["select"] if self.select_seeds else []), "test"]
-        if len(done) == len(order):
-            return None
-        name = order[len(done)]
-        if name == "tune":
-            return Stage("tune", "tune", tuple(point for candidate in candidates for point in self._trials(candidate)))
-        if name == "select":
-            points = [
-                Point(candidate.index, seed, trial.changes, trial.number)
-                for candidate in candidates
-                for trial in best_first(tried(done[0], candidate.index))[: self.finalists]
-                for seed in self.numbered_seeds(1, self.select_seeds)
-            ]
+        """Tune, in one stage or in rounds; then select, if that is wanted; then test."""
+        self._require_deeper(candidates)
+        tune = self._rounds()
+        place = len(done)
+        if place < len(tune):
+            name = f"tune-{place + 1}" if len(tune) > 1 else "tune"
+            points = [point for one in candidates for point in self._trials(one, tune[place], done)]
+            return Stage(name, "tune", tuple(points))
+        if place == len(tune) and self.select_seeds:
+            seeds = self.numbered_seeds(1, self.select_seeds)
+            finalists = ((one, trial) for one in candidates for trial in self._finalists(one, done))
+            points = [Point(one.index, seed, trial.changes, trial.number) for one, trial in finalists for seed in seeds]
             return Stage("select", "select", tuple(points))
-        chosen = {candidate.index: self._chosen(candidate, done) for candidate in candidates}
-        points = [
-            Point(index, seed, trial.changes, trial.number)
-            for index, trial in chosen.items()
-            for seed in self.numbered_seeds(1 + self.select_seeds, self.seeds)
-        ]
+        if done[-1].stage.purpose == "test":
+            return None
+        seeds = self.numbered_seeds(1 + self.select_seeds, self.seeds)
+        chosen = ((one.index, self._chosen(one, done)) for one in candidates)
+        points = [Point(index, seed, trial.changes, trial.number) for index, trial in chosen for seed in seeds]
         return Stage("test", "test", tuple(points))
 
     def choices(self, candidates: Sequence[Candidate], done: Sequence[Finished]) -> Mapping[int, ChoiceEntry]:
         """What was chosen before test, with what decided."""
         before = [finished for finished in done if finished.stage.purpose != "test"]
-        if len(before) < 1 + bool(self.select_seeds):
+        if len(before) < len(self._rounds()) + bool(self.select_seeds):
             return {}
         return {candidate.index: self._choice(candidate, before) for candidate in candidates}
 
-    def _trials(self, candidate: Candidate) -> list[Point]:
-        (seed,) = self.numbered_seeds(0, 1)
-        return [Point(candidate.index, seed, self._setting(candidate, number), number) for number in range(self.trials)]
+    def _rounds(self) -> list[range]:
+        """The numbers of the trials of each round of tuning."""
+        rounds = self.rounds if self.engine == "optuna" else 1
+        ends = [self.trials * number // rounds for number in range(rounds + 1)]
+        return [range(first, end) for first, end in itertools.pairwise(ends)]
 
-    def _setting(self, candidate: Candidate, number: int) -> tuple[str, ...]:
-        """The setting of a trial: each field has a stream of its own, so that one more changes no other."""
-        return tuple(
-            f"{field}={dimension.at(generator('protocol', self.seed, candidate.strategy, number, field).random())}"
-            for field, dimension in candidate.space.items()
-        )
+    def _trials(self, candidate: Candidate, numbers: range, done: Sequence[Finished]) -> Iterator[Point]:
+        (seed,) = self.numbered_seeds(0, 1)
+        if done:
+            settings = asked(self.seed, candidate, numbers.start, len(numbers), self._tried(candidate, done))
+        else:
+            settings = [drawn(self.seed, candidate, number) for number in numbers]
+        for number, setting in zip(numbers, settings, strict=True):
+            yield Point(candidate.index, seed, setting, number, self._stand_in(candidate))
+
+    def _require_deeper(self, candidates: Sequence[Candidate]) -> None:
+        """Refuse `shallow` where it changes nothing, or where k is tuned itself."""
+        if self.shallow is None:
+            return
+        tuned = [candidate.label for candidate in candidates if "freeze_policy.k" in candidate.space]
+        if tuned:
+            raise usage_error("protocol.shallow", f"{tuned[0]}: freeze_policy.k is tuned itself; sweep it instead")
+        if not any(map(self._stand_in, candidates)):
+            message = f"no candidate is a last_k of more than {self.shallow} layer groups"
+            raise usage_error("protocol.shallow", message)
+
+    def _stand_in(self, candidate: Candidate) -> tuple[str, ...]:
+        if self.shallow is None or candidate.depth is None or candidate.depth <= self.shallow:
+            return ()
+        return (f"freeze_policy.k={self.shallow}", "freeze_policy.depth=null")
+
+    def _tried(self, candidate: Candidate, done: Sequence[Finished]) -> list[Tried]:
+        """All trials of the candidate, over all rounds."""
+        tune = (finished for finished in done if finished.stage.purpose == "tune")
+        return [trial for finished in tune for trial in tried(finished, candidate.index)]
+
+    def _finalists(self, candidate: Candidate, done: Sequence[Finished]) -> list[Tried]:
+        return best_first(self._tried(candidate, done))[: self.finalists]
 
     def _chosen(self, candidate: Candidate, done: Sequence[Finished]) -> Tried:
-        return best_first(tried(done[int(bool(self.select_seeds))], candidate.index))[0]
+        if not self.select_seeds:
+            return self._finalists(candidate, done)[0]
+        (select,) = (finished for finished in done if finished.stage.purpose == "select")
+        return best_first(tried(select, candidate.index))[0]
 
     def _choice(self, candidate: Candidate, done: Sequence[Finished]) -> ChoiceEntry:
         chosen = self._chosen(candidate, done)
+        trials = self._tried(candidate, done)
+        diverged = chosen.rank == NEVER
         return ChoiceEntry(
             changes=list(chosen.changes),
             trial=chosen.number,
@@ -91,5 +144,8 @@ class TuneSelectTest(Protocol):
             value=chosen.value,
             seeds=list(chosen.seeds),
             stage=done[-1].stage.name,
-            warnings=edge_warnings(chosen.changes, [trial.changes for trial in tried(done[0], candidate.index)]),
+            warnings=[
+                *(["every setting diverged that came so far"] if diverged else []),
+                *edge_warnings(chosen.changes, [trial.changes for trial in trials]),
+            ],
         )

@@ -24,7 +24,8 @@ class PointEntry(_Entry):
         candidate: index of the candidate that it belongs to.
         trial: number of the trial whose setting it has; None where nothing is tuned.
         seed: the seed of the run.
-        changes: the overrides that the stage lays on those of the candidate.
+        changes: the overrides that the stage lays on those of the candidate: a setting that is tried, or chosen.
+        stand_in: further ones, that make a cheaper run stand in for the candidate, such as a shallower one.
     """
 
     identity: str
@@ -32,6 +33,7 @@ class PointEntry(_Entry):
     trial: int | None = None
     seed: int | None = None
     changes: list[str] = []
+    stand_in: list[str] = []
 
 
 class StageEntry(_Entry):
