@@ -230,6 +230,7 @@ class _Stages:
 
     def _manifest(self, *, complete: bool = False) -> ProtocolManifest:
         choices = self._protocol.choices(self._candidates, self._done)
+        drops = self._protocol.drops(self._candidates, self._done)
         return ProtocolManifest(
             name=self._name,
             kind=type(self._protocol).__name__,
@@ -243,10 +244,12 @@ class _Stages:
                     space={field: dimension.plain for field, dimension in candidate.space.items()},
                     trials=self._protocol.budget,
                     choice=choices.get(candidate.index),
+                    drop=drops.get(candidate.index),
                 )
                 for candidate in self._candidates
             ],
             stages=self._entries,
+            independent_trials=self._protocol.independent_trials,
             complete=complete,
         )
 

@@ -41,7 +41,7 @@ def tried(finished: Finished, candidate: int) -> list[Tried]:
     found = []
     for number, group in sorted(runs.items()):
         records = [record for _, _, record in group]
-        rule = _rule(records[0])
+        rule = rule_of(records[0])
         means = {name: _mean([record.metrics["val"].get(name) for record in records]) for name in _names(rule)}
         diverged = any(record.diverged for record in records)
         rank = NEVER if diverged else rule.rank(means)
@@ -75,7 +75,7 @@ def _values(setting: Sequence[str], field: str) -> list[str]:
     return [value for name, value in (item.split("=", 1) for item in setting) if name == field]
 
 
-def _rule(record: Record) -> SelectionRule:
+def rule_of(record: Record) -> SelectionRule:
     """The rule that the run chose its epoch by."""
     metric = record.selection.monitor.removeprefix("val/")
     return selection_rule(metric, record.metric_definitions, record.tie_break)

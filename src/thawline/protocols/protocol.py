@@ -15,7 +15,7 @@ from pydantic import Field
 
 from thawline.protocols.space import Dimension
 from thawline.records import Purpose, Record
-from thawline.records.protocol import ChoiceEntry
+from thawline.records.protocol import ChoiceEntry, DropEntry
 from thawline.specs import Spec
 
 
@@ -119,6 +119,11 @@ class Protocol(Spec):
         """How many settings are tried for each candidate; 0 where nothing is tuned."""
         return 0
 
+    @property
+    def independent_trials(self) -> bool:
+        """Whether what is tried is drawn independently, not proposed from what was tried before."""
+        return True
+
     @abstractmethod
     def next_stage(self, candidates: Sequence[Candidate], done: Sequence[Finished]) -> Stage | None:
         """The stage that follows on those that are done; None where it was the last one.
@@ -128,6 +133,10 @@ class Protocol(Spec):
 
     def choices(self, candidates: Sequence[Candidate], done: Sequence[Finished]) -> Mapping[int, ChoiceEntry]:
         """What the stages so far have chosen, by the index of the candidate; empty where nothing is chosen yet."""
+        return {}
+
+    def drops(self, candidates: Sequence[Candidate], done: Sequence[Finished]) -> Mapping[int, DropEntry]:
+        """Which candidates the stages so far have dropped, and why, by the index of the candidate."""
         return {}
 
     def numbered_seeds(self, first: int, count: int) -> tuple[int, ...]:

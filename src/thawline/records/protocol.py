@@ -67,6 +67,26 @@ class ChoiceEntry(_Entry):
     warnings: list[str] = []
 
 
+class DropEntry(_Entry):
+    """Why a candidate is no longer run: some other one was told apart from it as the better one.
+
+    Attributes:
+        stage: the stage at whose end it was dropped.
+        seeds: how many seeds it has run on by then.
+        winner: index of the candidate that beat it, the best of those that did.
+        p: of the paired test, corrected for all pairs of the look.
+        level: what p was compared with.
+        audited: whether it is run in the test stage all the same, to learn how often drops are wrong.
+    """
+
+    stage: str
+    seeds: int
+    winner: int
+    p: float
+    level: float
+    audited: bool = False
+
+
 class CandidateEntry(_Entry):
     """One of what is compared: a cell of the command's grid.
 
@@ -77,6 +97,7 @@ class CandidateEntry(_Entry):
         space: what is tuned: field -> kind and bounds (``["log", 0.001, 1.0]``), or kind and choices.
         trials: how many settings are tried, the same number for every candidate.
         choice: what was chosen, as soon as it is.
+        drop: why it was dropped, where it was.
     """
 
     label: str
@@ -85,10 +106,14 @@ class CandidateEntry(_Entry):
     space: dict[str, list[Any]] = {}
     trials: int = 0
     choice: ChoiceEntry | None = None
+    drop: DropEntry | None = None
 
 
 class ProtocolManifest(_Entry):
-    """A protocol in progress or done: its command and settings, what it compares, and the stages so far."""
+    """A protocol in progress or done: its command and settings, what it compares, and the stages so far.
+
+    `independent_trials` says whether what is tried is drawn independently: only then can tuning curves be computed.
+    """
 
     schema_version: Literal[1] = 1
     name: str
@@ -97,6 +122,7 @@ class ProtocolManifest(_Entry):
     settings: dict[str, Any] = {}
     candidates: list[CandidateEntry]
     stages: list[StageEntry]
+    independent_trials: bool = True
     complete: bool = False
 
 

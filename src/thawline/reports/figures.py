@@ -13,9 +13,14 @@ from thawline.reports.document import Drawing
 from thawline.reports.figure_style import STYLE
 from thawline.reports.strategy_figure import strategy_figure
 from thawline.reports.study import Study
+from thawline.reports.tuning_figure import tuning_figure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.figure import Figure
+
+    from thawline.reports.tuning_curves import TunedGroup
 
 PNG_DPI = 300
 _MOST_NETWORKS = 3
@@ -64,6 +69,15 @@ def draw_curves(study: Study) -> tuple[Drawing, ...]:
     with mpl.rc_context(STYLE):
         drawn = curve_figure(study)
         return (_drawing("curves", *drawn),) if drawn is not None else ()
+
+
+def draw_tuning(study: Study, groups: Sequence[TunedGroup]) -> tuple[Drawing, ...]:
+    """The tuning curves of each condition."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        names = ["tuning"] if len(groups) == 1 else [f"tuning-{place}" for place in range(1, len(groups) + 1)]
+        return tuple(_drawing(name, *tuning_figure(study, group)) for name, group in zip(names, groups, strict=True))
 
 
 def _drawing(name: str, figure: Figure, caption: str) -> Drawing:

@@ -238,7 +238,7 @@ def _from_file(folder: Path) -> LoadedSweep:
     cells = []
     for cell in described.cells:
         if cell.identity not in read:
-            read[cell.identity] = _read_run(runs_folder, cell.identity)
+            read[cell.identity] = read_run(runs_folder, cell.identity)
         values = override_values(cell.overrides)
         run, problem = read[cell.identity]
         place = {axis: values.get(axis, "") for axis in axes}
@@ -252,7 +252,7 @@ def _from_file(folder: Path) -> LoadedSweep:
 def _from_runs(folder: Path) -> LoadedSweep:
     folder = folder.absolute()
     names = sorted(path.parent.name for path in folder.glob(f"*/{RECORD_FILE}"))
-    read = {name: _read_run(folder, name) for name in names}
+    read = {name: read_run(folder, name) for name in names}
     overrides = {name: override_values(run.overrides) for name, (run, _) in read.items() if run is not None}
     seen: dict[str, dict[str, None]] = {}
     for values in overrides.values():
@@ -288,7 +288,8 @@ def natural(text: str) -> tuple[int, float, str]:
         return (1, 0.0, text)
 
 
-def _read_run(runs_folder: Path, identity: str) -> tuple[LoadedRun | None, str]:
+def read_run(runs_folder: Path, identity: str) -> tuple[LoadedRun | None, str]:
+    """The run of an identity, or why there is none."""
     if identity in ("", ".", "..") or Path(identity).name != identity or "\x00" in identity or len(identity) > 255:
         return None, "not the identity of a run"
     folder = runs_folder / identity

@@ -36,6 +36,7 @@ from thawline.reports.tables import (
     ties_in_words,
 )
 from thawline.reports.training import recipe_rows
+from thawline.reports.tuning import tuning
 from thawline.reports.wording import answer, warnings
 
 # A page is for reading; the CSV files hold everything, and where a list is cut the page says so.
@@ -321,6 +322,7 @@ SECTIONS: tuple[Callable[[Study], Iterable[Section]], ...] = (
     by_sample,
     by_image_score,
     over_data_sets,
+    tuning,
     _further_tests,
     _training,
     _changes,

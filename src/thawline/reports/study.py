@@ -16,6 +16,7 @@ from thawline.reports.document import digits_of
 from thawline.reports.loading import LoadedRun, LoadedSweep
 from thawline.reports.rows import Row, by_validation, grouped, in_order, line_label, rows_of
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
+from thawline.reports.stages import Stages, load_stages
 from thawline.statistics import Mode
 
 
@@ -48,6 +49,11 @@ class Study:
     def split_label(self) -> str:
         """The split on which results are compared, in words."""
         return SPLIT_LABELS[self.split]
+
+    @cached_property
+    def stages(self) -> Stages | None:
+        """The stages of the protocol that the sweep is the last one of; None where it is a sweep by itself."""
+        return load_stages(self.sweep.folder)
 
     @cached_property
     def untested(self) -> int:

@@ -1,0 +1,128 @@
+"""Tuning curves in a report: from the records of the stage that tuned, and what another budget would have given."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.make_records import record, scores, sweep
+from tests.reports.depth_sweeps import study_of
+from thawline.records import write_record
+from thawline.reports import make_report
+from thawline.reports.sections import make_document
+from thawline.reports.tuning import TITLE
+from thawline.reports.tuning_curves import budgets_shown
+
+# With one trial the probe is ahead, with all four it is full fine-tuning.
+TRIALS = {"linear_probe": (0.80, 0.82, 0.81, 0.81), "full": (0.30, 0.90, 0.84, 0.60)}
+
+
+def tuned(
+    outputs: Path,
+    trials: dict[str, tuple[float | None, ...]],
+    data_sets: tuple[str, ...] = ("a",),
+    **manifest: object,
+) -> Path:
+    """A test stage of three seeds, and the manifest and records of the stage that tuned it."""
+    axes = {"dataset": list(data_sets), "strategy": list(trials), "seed": ["5", "6", "7"]}
+    folder = sweep(outputs, axes, lambda overrides, _: record(overrides), "tuned")
+    candidates, points = [], []
+    for index, (data_set, strategy) in enumerate(itertools.product(data_sets, trials)):
+        place = {"dataset": data_set, "strategy": strategy}
+        candidates.append({"label": f"strategy={strategy}", "values": place, "overrides": [], "trials": 4})
+        for number, top1 in enumerate(trials[strategy]):
+            overrides = [*(f"{key}={value}" for key, value in place.items()), f"optimizer.lr={number}", "seed=0"]
+            made = record(overrides, metrics={"val": scores(top1)}, diverged=top1 is None)
+            write_record(outputs / "runs" / made.identity, made)
+            points.append({"identity": made.identity, "candidate": index, "trial": number, "seed": 0})
+    stage = {"name": "tune", "purpose": "tune", "sweep": "tuned-tune", "points": points}
+    described = {"name": "tuned", "kind": "TuneSelectTest", "candidates": candidates, "stages": [stage], **manifest}
+    (folder / "protocol.json").write_text(json.dumps(described))
+    return folder
+
+
+def section_of(folder: Path):
+    return next((one for one in make_document(study_of(folder), "").sections if one.title == TITLE), None)
+
+
+def test_the_table_has_the_expected_best_of_every_choice_of_trials(tmp_path):
+    (table,) = section_of(tuned(tmp_path, TRIALS)).tables
+    assert [column.heading for column in table.columns] == [
+        "setting", "best of 1", "best of 2", "best of 4", "band at 4", "last doubling", "trials", "seconds a trial",
+    ]  # fmt: skip
+    by_setting = {line.entries[0]: line.entries for line in table.lines}
+    assert list(by_setting) == ["full", "linear_probe"]
+    for strategy, values in TRIALS.items():
+        expected = {n: np.mean([max(some) for some in itertools.combinations(values, n)]) for n in (1, 2, 4)}
+        assert by_setting[strategy][1:4] == tuple(f"{expected[n]:.3f}" for n in (1, 2, 4))
+        assert by_setting[strategy][5] == f"+{expected[4] - expected[2]:.3f}"
+        assert by_setting[strategy][6:] == ("4", "12.0")
+
+
+def test_the_words_say_who_is_ahead_at_which_budget(tmp_path):
+    order, gains = section_of(tuned(tmp_path, TRIALS)).paragraphs
+    # Of two trials: (.82 + .82 + .82 + .81 + ...) / 6 = .815 and (.9 * 3 + .84 * 2 + .6) / 6 = .83.
+    assert order == (
+        "Ahead is, by the number of trials: linear_probe with 1, full with 2 to 4. At no budget do the bands tell it "
+        "from all others."
+    )
+    assert gains.startswith("From 2 to 4 trials the expected best gains +0.070 for full, +0.005 for linear_probe.")
+
+
+def test_whoever_would_catch_up_at_this_pace_is_named(tmp_path):
+    trials = {"linear_probe": (0.90, 0.90, 0.90, 0.90), "full": (0.50, 0.60, 0.70, 0.89)}
+    order, gains = section_of(tuned(tmp_path, trials)).paragraphs
+    assert order.startswith("linear_probe is ahead at every budget up to 4 trials.")
+    assert "one more doubling would bring full level with linear_probe" in gains
+
+
+def test_a_diverged_trial_counts_as_the_worst_and_a_missing_one_is_said(tmp_path):
+    folder = tuned(tmp_path, {"linear_probe": (0.8, 0.8, 0.8, 0.8), "full": (0.9, None, 0.9, 0.9)})
+    entries = {line.entries[0]: line.entries for line in section_of(folder).tables[0].lines}
+    assert entries["full"][1:4] == (f"{0.9 * 3 / 4:.3f}", "0.900", "0.900")
+    lost = json.loads((folder / "protocol.json").read_text())["stages"][0]["points"][0]["identity"]
+    (tmp_path / "runs" / lost / "record.json").unlink()
+    entries = {line.entries[0]: line.entries for line in section_of(folder).tables[0].lines}
+    assert entries["linear_probe"][6] == "3 of 4"
+    # Both are compared at the three trials that both have.
+    assert entries["full"][3] == "0.900"
+
+
+def test_each_data_set_has_its_own_curves(tmp_path):
+    section = section_of(tuned(tmp_path, TRIALS, data_sets=("a", "b")))
+    assert [table.caption for table in section.tables] == ["a", "b"]
+    assert [drawing.name for drawing in section.drawings] == ["tuning-1", "tuning-2"]
+    assert section.paragraphs[0].startswith("On a: Ahead is")
+
+
+def test_trials_of_a_model_based_sampler_give_no_curve(tmp_path):
+    section = section_of(tuned(tmp_path, TRIALS, independent_trials=False))
+    assert section.tables == section.drawings == ()
+    assert "needs independent trials" in section.paragraphs[0]
+
+
+def test_a_sweep_without_a_protocol_has_no_such_section(tmp_path):
+    folder = tuned(tmp_path, TRIALS)
+    (folder / "protocol.json").write_text("{")
+    assert section_of(folder) is None
+    (folder / "protocol.json").unlink()
+    assert section_of(folder) is None
+
+
+def test_the_figure_is_written_beside_the_page(tmp_path):
+    files = make_report(tuned(tmp_path, TRIALS))
+    assert (files.folder / "tuning.png").read_bytes().startswith(b"\x89PNG")
+    assert "![Mean of the best validation top-1 accuracy" in files.markdown.read_text()
+
+
+@pytest.mark.parametrize(
+    ("trials", "shown"),
+    [(1, [1]), (2, [1, 2]), (5, [1, 2, 5]), (12, [1, 2, 4, 8, 12]), (16, [1, 2, 4, 8, 16]), (20, [1, 2, 4, 8, 20])],
+)
+def test_budgets_are_doublings_up_to_all_trials(trials, shown):
+    assert budgets_shown(trials) == shown
+    assert all(later / earlier >= 1.4 for earlier, later in itertools.pairwise(shown))
