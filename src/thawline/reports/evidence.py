@@ -18,7 +18,7 @@ from thawline.reports.document import (
     p_value,
     signed,
 )
-from thawline.reports.findings import RowComparison, comparisons, image_comparisons, ranking, sample_comparisons
+from thawline.reports.findings import RowComparison, comparisons, image_comparisons, sample_comparisons
 from thawline.reports.limits import smallest_p_in_words
 from thawline.reports.rows import Row
 from thawline.reports.split_names import TEST
@@ -216,42 +216,6 @@ def by_image_score(study: Study) -> Iterable[Section]:
     yield Section("Image by image", (about,), (Table(columns(*headings, left=(0, 1)), tuple(lines)),), folded=True)
 
 
-def over_data_sets(study: Study) -> Iterable[Section]:
-    """Ranks over several data sets, where the sweep has them."""
-    ranked = ranking(study)
-    if ranked is None:
-        return
-    order = sorted(range(len(ranked.names)), key=lambda index: ranked.friedman.mean_ranks[index])
-    bars = [{*clique} for clique in ranked.cliques if len(clique) > 1]
-    letters = {
-        index: " ".join(_letter(bar) for bar, members in enumerate(bars) if index in members) or DASH for index in order
-    }
-    lines = [
-        Line((short(ranked.names[index]), number(ranked.friedman.mean_ranks[index], 2), letters[index]))
-        for index in order[:_MOST_ROWS]
-    ]
-    test = ranked.friedman
-    pairs = len(ranked.names) * (len(ranked.names) - 1) // 2
-    how = (
-        f"Strategies ranked on each of {test.data_sets} data sets by their mean {study.split_label} "
-        f"{study.metric_label} (1 is best); "
-        "scores of different data sets are never averaged. Friedman's chi-square is "
-        f"{number(test.statistic, 2)}, p = {p_value(test.p)} (approximate). Strategies that share a letter are not "
-        "told apart by Wilcoxon's test over the data sets, Holm-corrected at 0.05."
-    )
-    floor = (
-        f"Over {test.data_sets} data sets the smallest two-sided p of a pair is "
-        f"{statistics.smallest_p(test.data_sets):.3g} (2/2^{test.data_sets}), before the correction over {pairs} pairs."
-    )
-    sentences = [how, floor]
-    if ranked.left_out:
-        sentences.append(
-            f"Not ranked, for want of a result on every data set: {', '.join(map(short, ranked.left_out[:20]))}."
-        )
-    table = Table(columns("strategy", "mean rank", "not told apart", left=(0, 2)), tuple(lines))
-    yield Section("Over the data sets", tuple(sentences), (table,))
-
-
 def _within(study: Study, group: Group, row: Row) -> str:
     """A row's name among those it is chosen from: in a line of the figure only its depth."""
     if study.axes.depth_is_layers:
@@ -267,8 +231,3 @@ def _named(group: Group, row: Row) -> str:
 
 def _most_common(indices: Sequence[int]) -> int:
     return max(dict.fromkeys(indices), key=indices.count)
-
-
-def _letter(index: int) -> str:
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    return letters[index % 26] * (1 + index // 26)

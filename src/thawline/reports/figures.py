@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from thawline.reports.change_figure import change_figure
 from thawline.reports.changes import networks
 from thawline.reports.curve_figure import curve_figure
+from thawline.reports.data_set_figures import matrix_figure, profile_figure
 from thawline.reports.depth_figure import depth_figure
 from thawline.reports.document import Drawing
 from thawline.reports.figure_style import STYLE
+from thawline.reports.over_data_sets import OverDataSets
 from thawline.reports.strategy_figure import strategy_figure
 from thawline.reports.study import Study
 from thawline.reports.tuning_figure import tuning_figure
@@ -78,6 +80,15 @@ def draw_tuning(study: Study, groups: Sequence[TunedGroup]) -> tuple[Drawing, ..
     with mpl.rc_context(STYLE):
         names = ["tuning"] if len(groups) == 1 else [f"tuning-{place}" for place in range(1, len(groups) + 1)]
         return tuple(_drawing(name, *tuning_figure(study, group)) for name, group in zip(names, groups, strict=True))
+
+
+def draw_over_data_sets(study: Study, found: OverDataSets) -> tuple[Drawing, ...]:
+    """The matrix of pairs, and the performance profiles where there are differences to normalise."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        matrix = _drawing("matrix", *matrix_figure(study, found))
+        return (matrix, _drawing("profiles", *profile_figure(found))) if found.normalised else (matrix,)
 
 
 def _drawing(name: str, figure: Figure, caption: str) -> Drawing:

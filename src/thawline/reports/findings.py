@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +12,11 @@ import numpy as np
 
 from thawline import statistics
 from thawline.records.names import IMAGE_SCORE_ARRAY, PREDICTIONS_FILE
-from thawline.reports.axes import setting_labels
 from thawline.reports.choosing import Group
 from thawline.reports.loading import LoadedRun
 from thawline.reports.rows import Key, Row
 from thawline.reports.study import Study
-from thawline.statistics import Friedman, ImageDifference, Interval, McNemar, PairedTest
+from thawline.statistics import ImageDifference, Interval, McNemar, PairedTest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,17 +67,6 @@ class ImageComparison:
     other: Row
     seeds: int
     result: ImageDifference
-
-
-@dataclass(frozen=True)
-class StrategyRanking:
-    """Strategies ranked over several data sets by their mean score on each; `left_out` miss a data set."""
-
-    names: tuple[str, ...]
-    friedman: Friedman
-    p_values: NDArray[np.float64]
-    cliques: tuple[tuple[int, ...], ...]
-    left_out: tuple[str, ...]
 
 
 def comparisons(study: Study, group: Group) -> list[RowComparison]:
@@ -142,43 +129,6 @@ def image_comparisons(study: Study, chosen: Row, others: Sequence[Row]) -> list[
         if result is not None:
             found.append(ImageComparison(other, len(differences), result))
     return found
-
-
-def ranking(study: Study) -> StrategyRanking | None:
-    """Strategies ranked over the data sets, or None where the sweep has fewer than two of these or three of those."""
-    if not study.axes.data_sets or len(study.conditions) < 2:
-        return None
-    means: dict[tuple[Key, str | None], list[float]] = {}
-    names: dict[tuple[Key, str | None], str] = {}
-    for row in study.rows:
-        strategy = (row.choice, row.depth_value)
-        mean = row.summary(study.split, study.metric).mean
-        names[strategy] = _strategy_label(study, row)
-        means.setdefault(strategy, []).append(math.nan if mean is None else mean)
-    whole = {
-        strategy: values
-        for strategy, values in means.items()
-        if len(values) == len(study.conditions) and all(math.isfinite(value) for value in values)
-    }
-    if len(whole) < 3:
-        return None
-    scores = np.array(list(whole.values())).T
-    ranked = statistics.friedman(scores, study.mode)
-    p_values = statistics.wilcoxon_holm(scores)
-    return StrategyRanking(
-        names=tuple(names[strategy] for strategy in whole),
-        friedman=ranked,
-        p_values=p_values,
-        cliques=tuple(statistics.cliques(ranked.mean_ranks, p_values)),
-        left_out=tuple(names[strategy] for strategy in means if strategy not in whole),
-    )
-
-
-def _strategy_label(study: Study, row: Row) -> str:
-    parts = setting_labels(study.axes.choices, row.choice)
-    if study.axes.depth:
-        parts += setting_labels([study.axes.depth], [row.depth_value or ""])
-    return ", ".join(parts)
 
 
 def _right(run: LoadedRun, read: dict[str, _Right | None]) -> _Right | None:

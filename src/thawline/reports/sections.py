@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from thawline import statistics
+from thawline.reports.data_set_sections import over_data_sets_sections
 from thawline.reports.document import (
     DASH,
     Document,
@@ -20,7 +21,7 @@ from thawline.reports.document import (
     seconds,
 )
 from thawline.reports.escaping import EN_DASH, command_line, plain
-from thawline.reports.evidence import by_image_score, by_sample, choice, compared, over_data_sets
+from thawline.reports.evidence import by_image_score, by_sample, choice, compared
 from thawline.reports.figures import draw_changes, draw_curves
 from thawline.reports.gallery import galleries
 from thawline.reports.per_class import by_class
@@ -321,7 +322,7 @@ SECTIONS: tuple[Callable[[Study], Iterable[Section]], ...] = (
     compared,
     by_sample,
     by_image_score,
-    over_data_sets,
+    over_data_sets_sections,
     tuning,
     _further_tests,
     _training,
