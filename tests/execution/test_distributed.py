@@ -139,6 +139,7 @@ def test_an_error_in_a_rank_is_the_run_s_error(thawline, own_package):
     assert status_of(folder).state == "failed"
 
 
+@pytest.mark.slow
 def test_a_parameter_that_no_output_depends_on_does_not_stop_the_ranks(train, own_package):
     spare = ("--allow", "own_package", "++head={_target_: own_package.WithSpare}", "~head.dropout", "~head.init")
     record = train(*VIT, *TWO, *FIT, *spare)
@@ -205,7 +206,8 @@ def test_what_needs_whole_weights_is_refused_with_shared_ones(thawline, override
     assert said in result.err
 
 
-@pytest.mark.parametrize("strategy", [TWO, pytest.param(SHARED, marks=pytest.mark.slow)], ids=["ddp", "fsdp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [TWO, SHARED], ids=["ddp", "fsdp"])
 def test_what_two_ranks_judge_is_the_network_that_they_keep(train, strategy):
     record = train(*strategy, *FIT, "freeze_policy=full", "optimizer.lr=0.1")
     (note,) = [note for note in record.notes if "batch norms" in note]

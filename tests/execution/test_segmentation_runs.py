@@ -52,7 +52,7 @@ def weights(record: Record, place: str = "outputs") -> dict[str, torch.Tensor]:
     return load_file(f"{place}/runs/{record.identity}/best.safetensors")
 
 
-@pytest.mark.parametrize("k", ["0", "2", "all"])
+@pytest.mark.parametrize("k", ["0", "2", pytest.param("all", marks=pytest.mark.slow)])
 def test_the_store_changes_no_number(segment, k):
     stored = segment(f"freeze_policy.k={k}", "cache.mode=on")
     plain = segment(f"freeze_policy.k={k}", "cache.mode=off", place="plain")
@@ -106,6 +106,7 @@ def test_an_edited_mask_is_another_run(segment):
     assert segment("freeze_policy.k=0").identity != one.identity
 
 
+@pytest.mark.slow
 def test_two_devices_give_the_numbers_of_one(segment):
     """Pixels without a label lie unevenly: the devices' losses add up by the pixels that each counts."""
     mask = np.array(Image.open("squares/trainannot/0.png"))
@@ -133,14 +134,14 @@ def test_corrupted_images_are_tested_with_their_own_masks(segment):
     assert one != record.metrics["test"]["loss"]
 
 
-@pytest.mark.parametrize("regularizer", ["l2_sp", "feature_matching", "stoch_norm", "delta"])
-def test_what_acts_on_weights_or_maps_takes_part_in_training(segment, regularizer):
-    own = [f"regularizer=[{regularizer}]"]
-    own += ["regularizer.delta.importance=uniform"] if regularizer == "delta" else []
-    pulled, free = segment("freeze_policy=full", *own), segment("freeze_policy=full")
-    assert losses(pulled) != losses(free)
-    if regularizer != "stoch_norm":
-        assert all(row[f"train/{regularizer}"] > 0 for row in pulled.history)
+def test_what_acts_on_weights_or_maps_takes_part_in_training(segment):
+    free = segment("freeze_policy=full")
+    for regularizer in ("l2_sp", "feature_matching", "stoch_norm", "delta"):
+        own = ["regularizer.delta.importance=uniform"] if regularizer == "delta" else []
+        pulled = segment("freeze_policy=full", f"regularizer=[{regularizer}]", *own)
+        assert losses(pulled) != losses(free), regularizer
+        if regularizer != "stoch_norm":
+            assert all(row[f"train/{regularizer}"] > 0 for row in pulled.history), regularizer
 
 
 def test_a_gradual_policy_and_rates_by_depth_train_masks_as_they_train_classes(segment):

@@ -272,8 +272,24 @@ def test_kept_state_is_that_of_the_parameters_that_trained_before():
     assert second.state[old]["momentum_buffer"].abs().sum() > 0  # a copy, not the other's own
 
 
-@pytest.mark.parametrize("policy", ["lp_ft", "gradual_unfreezing", "freeze_then_unfreeze", "phases"])
-@pytest.mark.parametrize("state", ["keep", "drop"])
+@pytest.mark.parametrize(
+    ("policy", "state"),
+    [
+        ("lp_ft", "keep"),
+        ("gradual_unfreezing", "drop"),
+        *(
+            pytest.param(policy, state, marks=pytest.mark.slow)
+            for policy, state in (
+                ("lp_ft", "drop"),
+                ("gradual_unfreezing", "keep"),
+                ("freeze_then_unfreeze", "keep"),
+                ("freeze_then_unfreeze", "drop"),
+                ("phases", "keep"),
+                ("phases", "drop"),
+            )
+        ),
+    ],
+)
 def test_a_run_that_dies_in_any_phase_goes_on_to_the_same_numbers(train, thawline, monkeypatch, policy, state):
     overrides = (
         f"freeze_policy={policy}",
