@@ -9,7 +9,7 @@ import thawline
 
 SOURCE = Path(thawline.__file__).parent
 PLACES = (
-    "reports", "ledger", "sweeps", "cli", "planning", "execution", "training", "trackers.py", "store", "thaw_line",
+    "reports", "ledger", "sweeps", "cli", "planning", "execution", "training", "trackers", "store", "thaw_line",
     "network",
 )  # fmt: skip
 WORD = re.compile(r"(?<![\w.-])(class|classes|labels?|argmax|top_?1|top-1|logits?)(?![\w])", re.IGNORECASE)
@@ -49,6 +49,7 @@ OTHERWISE = {
     ("sweeps/remote.py", "classes"): "classes of Python",
     ("thaw_line/digests.py", "class"): "a module's class",
     ("thaw_line/kept_whole.py", "classes"): "classes of Python",
+    ("trackers/weights_and_biases.py", "classes"): "a field of the record",
     ("training/sharding.py", "class"): "a class of Python",
 }
 

@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 import wandb
 import yaml
+from safetensors.torch import load_file
 from wandb.proto.wandb_internal_pb2 import Record
 
+import thawline as api
 from tests.conftest import REPOSITORY, TINY, records
-from thawline import trackers as loggers
 from thawline.execution import run as experiment
 from thawline.records import load_record
+from thawline.trackers import Mirrored, WandB
+from thawline.trackers import weights_and_biases as tracker
 
 WANDB = [override for override in TINY if override != "logger=none"] + ["logger=wandb"]
 
@@ -56,9 +59,17 @@ class Seen:
             of.setdefault(kind, []).append(getattr(entry, kind))
         (self.run,) = of["run"]
         self.config = {key: value for key, value in values_of(self.run.config.update).items() if key != "_wandb"}
-        rows = [values_of(history.item) for history in of["history"]]
+        every = [values_of(history.item) for history in of["history"]]
+        rows = [row for row in every if "epoch" in row]
         self.rows = [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
         self.steps = [row["_step"] for row in rows]
+        self.after = [row for row in every if "epoch" not in row]
+        self.directions: dict = {}
+        for metric in of.get("metric", []):
+            kinds = metric.summary
+            self.directions[metric.name] = {"min": kinds.min, "max": kinds.max}
+        # A table of W&B's is an artifact too.
+        self.models = [artifact for artifact in of.get("artifact", []) if artifact.type == "model"]
         self.exits = [end.exit_code for end in of["exit"]]
         self.summary: dict = {}
         for summary in of["summary"]:
@@ -76,14 +87,18 @@ def assert_mirrors(seen: Seen, record) -> None:
         for name, value in values.items():
             assert seen.summary[f"{split}/{name}"] == value
     assert seen.summary["parameters/trainable"] == record.parameters.trainable
+    assert seen.summary["cost/total_seconds"] == record.cost.total_seconds
+    assert seen.summary["cost/peak_memory_bytes"] == record.cost.peak_memory_bytes
+    assert seen.summary["selection/epoch"] == record.selection.epoch
+    assert seen.summary["diverged"] == int(record.diverged)
 
 
 def test_a_wandb_run_that_gets_epochs_again_holds_each_once(tmp_path):
     """A run that goes on shows all epochs from the first one, and its W&B run may have some of them already."""
-    mirror = loggers.WandB().open(loggers.Mirrored(tmp_path, "resumed", "resumed", None, {}))
+    mirror = WandB().open(Mirrored(tmp_path, "resumed", "resumed", None, {}))
     for epoch in (0, 1, 0, 1, 2):
         mirror.epoch({"epoch": epoch, "train/loss": 1.0 / (1 + epoch)})
-    mirror.close({}, failed=False)
+    mirror.close(None)
     wandb.teardown()  # W&B's service writes the end of its log after `finish` returns
     (folder,) = tmp_path.glob("wandb/offline-run-*")
     seen = Seen(folder)
@@ -102,9 +117,44 @@ def test_every_job_of_a_multirun_is_a_wandb_run_of_its_own(thawline):
         assert seen.config == record.config
         assert seen.exits == [0]
         assert_mirrors(seen, record)
+        k = record.config["freeze_policy"]["k"]
+        groups = len(record.layer_groups)
+        depth = {name: seen.summary[f"depth/{name}"] for name in ("k", "groups", "fraction")}
+        assert depth == {"k": k, "groups": groups, "fraction": k / groups}
+        assert seen.directions["val/top1"] == seen.directions["test/macro_f1"] == {"min": False, "max": True}
+        assert seen.directions["val/loss"] == seen.directions["train/loss"] == {"min": True, "max": False}
+        assert_has_the_matrix(seen, folder, record)
+        assert seen.models == []
     assert {Seen(folder).config["freeze_policy"]["k"] for folder in folders()} == {0, 1}
     (folder,) = folders("outputs/sweeps/grid")
     assert_summarises(Seen(folder), folder)
+
+
+def assert_has_the_matrix(seen: Seen, folder: Path, record) -> None:
+    """Counts of images by true and predicted class, in a step after the last epoch."""
+    (row,) = seen.after
+    assert row["_step"] == len(record.history)
+    table = json.loads(Path(folder, "files", row["confusion_matrix_table.path"]).read_text())
+    assert table["columns"] == ["Actual", "Predicted", "nPredictions"]
+    names = record.classes
+    assert table["data"] == [
+        [names[true], names[said], count]
+        for true, counts in enumerate(record.confusion_matrix)
+        for said, count in enumerate(counts)
+    ]
+
+
+@pytest.mark.slow
+def test_the_model_is_an_artifact_by_choice(thawline):
+    assert thawline("train", *WANDB, "logger.artifact=true", "trainer.max_epochs=1").status == 0
+    (folder,) = folders()
+    (run,) = records()
+    (artifact,) = Seen(folder).models
+    assert (artifact.name, artifact.type) == (f"model-{run.name}", "model")
+    files = {entry.path: entry for entry in artifact.manifest.contents}
+    assert set(files) == {"model.safetensors", "record.json"}
+    assert Path(files["model.safetensors"].local_path) == (run / "model.safetensors").absolute()
+    assert load_file(run / "model.safetensors").keys() == api.load_run(run).load_model().state_dict().keys()
 
 
 def assert_summarises(seen: Seen, folder: Path) -> None:
@@ -115,6 +165,8 @@ def assert_summarises(seen: Seen, folder: Path) -> None:
     assert figure.read_bytes() == Path("outputs/sweeps/grid/report/figure.png").read_bytes()
     assert seen.summary["table._type"] == "table-file"
     assert seen.summary["runs.nrows"] == 2
+    page = Path(folder, "files", seen.summary["report.path"])
+    assert page.read_bytes() == Path("outputs/sweeps/grid/report/report.html").read_bytes()
 
 
 def test_a_job_that_raises_ends_its_own_wandb_run_and_no_other(thawline, monkeypatch):
@@ -145,7 +197,7 @@ def test_without_a_network_online_runs_go_offline_after_one_bounded_wait(thawlin
         return init(*arguments, **keywords)
 
     monkeypatch.setattr(wandb, "init", spied)
-    monkeypatch.setattr(loggers.WandB, "_unreachable", set())
+    monkeypatch.setattr(WandB, "_unreachable", set())
     monkeypatch.delenv("WANDB_MODE")
     # A port that nothing listens on: as far as this process can tell, there is no network.
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -163,7 +215,7 @@ def test_a_broken_mirror_costs_nothing_but_itself(thawline, monkeypatch, broken,
     def fail(*arguments, **keywords):
         raise OSError("the mirror is broken")
 
-    owner = loggers.WandB if broken == "open" else loggers._WandBMirror
+    owner = WandB if broken == "open" else tracker._WandBMirror
     monkeypatch.setattr(owner, broken, fail)
     assert thawline("train", *WANDB).status == 0
     assert len(records()) == 1
@@ -180,7 +232,7 @@ def test_sync_makes_wandb_runs_again_from_records_alone(thawline):
         assert "2 runs and the sweep's summary" in result.out
         assert "wandb sync outputs/sweeps/grid/wandb/offline-run-*" in result.out
     made = {Seen(folder).run.run_id: Seen(folder) for folder in folders("outputs/sweeps/grid")}
-    assert set(made) == {folder.name for folder in records()} | {loggers.summary_identity("grid")}
+    assert set(made) == {folder.name for folder in records()} | {tracker.summary_identity("grid")}
     assert len(folders("outputs/sweeps/grid")) == 3
     for folder in records():
         record = load_record(folder)

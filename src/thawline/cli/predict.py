@@ -188,9 +188,8 @@ def _show_metrics(done: _Done) -> None:
     for split, count in done.seen_before.items():
         if count:
             what = "trained on" if split == "train" else "chosen on"
-            errors.print(
-                Text(f"warning: {count} of these images were {what} ({split}): their metrics are too optimistic")
-            )
+            said = f"warning: {count} of these images were {what} ({split}): their metrics are too optimistic"
+            errors.print(Text(said), soft_wrap=True)
 
 
 def _count(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
     from thawline.records import load_record
     from thawline.reports import find_sweep, make_report
     from thawline.reports.loading import load_sweep
-    from thawline.trackers import files_folder, is_disabled
+    from thawline.trackers.weights_and_biases import files_folder, is_disabled
 
     arguments = _parser().parse_args(argv)
     if is_disabled():
@@ -40,8 +41,8 @@ def run(argv: Sequence[str]) -> int:
         raise usage_error("sweep", f"{folder} has no finished run")
     records = [load_record(found.folder) for found in sweep.runs]
     spec = _spec(records[0], arguments)
-    for record in records:
-        _replay(spec, record, sweep)
+    for record, found in zip(records, sweep.runs, strict=True):
+        _replay(spec, record, found.folder, sweep)
     spec.summarise(sweep.name, folder, make_report(folder).folder)
     missing = sum(cell.run is None for cell in sweep.cells)
     left = f"; {missing} cells have no record" if missing else ""
@@ -53,13 +54,27 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _replay(spec: WandB, record: Record, sweep: LoadedSweep) -> None:
-    from thawline.trackers import Mirrored, remove_offline
+def _replay(spec: WandB, record: Record, folder: Path, sweep: LoadedSweep) -> None:
+    from thawline.trackers import Mirrored
+    from thawline.trackers.weights_and_biases import remove_offline
 
     remove_offline(sweep.folder, record.identity)
     axes = [override for override in record.overrides if override.lstrip("+").partition("=")[0] in sweep.axes]
     name = " ".join(axes) or record.identity
-    spec.replay(record, Mirrored(sweep.folder, record.identity, name, sweep.name, record.config))
+    directions = {f"val/{name}": of.direction for name, of in record.metric_definitions.items()}
+    model = functools.partial(_model, folder)
+    about = Mirrored(sweep.folder, record.identity, name, sweep.name, record.config, directions, model)
+    spec.replay(record, about)
+
+
+def _model(folder: Path) -> Path:
+    from thawline.execution.weights import ensure_model
+    from thawline.planning.context import RunContext
+    from thawline.planning.plan import plan_of_run
+    from thawline.planning.session import Session
+
+    session = Session()
+    return ensure_model(RunContext(plan_of_run(folder, session), session))
 
 
 def _spec(record: Record, arguments: argparse.Namespace) -> WandB:

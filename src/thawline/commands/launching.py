@@ -142,7 +142,7 @@ def _finished(planned: PlannedSweep, *, report: bool) -> FinishedSweep:
     if not (report and settings.sweep.report) or len(unfinished) == len(planned.plans):
         return FinishedSweep(planned, unfinished, None)
     from thawline.reports import make_report
-    from thawline.trackers import mirror_sweep
+    from thawline.trackers.weights_and_biases import mirror_sweep
 
     files = make_report(planned.folder)
     mirror_sweep(settings.logger, planned.name, planned.folder, files.folder)

@@ -149,7 +149,8 @@ def _job(config: DictConfig) -> str:
             from thawline.records import read_record
             from thawline.sweeps.local import run_all
             from thawline.sweeps.remote import process_session
-            from thawline.trackers import Mirrored, replay_for_agent
+            from thawline.trackers.mirror import Mirrored
+            from thawline.trackers.weights_and_biases import replay_for_agent
         session = process_session()
         with step("planning"):
             plan = plan_run(values, overrides, session)

@@ -24,17 +24,19 @@ from thawline.execution.packing import Pack
 from thawline.execution.probing import solve_path
 from thawline.execution.regularizing import Regularizing, why_whole
 from thawline.execution.threads import on_threads
-from thawline.execution.weights import source_backbone, with_head
+from thawline.execution.weights import ensure_model, source_backbone, with_head
 from thawline.freeze_policies import Phase
 from thawline.ledger.runs import run_once
 from thawline.planning.context import RunContext
 from thawline.planning.devices import device_of
 from thawline.planning.settings import RunSettings
 from thawline.records import Record, Resumption
+from thawline.records.metrics import Direction
 from thawline.runtime.clock import now
 from thawline.runtime.memory import freeing, keep_freed_memory
 from thawline.runtime.steps import step
-from thawline.trackers import Mirrored, mirroring, summary_of
+from thawline.tasks import Task
+from thawline.trackers import Mirrored, mirroring
 from thawline.training.evaluation import Predictions
 
 
@@ -61,7 +63,15 @@ def execute(run: RunContext, *, group: str | None, on_epoch: OnEpoch, packs: dic
     if distributed.wanted(plan) and plan.settings.average is None:
         return distributed.execute_on_all(plan, group, on_epoch)
     spec = plan.settings.logger if distributed.is_first() else None
-    about = Mirrored(plan.folder, plan.identity, plan.label or plan.identity, group, plan.config)
+    about = Mirrored(
+        plan.folder,
+        plan.identity,
+        plan.label or plan.identity,
+        group,
+        plan.config,
+        directions_of(plan.settings.task),
+        functools.partial(ensure_model, run),
+    )
     with freeing(), on_threads(run), mirroring(spec, about, on_epoch) as mirror:
         pack = (packs or {}).pop(plan.identity, None)
         if plan.settings.average is not None:
@@ -70,8 +80,14 @@ def execute(run: RunContext, *, group: str | None, on_epoch: OnEpoch, packs: dic
             record = pack.record(plan, mirror.epoch)
         else:
             record = _trained(run, mirror.epoch, source_record)
-        mirror.summary.update(summary_of(record))
+        mirror.record = record
     return record
+
+
+def directions_of(task: Task) -> dict[str, Direction]:
+    """Of the metrics in a row of the history that may choose the epoch, whether less or more is better."""
+    definitions = task.definitions(task.MONITORS)
+    return {"train/loss": "min", **{f"val/{name}": of.direction for name, of in definitions.items()}}
 
 
 def _source_stage(source: RunContext, group: str | None) -> Record:

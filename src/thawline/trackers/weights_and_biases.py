@@ -1,24 +1,24 @@
-"""Where a run's curves are shown. Records are the truth; a logger mirrors them, row by row, and never costs a run."""
+"""Weights & Biases: a run of its own for each run, and one for a whole sweep."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
+from thawline.errors import UsageError
+from thawline.records.names import RECORD_FILE
 from thawline.specs import Spec
+from thawline.trackers.mirror import LoggerSpec, Mirror, Mirrored, Mirroring, summary_of
 
 if TYPE_CHECKING:
-    from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
     from wandb.sdk.wandb_run import Run as WandBHandle
 
     from thawline.records import Record
@@ -26,38 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("thawline")
 _LONGEST_NAME = 128
 _NOT_IN_NAMES = frozenset("/\\#?%:")
-
-
-@dataclass(frozen=True)
-class Mirrored:
-    """What a mirror is told of a run when it opens: its files go into `folder`."""
-
-    folder: Path
-    identity: str
-    name: str
-    group: str | None
-    config: Mapping[str, Any]
-
-
-class Mirror(Protocol):
-    """An open logger of one run."""
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """Show one row of the run's history."""
-        ...
-
-    def close(self, summary: Mapping[str, Any], *, failed: bool) -> None:
-        """End with the run's final numbers."""
-        ...
-
-
-@runtime_checkable
-class LoggerSpec(Protocol):
-    """Opens a mirror for one run."""
-
-    def open(self, run: Mirrored) -> Mirror:
-        """The mirror of `run`."""
-        ...
+_LARGEST_MATRIX = 100
+"""Rows of a confusion matrix: one of more would be too large to be read, or drawn by a browser."""
 
 
 @final
@@ -68,6 +38,10 @@ class WandB(Spec):
     W&B run and no epoch occurs twice. Online, an unreachable server is given up after `init_timeout_seconds`, once in a
     process, and the runs go on offline. Under a W&B sweep agent the id is the agent's.
 
+    The summary has the final numbers: metrics by split, cost, depth, the chosen epoch, and whether the run diverged; of
+    classification there is the confusion matrix, in a step after the last epoch. W&B knows of each metric whether less
+    or more is better.
+
     W&B's own environment counts: ``WANDB_MODE=disabled`` mirrors nothing and ``WANDB_MODE=offline`` nothing online,
     ``WANDB_DIR`` is where the files go instead of the run's folder, and ``WANDB_SILENT=false`` lets W&B talk.
 
@@ -76,6 +50,7 @@ class WandB(Spec):
         entity: the W&B user or team; None: the default of the account.
         mode: ``offline`` writes files to upload later, ``online`` uploads at once.
         tags: of each run; 1 to 64 characters each.
+        artifact: keep the model of each run as a W&B artifact: the whole network as safetensors, and the record.
         init_timeout_seconds: how long an online start may take before the runs go on offline.
         finish_timeout_seconds: how long the last upload may take.
     """
@@ -84,6 +59,7 @@ class WandB(Spec):
     entity: str | None = Field(default=None, min_length=1, max_length=_LONGEST_NAME)
     mode: Literal["offline", "online"] = "offline"
     tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
+    artifact: bool = False
     init_timeout_seconds: int = Field(default=20, ge=1)
     finish_timeout_seconds: int = Field(default=120, ge=1)
 
@@ -109,7 +85,9 @@ class WandB(Spec):
         handle = self.start(
             run.identity, run.name, run.folder, group=run.group, job_type="run", config=run.config, agent=under_agent()
         )
-        return _WandBMirror(handle)
+        for name, direction in run.directions.items():
+            handle.define_metric(name, summary=direction)
+        return _WandBMirror(handle, run, artifact=self.artifact)
 
     def start(
         self,
@@ -172,10 +150,10 @@ class WandB(Spec):
             for row in record.history:
                 mirror.epoch(row)
         finally:
-            mirror.close(summary_of(record), failed=False)
+            mirror.close(record)
 
     def summarise(self, sweep: str, folder: Path, report: Path) -> None:
-        """One W&B run for a whole sweep: the tables and the figure of its `report`, grouped with the sweep's runs."""
+        """One W&B run for a whole sweep: page, tables and figure of its `report`, grouped with the sweep's runs."""
         if is_disabled():
             return
         import pandas
@@ -187,7 +165,8 @@ class WandB(Spec):
         try:
             tables = {name: pandas.read_csv(report / f"{name}.csv") for name in ("table", "runs")}
             shown: dict[str, Any] = {name: wandb.Table(dataframe=rows) for name, rows in tables.items()}
-            handle.log({**shown, "figure": wandb.Image(str(report / "figure.png"))})
+            page = wandb.Html(str(report / "report.html"), inject=False)
+            handle.log({**shown, "figure": wandb.Image(str(report / "figure.png")), "report": page})
         finally:
             handle.finish()
 
@@ -223,33 +202,68 @@ def remove_offline(folder: Path, identity: str) -> None:
         shutil.rmtree(old)
 
 
-def summary_of(record: Record) -> dict[str, float | int]:
-    """The final numbers of a run, ``split/metric`` and counts of parameters; a number that is not finite is absent."""
-    numbers = {
-        f"{split}/{name}": value
-        for split, values in record.metrics.items()
-        for name, value in values.items()
-        if value is not None
-    }
-    counts = {"parameters/trainable": record.parameters.trainable, "parameters/total": record.parameters.total}
-    return {**numbers, **counts}
-
-
 @dataclass(frozen=True)
 class _WandBMirror:
     handle: WandBHandle
+    run: Mirrored
+    artifact: bool = False
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         # At once: W&B would keep the row for later, and then lay the last epoch's numbers over the summary's.
         shown = {key: value for key, value in row.items() if value is not None}
         self.handle.log(shown, step=int(row["epoch"]), commit=True)
 
-    def close(self, summary: Mapping[str, Any], *, failed: bool) -> None:
+    def close(self, record: Record | None) -> None:
         try:
-            for key, value in summary.items():
-                self.handle.summary[key] = value
+            if record is not None:
+                self._conclude(record)
         finally:
-            self.handle.finish(exit_code=1 if failed else 0)
+            self.handle.finish(exit_code=1 if record is None else 0)
+
+    def _conclude(self, record: Record) -> None:
+        for split, values in record.metrics.items():
+            for name in values:
+                self.handle.define_metric(f"{split}/{name}", summary=record.metric_definitions[name].direction)
+        if 0 < len(record.confusion_matrix) <= _LARGEST_MATRIX:
+            after = int(record.history[-1]["epoch"]) + 1 if record.history else 0
+            self.handle.log({"confusion_matrix": _matrix(record)}, step=after, commit=True)
+        for key, value in summary_of(record).items():
+            self.handle.summary[key] = value
+        if self.artifact and self.run.model is not None:
+            self._keep(record, self.run.model)
+
+    def _keep(self, record: Record, model: Callable[[], Path]) -> None:
+        import wandb
+
+        try:
+            file = model().absolute()
+        except UsageError as error:
+            log.warning("no model artifact of run %s: %s", record.identity, error)
+            return
+        about = {"task": record.task, "run": record.identity, **summary_of(record)}
+        kept = wandb.Artifact(f"model-{record.identity}", type="model", metadata=about)
+        # In its place: a copy in W&B's own folder would take the space again.
+        kept.add_file(str(file), policy="immutable")
+        kept.add_file(str(file.with_name(RECORD_FILE)))
+        self.handle.log_artifact(kept)
+
+
+def _matrix(record: Record) -> Any:
+    """W&B's own chart of the confusion matrix, which takes the truth and the prediction of each image."""
+    import wandb
+
+    pairs = [
+        (true, said)
+        for true, row in enumerate(record.confusion_matrix)
+        for said, count in enumerate(row)
+        for _ in range(count)
+    ]
+    return wandb.plot.confusion_matrix(
+        y_true=[true for true, _ in pairs],
+        preds=[said for _, said in pairs],
+        class_names=record.classes,
+        title="confusion matrix of the test images",
+    )
 
 
 class _NoMirror:
@@ -258,83 +272,8 @@ class _NoMirror:
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Nothing."""
 
-    def close(self, summary: Mapping[str, Any], *, failed: bool) -> None:
+    def close(self, record: Record | None) -> None:
         """Nothing."""
-
-
-@final
-class CSV(Spec):
-    """Curves as ``curves/metrics.csv`` in the run's folder."""
-
-    def open(self, run: Mirrored) -> Mirror:
-        """A CSVLogger in the run's folder."""
-        from pytorch_lightning.loggers import CSVLogger
-
-        return _LightningMirror(CSVLogger(run.folder, name="curves", version=""))
-
-
-@final
-class TensorBoard(Spec):
-    """TensorBoard event files in the run's folder (needs the extra ``tensorboard``)."""
-
-    @model_validator(mode="after")
-    def _installed(self) -> TensorBoard:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ValueError("tensorboard is not installed; pip install 'thawline[tensorboard]'")
-        return self
-
-    def open(self, run: Mirrored) -> Mirror:
-        """A TensorBoardLogger in the run's folder."""
-        from pytorch_lightning.loggers import TensorBoardLogger
-
-        return _LightningMirror(TensorBoardLogger(run.folder, name="tensorboard", version=""))
-
-
-@dataclass(frozen=True)
-class _LightningMirror:
-    logger: CSVLogger | TensorBoardLogger
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        numbers: dict[str, Any] = {key: value for key, value in row.items() if isinstance(value, (int, float))}
-        self.logger.log_metrics(numbers, step=int(row["epoch"]))
-        self.logger.save()
-
-    def close(self, summary: Mapping[str, Any], *, failed: bool) -> None:
-        final: dict[str, Any] = {f"final/{key}": value for key, value in summary.items()}
-        if final:
-            self.logger.log_metrics(final)
-        self.logger.finalize("failed" if failed else "success")
-
-
-@dataclass
-class Mirroring:
-    """A run's mirror while the run is on. What goes wrong with it is said once, and the run goes on without."""
-
-    mirror: Mirror | None
-    on_epoch: Callable[[Mapping[str, Any]], None]
-    summary: dict[str, float | int] = field(default_factory=dict)
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """Tell the run's observer and the mirror of an epoch."""
-        self.on_epoch(row)
-        if self.mirror is not None:
-            with self.forgiving():
-                self.mirror.epoch(row)
-
-    def close(self, *, failed: bool) -> None:
-        """End the mirror."""
-        if self.mirror is not None:
-            with self.forgiving():
-                self.mirror.close(self.summary, failed=failed)
-
-    @contextlib.contextmanager
-    def forgiving(self) -> Iterator[None]:
-        """Within the block an error ends the mirror, not the run."""
-        try:
-            yield
-        except Exception:
-            self.mirror = None
-            log.warning("the logger failed; the run goes on, and its record stays whole", exc_info=True)
 
 
 def mirror_sweep(spec: LoggerSpec | None, sweep: str, folder: Path, report: Path) -> None:
@@ -349,20 +288,3 @@ def replay_for_agent(spec: LoggerSpec | None, record: Record, run: Mirrored) -> 
     if isinstance(spec, WandB) and under_agent():
         with Mirroring(None, lambda row: None).forgiving():
             spec.replay(record, run)
-
-
-@contextlib.contextmanager
-def mirroring(
-    spec: LoggerSpec | None, run: Mirrored, on_epoch: Callable[[Mapping[str, Any]], None]
-) -> Iterator[Mirroring]:
-    """Mirror a run while the block runs; the mirror ends with the block, as failed where the block raises."""
-    session = Mirroring(None, on_epoch)
-    if spec is not None:
-        with session.forgiving():
-            session.mirror = spec.open(run)
-    failed = True
-    try:
-        yield session
-        failed = False
-    finally:
-        session.close(failed=failed)
