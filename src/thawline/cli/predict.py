@@ -203,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="thawline predict",
         description="Predict images with the model of a finished run, in the pixels of each image itself. A folder "
-        "that is laid out like the run's data set, with the truth (class folders, a table, masks, ...), gets the "
+        "that is laid out like the run's data set, with the truth (folders by name, a table, masks, ...), gets the "
         "metrics of a record too.",
         epilog="thawline predict camvid street.jpg photos --draw drawn --masks masks",
     )
