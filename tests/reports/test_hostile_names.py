@@ -20,6 +20,7 @@ from tests.make_records import (
     sweep,
 )
 from tests.reports.depth_sweeps import rows_of
+from tests.reports.pages import data_of, policy_of, scripts_of
 from thawline.cli import main
 from thawline.reports import make_report
 from thawline.reports.document import DASH
@@ -88,13 +89,24 @@ def test_hostile_names_are_inert_in_html(hostile):
     plain_page = {
         *("html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "div", "p", "main", "figure"),
         *("figcaption", "img", "section", "table", "thead", "tbody", "tr", "th", "td", "details", "summary", "pre"),
-        *("code", "footer"),
+        *("code", "footer", "script", "nav", "ol", "ul", "li", "a"),
     }
     assert seen.tags <= plain_page
     assert seen.attributes <= {
-        *("lang", "charset", "http-equiv", "content", "name", "class", "style", "alt", "src", "scope", "tabindex")
+        *("lang", "charset", "http-equiv", "content", "name", "class", "style", "alt", "src", "scope", "tabindex"),
+        *("id", "hidden", "href", "type", "aria-label", "aria-live"),
     }
-    assert "default-src 'none'" in page
+    # The scripts are the page's own: no name is in them, and the browser is told to run no other.
+    assert page.count("<script") == page.count("</script>") == 1 + len(scripts_of(hostile.html))
+    for script in scripts_of(hostile.html):
+        assert not any(name in script for name in HOSTILE)
+    assert "'unsafe-inline'" not in policy_of(hostile.html)["script-src"]
+    block = page.partition('id="data">')[2].partition("</script>")[0]
+    assert block.isascii()
+    assert not set("<>&") & set(block)
+    names = data_of(hostile.html)["lines"]
+    assert names[0] == "</script><script>alert(1)</script>"
+    assert all(name.isprintable() and len(name) <= 80 for name in names)
     assert "</script><script>alert(1)</script>" in "".join(seen.text)
     assert "{{ 7*7 }}" in "".join(seen.text)
     assert not {"\x1b", "\x00", "\u202e"} & set(page)

@@ -68,7 +68,10 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report. A folded one is open to who asks: long, and not needed to understand the result."""
+    """A part of the report. A folded one is open to who asks: long, and not needed to understand the result.
+
+    `chart` names what the page draws in it instead of its drawings, where a script can run.
+    """
 
     title: str
     paragraphs: tuple[str, ...] = ()
@@ -77,6 +80,7 @@ class Section:
     images: tuple[StoredImage, ...] = ()
     code: str = ""
     folded: bool = False
+    chart: Literal["", "curves", "changes", "cost", "confusion", "runs"] = ""
 
 
 @dataclass(frozen=True)

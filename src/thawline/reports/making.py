@@ -11,7 +11,8 @@ from thawline.files import atomic_write
 from thawline.reports.escaping import plain
 from thawline.reports.figures import draw, shows_layers
 from thawline.reports.joining import load_sweeps
-from thawline.reports.rendering import csv_text, html_report, latex_table, markdown_report, markdown_table
+from thawline.reports.page import html_page
+from thawline.reports.rendering import csv_text, latex_table, markdown_report, markdown_table
 from thawline.reports.sections import make_document
 from thawline.reports.study import Study, make_study
 from thawline.reports.tables import layer_rows, result_table, run_rows, table_rows
@@ -107,7 +108,7 @@ def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
         files.figure_png: drawing.png,
         files.figure_pdf: drawing.pdf,
         files.markdown: markdown_report(document),
-        files.html: html_report(document, drawing.svg, drawing.width_inches),
+        files.html: html_page(study, document, drawing, files.folder),
         **{files.folder / f"{each.name}.png": each.png for each in further},
         **{files.folder / f"{each.name}.pdf": each.pdf for each in further},
         **{files.folder / f"{each.name}.jpg": each.content for each in images},

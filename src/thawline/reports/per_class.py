@@ -130,7 +130,8 @@ def _heading(measure: str) -> str:
 
 
 def _recalls(study: Study) -> Iterable[Section]:
-    """Recall by class of the chosen rows, where the records have confusion matrices."""
+    """Recall by class of the chosen rows, where the records have confusion matrices; the page draws them once."""
+    begun = False
     for group in study.conditions[:_MOST_CONDITIONS]:
         recalls = class_recalls(group.chosen) if group.chosen else []
         if group.chosen is None or not recalls:
@@ -152,29 +153,39 @@ def _recalls(study: Study) -> Iterable[Section]:
             told += f" The {_MOST_CLASSES} classes with the lowest recall of {len(recalls)}."
         table = Table(columns("class", "samples", "recall", "most often taken for", left=(0, 3)), tuple(lines))
         where = f" on {short(group.label)}" if group.label else ""
-        yield Section(f"By class{where}", (told,), (table,))
+        yield Section(f"By class{where}", (told,), (table,), chart="" if begun else "confusion")
+        begun = True
 
 
 def class_recalls(row: Row) -> list[ClassRecall]:
-    """Recall by class on the test set, lowest first, summed over the row's runs; empty where no confusion is kept.
+    """Recall by class on the test set, lowest first, summed over the row's runs; empty where no confusion is kept."""
+    found = confusion_of(row)
+    if found is None:
+        return []
+    names, total = found
+    recalls = [_class_recall(total[index], index, names) for index in range(len(names))]
+    return sorted(recalls, key=lambda item: math.inf if item.recall is None else item.recall)
 
-    The confusion matrix of a record has shape (true classes, predicted classes).
+
+def confusion_of(row: Row) -> tuple[list[str], NDArray[np.int64]] | None:
+    """The classes, and the confusion matrix (true classes, predicted classes) on test, summed over the row's runs.
+
+    None where no run has one, or where they are not of the same classes.
     """
     total: NDArray[np.int64] | None = None
     names: list[str] = []
     for run in row.runs.values():
-        # The records of the chosen row are read again: keeping every run's matrix would cost memory by classes^2.
+        # The records of a row are read again: keeping every run's matrix would cost memory by classes^2.
         record = load_record(run.folder)
         if not record.confusion_matrix:
             continue
         if names and names != record.classes:
-            return []
+            return None
         matrix, names = np.array(record.confusion_matrix, dtype=np.int64), record.classes
         total = matrix if total is None else total + matrix
     if total is None or total.shape != (len(names), len(names)):
-        return []
-    recalls = [_class_recall(total[index], index, names) for index in range(len(names))]
-    return sorted(recalls, key=lambda item: math.inf if item.recall is None else item.recall)
+        return None
+    return names, total
 
 
 def _class_recall(counts: NDArray[np.int64], index: int, names: Sequence[str]) -> ClassRecall:

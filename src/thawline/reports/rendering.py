@@ -1,13 +1,12 @@
-"""A report in each of its formats: Markdown, LaTeX, CSV and one self-contained HTML page."""
+"""A report in its formats but for the page: Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 
-from thawline.reports.document import Column, Document, Section, Table
+from thawline.reports.document import Document, Section, Table
 from thawline.reports.escaping import code_fence, csv_field, latex, markdown, plain
 
 # The longest name that a table shows whole; the CSV files always do.
@@ -93,33 +92,6 @@ def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
     for row in rows:
         writer.writerow([csv_field(_csv_value(row.get(heading))) for heading in headings])
     return stream.getvalue()
-
-
-def html_report(document: Document, figure_svg: bytes, width_inches: float) -> str:
-    """The report as one HTML page that loads nothing: style inside, figure as data, no script."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("thawline.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = plain
-    environment.filters["shown"] = shown
-    environment.filters["side"] = _side
-    environment.filters["data"] = _data
-    page = environment.get_template("report.html")
-    return page.render(document=document, figure=figure_svg, width=width_inches) + "\n"
-
-
-def _data(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
-
-
-def _side(column: Column) -> str:
-    return "n" if column.align == "right" else "t"
 
 
 def _csv_value(value: object) -> object:

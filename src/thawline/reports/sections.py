@@ -104,14 +104,20 @@ def _training(study: Study) -> Iterable[Section]:
         return
     told = "The recipe that the numbers were made with. Where the runs differ each value has the number of its runs."
     tables = (_key_values("", recipe),) if recipe else ()
-    yield Section("How the runs were trained", (told,) if recipe else (), tables, drawings=curves)
+    yield Section(
+        "How the runs were trained",
+        (told,) if recipe else (),
+        tables,
+        drawings=curves,
+        chart="curves" if curves else "",
+    )
 
 
 def _changes(study: Study) -> Iterable[Section]:
     drawings = draw_changes(study)
     if drawings:
         told = "How far each layer group went from the source. The numbers are in layers.csv."
-        yield Section("What training changed", (told,), drawings=drawings)
+        yield Section("What training changed", (told,), drawings=drawings, chart="changes")
 
 
 def _cost(study: Study) -> Iterable[Section]:
@@ -143,7 +149,7 @@ def _cost(study: Study) -> Iterable[Section]:
     note = (
         "Means over the runs. Seconds are wall-clock, memory is the peak of the process (CPU) or of the device (GPU)."
     )
-    yield Section("Cost", (told,), (Table(columns(*headings), tuple(lines), note=note),))
+    yield Section("Cost", (told,), (Table(columns(*headings), tuple(lines), note=note),), chart="cost")
 
 
 def _before(study: Study) -> Iterable[Section]:
@@ -188,7 +194,7 @@ def _every_run(study: Study) -> Iterable[Section]:
     each = (f"{SPLIT_LABELS[split]}, each run" for split in splits)
     headings = ("setting", *each, f"{study.split_label} mean", "sd", "IQM", "n")
     table = Table(columns(*headings, left=range(len(splits) + 1)), tuple(lines), note=note)
-    yield Section("Every run", (), (table,), folded=True)
+    yield Section("Every run", (), (table,), folded=True, chart="runs")
 
 
 def _missing(study: Study) -> Iterable[Section]:
