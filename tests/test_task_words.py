@@ -26,6 +26,7 @@ NEEDS_CLASSES = {
     "network/network.py": "the classifier of a source",
     "planning/shift.py": "OtherDataset maps classes of one set to another's",
     "reports/findings.py": "McNemar's test counts right and wrong",
+    "reports/page/confusions.py": "matrices of classes",
     "reports/per_class.py": "the section on single classes",
     "sweeps/source_ranking.py": "transferability scores are of classes",
     "training/probes.py": "packed probes and the L-BFGS path",

@@ -15,7 +15,8 @@ from thawline.records.names import RECORD_FILE
 from thawline.reports.axes import setting_labels
 from thawline.reports.escaping import plain
 from thawline.reports.loading import Cell, LoadedRun
-from thawline.reports.page.details import changes, confusions, curves
+from thawline.reports.page.confusions import confusions
+from thawline.reports.page.details import changes, curves
 from thawline.reports.rows import Row
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
 from thawline.reports.study import Study
