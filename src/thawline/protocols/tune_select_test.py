@@ -60,6 +60,11 @@ class TuneSelectTest(Protocol):
         """How many settings are tried for each candidate."""
         return self.trials
 
+    @property
+    def independent_trials(self) -> bool:
+        """Whether what is tried is drawn independently: Optuna's trials follow from those before."""
+        return self.engine == "random"
+
     def next_stage(self, candidates: Sequence[Candidate], done: Sequence[Finished]) -> Stage | None:
         """Tune, in one stage or in rounds; then select, if that is wanted; then test."""
         self._require_deeper(candidates)

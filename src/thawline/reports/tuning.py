@@ -31,6 +31,9 @@ def tuning(study: Study) -> Iterable[Section]:
     if not groups:
         return
     told = [text for group in groups for text in _told(study, group)]
+    shallow = stages.manifest.settings.get("shallow")
+    if shallow is not None:
+        told.append(f"Trials trained at most {shallow} layer groups (protocol.shallow): the curves are of these runs.")
     tables = tuple(_table(study, group) for group in groups)
     yield Section(TITLE, tuple(told), tables, drawings=draw_tuning(study, groups))
 

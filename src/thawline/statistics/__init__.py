@@ -22,7 +22,7 @@ from thawline.statistics.joint_sign_flips import joint_sign_flips
 from thawline.statistics.multiplicity import holm
 from thawline.statistics.paired_tests import McNemar, PairedTest, mcnemar, sign_flip, smallest_p, wilcoxon
 from thawline.statistics.pairing import Pairs, paired
-from thawline.statistics.racing import Drop, Look, looks_of, race
+from thawline.statistics.racing import Drop, Look, is_audited, looks_of, race
 from thawline.statistics.samples import Mode
 from thawline.statistics.summaries import Summary, interquartile_mean, probability_of_improvement, summary
 from thawline.statistics.tuning_curves import Stretch, TuningCurve, expected_best, leaders, tuning_curve
@@ -56,6 +56,7 @@ __all__ = [
     "holm",
     "interquartile_mean",
     "iqm_over_data_sets",
+    "is_audited",
     "joint_sign_flips",
     "leaders",
     "looks_of",
