@@ -11,11 +11,12 @@ import torch
 
 from tests.tasks.detections import CLASSES, INPUT, NAMES, by_pycocotools, image, many, xywh
 from thawline.datasets.targets import Objects, as_objects
+from thawline.evaluation.images.matching import box_overlaps
 from thawline.preprocessing import Preprocessing
 from thawline.specs import resolve
 from thawline.tasks import Views
 from thawline.tasks.detection import Detection
-from thawline.tasks.detection.metrics import box_overlaps, image_counts
+from thawline.tasks.detection.metrics import image_counts
 from thawline.training.evaluation import Predictions
 
 TASK = Detection()

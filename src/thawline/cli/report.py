@@ -30,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     folders = list(dict.fromkeys(find_sweep(name, arguments.outputs) for name in arguments.sweeps))
     output = arguments.output or report_folder(folders, arguments.outputs)
-    files = make_report(folders, output, arguments.metric, arguments.axis)
+    files = make_report(folders, output, arguments.metric, arguments.axis, arguments.margin)
     if arguments.csv:
         print(files.table_csv.read_text(encoding="utf-8"), end="")
     else:
@@ -67,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--metric", help="compare the runs by this metric (default: what they selected by)")
     parser.add_argument("--axis", help="draw along this axis of the sweep (default: the one that counts layer groups)")
+    parser.add_argument(
+        "--margin",
+        type=float,
+        metavar="M",
+        help="differences of the metric below it do not matter (default: report.margin, else 0.01 of 0 to 1)",
+    )
     parser.add_argument(
         "--output",
         type=Path,

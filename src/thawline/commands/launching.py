@@ -144,6 +144,6 @@ def _finished(planned: PlannedSweep, *, report: bool) -> FinishedSweep:
     from thawline.reports import make_report
     from thawline.trackers.weights_and_biases import mirror_sweep
 
-    files = make_report(planned.folder)
+    files = make_report(planned.folder, margin=settings.report.margin)
     mirror_sweep(settings.logger, planned.name, planned.folder, files.folder)
     return FinishedSweep(planned, unfinished, files)

@@ -137,6 +137,16 @@ class SweepSettings(Spec):
     stage: StageRecord | None = None
 
 
+class ReportSettings(Spec):
+    """How the report of a sweep compares its rows.
+
+    Attributes:
+        margin: differences of the metric that are smaller do not matter; null: 0.01 of metrics between 0 and 1.
+    """
+
+    margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+
+
 class DiagnosticsSettings(Spec):
     """What is measured of a run beside its metrics, on training and validation images.
 
@@ -187,7 +197,7 @@ class RunSettings(Spec):
     `open_test` says whether the run may open the test split, after everything is chosen on validation.
     """
 
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"logger", "output_dir", "sweep", "source"})
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"logger", "output_dir", "sweep", "report", "source"})
 
     backbone: BackboneSpec
     adapter: Adapter | None = None
@@ -210,6 +220,7 @@ class RunSettings(Spec):
     average: AverageSettings | None = None
     cache: CacheSettings
     sweep: SweepSettings
+    report: ReportSettings = ReportSettings()
     logger: LoggerSpec | None = None
     seed: int = Field(ge=0)
     data_seed: int = Field(ge=0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from thawline import statistics
 from thawline.records.metrics import NEVER, SelectionRule
 from thawline.reports.rows import Key, Row, by_validation
+from thawline.reports.running import Running, running
 from thawline.statistics import Choice
 
 
@@ -17,7 +18,8 @@ class Group:
 
     `chosen` is the row with the best validation mean among `candidates`, the rows that have most of the seeds: a row
     that misses runs, or in which one diverged, is not compared with whole ones. Ties are broken by the mean validation
-    loss, then by the fewest trained weights.
+    loss, then by the fewest trained weights. `running` has the rows that no other beats on the
+    split of the results.
     """
 
     condition: Key
@@ -26,6 +28,7 @@ class Group:
     candidates: tuple[Row, ...]
     chosen: Row | None
     per_replicate: Choice
+    running: Running | None
 
 
 def group_of(rows: Sequence[Row], rule: SelectionRule, split: str, label: str) -> Group:
@@ -38,7 +41,8 @@ def group_of(rows: Sequence[Row], rule: SelectionRule, split: str, label: str) -
         [row.scores(split, rule.metric) for row in cheapest_first],
         rule.direction,
     )
-    return Group(rows[0].condition, label, tuple(rows), cheapest_first, chosen, per_replicate)
+    in_the_running = running(rows, split, rule.metric, rule.direction)
+    return Group(rows[0].condition, label, tuple(rows), cheapest_first, chosen, per_replicate, in_the_running)
 
 
 def best_of(rows: Sequence[Row], rule: SelectionRule) -> tuple[Row | None, tuple[Row, ...]]:

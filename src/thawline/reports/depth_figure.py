@@ -15,7 +15,9 @@ from thawline.reports.figure_style import (
     COLOURS,
     COLUMN_INCHES,
     GREY,
+    IN_THE_RUNNING,
     MARKERS,
+    OUT_OF_THE_RUNNING,
     PAGE_INCHES,
     apart,
     capital,
@@ -24,8 +26,9 @@ from thawline.reports.figure_style import (
 )
 from thawline.reports.rows import Row, line_label
 from thawline.reports.split_names import VALIDATION
+from thawline.reports.standing import beaten_caption
 from thawline.reports.study import Study
-from thawline.statistics import Interval, Summary
+from thawline.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -212,7 +215,7 @@ def _draw_line(
     results = [row.summary(study.split, study.metric) for row in rows]
     validation = [row.summary(VALIDATION, study.metric).mean for row in rows]
     nan = math.nan
-    bands = [_band(summary) or (nan, nan) for summary in results]
+    bands = [_band(study, row) or (nan, nan) for row in rows]
     low, high = [band[0] for band in bands], [band[1] for band in bands]
     axes.fill_between(x, low, high, color=colour, alpha=0.16 if alone else 0.1, linewidth=0, zorder=1)
     if study.split != VALIDATION:
@@ -221,13 +224,21 @@ def _draw_line(
     for row, position in zip(rows, x, strict=True):
         _draw_seeds(axes, study, scale, row, scale.beside(position, dodge), colour, alone=alone)
     centre = [nan if summary.mean is None else summary.mean for summary in results]
-    look: dict[str, Any] = {"marker": marker, "markersize": 3.2, "markeredgewidth": 0, "clip_on": False}
-    axes.plot(x, centre, color=colour, linewidth=1.3, zorder=4, **look)
+    axes.plot(x, centre, color=colour, linewidth=1.3, zorder=4, clip_on=False)
+    for out, look in ((False, IN_THE_RUNNING), (True, OUT_OF_THE_RUNNING)):
+        points = [(a, b) for a, b, row in zip(x, centre, rows, strict=True) if _is_out(study, row) is out]
+        if points:
+            xs, ys = zip(*points, strict=True)
+            axes.plot(xs, ys, color=colour, linestyle="none", marker=marker, zorder=5, **look)
 
 
-def _band(summary: Summary) -> Interval | None:
+def _band(study: Study, row: Row) -> Interval | None:
     """The interval that is drawn: over two runs it is so wide that it would press all else flat."""
-    return summary.interval if summary.n > 2 else None
+    return study.interval(row) if row.summary(study.split, study.metric).n > 2 else None
+
+
+def _is_out(study: Study, row: Row) -> bool:
+    return study.is_in_the_running(row) is False
 
 
 def _draw_seeds(
@@ -323,7 +334,7 @@ def _bound(axes: Axes, study: Study, groups: Sequence[Group]) -> None:
     finite = [y for y in scores if math.isfinite(y)]
     if not finite:
         return
-    bands = [band for row in rows if (band := _band(row.summary(study.split, study.metric)))]
+    bands = [band for row in rows if (band := _band(study, row))]
     finite += [edge for band in bands for edge in band]
     span = max(max(finite) - min(finite), 0.01 * max(abs(max(finite)), 1e-9))
     limits = min(finite) - 0.05 * span, max(finite) + 0.05 * span
@@ -356,6 +367,9 @@ def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, 
     entries.append(
         Line2D([], [], color=base, linewidth=1.3, marker="o", markersize=3.2, label=f"{study.split_label}, mean")
     )
+    if any(_is_out(study, row) for row in study.rows):
+        look: dict[str, Any] = {"linewidth": 1.3, "marker": "o", **OUT_OF_THE_RUNNING}
+        entries.append(Line2D([], [], color=base, label="mean, beaten by another", **look))
     entries.append(Patch(facecolor=base, alpha=0.2, linewidth=0, label=f"{study.split_label}, 95 % interval"))
     dots: dict[str, Any] = {"alpha": 0.6, "linestyle": "none", "marker": "o", "markersize": 3}
     entries.append(Line2D([], [], color=base, label=f"{study.split_label}, each seed", **dots))
@@ -364,9 +378,11 @@ def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, 
         dashed: dict[str, Any] = {"alpha": 0.55, "linewidth": 0.9, "linestyle": (0, (4, 2))}
         entries.append(Line2D([], [], color=base, label="validation, mean", **dashed))
     if beside and single:
-        hollow: dict[str, Any] = {"markerfacecolor": "white", "markersize": 2.8, "markeredgewidth": 0.6, "alpha": 0.6}
+        open_dots: dict[str, Any] = {"markerfacecolor": "white", "markersize": 2.8, "markeredgewidth": 0.6}
         entries.append(
-            Line2D([], [], color=base, linestyle="none", marker="o", label="validation, each seed", **hollow)
+            Line2D(
+                [], [], color=base, linestyle="none", marker="o", label="validation, each seed", alpha=0.6, **open_dots
+            )
         )
     ring: dict[str, Any] = {"markerfacecolor": "none", "markersize": 7, "markeredgewidth": 1.1}
     entries.append(Line2D([], [], color=base, linestyle="none", marker="o", label="chosen on validation", **ring))
@@ -384,8 +400,9 @@ def _depth_caption(study: Study, facets: Sequence[tuple[str, list[Group]]], *, w
     dashed = f" Dashed: validation mean{open_dots}." if study.split != VALIDATION else ""
     text = (
         f"{capital(study.metric_label)} against {along}. Solid: {study.split_label} mean over the seeds with its 95 % "
-        f"t interval, every seed as a dot.{dashed} Ring: chosen on validation."
+        f"{study.interval_label}, every seed as a dot.{dashed} Ring: chosen on validation."
     )
+    text += beaten_caption(study)
     text += f" {capital(study.direction_note)}." if study.direction_note else ""
     if any(row.summary(study.split, study.metric).n == 2 for row in study.rows):
         text += " Intervals over two seeds are not drawn; they are in the tables."

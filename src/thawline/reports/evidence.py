@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from thawline import statistics
@@ -24,15 +25,21 @@ from thawline.reports.rows import Row
 from thawline.reports.split_names import TEST
 from thawline.reports.study import Study
 from thawline.reports.tables import depth_told, mean_sd, short, ties_in_words
+from thawline.statistics import TwoWay
 
 _MOST_ROWS = 300
 _MOST_VALUES = 4
 _MOST_CONDITIONS = 12
 # The columns of the choice that hold names.
 _CHOICE_NAMES = ("by mean over seeds", "by each seed (how often)", "oracle, most often")
-_INTERVALS = (
+_BOOTSTRAP = (
     "The bootstrap resamples the seeds of both rows jointly. Over few seeds its interval is too short (over 3 it "
     "covers 73 % where it says 95): trust the t interval."
+)
+_BOTH = (
+    "Intervals are over other seeds and other test images. 'Of seeds' is the standard error over other seeds on the "
+    "same images, 'of images' that over other images with the same trained models; with three seeds or fewer the "
+    "interval is the wider one of this and of the t interval over the seeds."
 )
 
 
@@ -88,19 +95,22 @@ def _choice(study: Study, group: Group) -> tuple[str, list[tuple[str, str]]]:
 def compared(study: Study) -> Iterable[Section]:
     """The chosen row against the others: paired differences, intervals, tests, and what n allows at all."""
     tables = []
-    unpaired = False
+    unpaired = by_images = False
     floors = []
     for group in study.conditions[:_MOST_CONDITIONS]:
         found = comparisons(study, group)
         if group.chosen is None or not any(item.n > 1 for item in found):
             continue
         pairs = max(item.n for item in found)
-        floors.append((group.label, smallest_p_in_words(pairs, len(found))))
+        jointly = any(item.jointly for item in found)
+        floors.append((group.label, smallest_p_in_words(pairs, 1 if jointly else len(found))))
+        by_images = by_images or any(item.both for item in found)
         unpaired = unpaired or any(item.unpaired for item in found)
         tables.append(_comparison_table(study, group, group.chosen, found))
     if not tables:
         return
-    paragraphs = [_how_compared(study), _INTERVALS, *(_said_once(floors) if study.split == TEST else ())]
+    paragraphs = [_how_compared(study), _BOTH if by_images else _BOOTSTRAP]
+    paragraphs += [_verdicts(study), *_said_once(floors)] if study.split == TEST else []
     if unpaired:
         paragraphs.append("Where the rows do not have the same seeds only the common ones are compared ('pairs').")
     yield Section("How sure is that?", tuple(paragraphs), tuple(tables))
@@ -118,7 +128,18 @@ def _how_compared(study: Study) -> str:
     return (
         f"{text} P(better) is the probability that a run of the chosen row beats one of the other (Agarwal et al. "
         "2021). p values are two-sided and exact: sign flips of the paired differences, Wilcoxon's signed ranks, and "
-        "the sign-flip p after Holm's correction over the table."
+        "the sign-flip p corrected for all comparisons of the table: jointly, by the largest |t| when a seed's "
+        "differences change their signs together (max-T, stepped down), or by Holm's method where not every row has "
+        "every seed."
+    )
+
+
+def _verdicts(study: Study) -> str:
+    """What the words of the last column stand for."""
+    margin = "" if study.margin is None else f"'equivalent': the 90 % interval lies within ±{study.margin:g}. "
+    return (
+        f"{margin}'better' and 'worse': the paired t is beyond its limit for all rows of the table together. All else "
+        "is 'not told apart', which is no proof that there is no difference."
     )
 
 
@@ -131,30 +152,78 @@ def _said_once(floors: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _comparison_table(study: Study, group: Group, chosen: Row, found: Sequence[RowComparison]) -> Table:
-    headings = ["against", "difference", "95 % t interval", "95 % bootstrap"]
+    by_images = any(item.both for item in found)
+    headings = ["against", "difference", "95 % interval" if by_images else "95 % t interval"]
+    headings += ["of seeds", "of images"] if by_images else ["95 % bootstrap"]
     if study.split == TEST:
-        headings += ["P(better)", "p sign flip", "p Wilcoxon", "p Holm"]
+        jointly = any(item.jointly for item in found)
+        headings += ["P(better)", "p sign flip", "p Wilcoxon", "p joint" if jointly else "p Holm"]
+    headings.append("pairs")
+    if study.split == TEST:
+        headings.append("verdict")
+    left = (0, len(headings) - 1) if study.split == TEST else (0,)
     return Table(
-        columns(*headings, "pairs"),
-        tuple(_comparison_line(study, group, item) for item in found[:_MOST_ROWS]),
+        columns(*headings, left=left),
+        tuple(_comparison_line(study, group, item, by_images=by_images) for item in found[:_MOST_ROWS]),
         caption=f"{_named(group, chosen)} against the others" + (f" on {short(group.label)}" if group.label else ""),
     )
 
 
-def _comparison_line(study: Study, group: Group, item: RowComparison) -> Line:
+def _comparison_line(study: Study, group: Group, item: RowComparison, *, by_images: bool) -> Line:
     entries = [
         _named(group, item.other),
         signed(item.difference, study.digits),
         interval(item.interval, study.digits, with_sign=True),
-        interval(item.bootstrap, study.digits, with_sign=True),
+        *(_parts(item.both, study.digits) if by_images else (interval(item.bootstrap, study.digits, with_sign=True),)),
     ]
     if study.split == TEST:
         entries += [
             number(item.improvement, 2),
             *((p_value(item.sign_flip.p), p_value(item.wilcoxon.p)) if item.n > 1 else (DASH, DASH)),
-            DASH if item.holm is None else p_value(item.holm),
+            DASH if item.corrected is None else p_value(item.corrected),
         ]
-    return Line((*entries, str(item.n)))
+    verdict = (item.verdict or DASH,) if study.split == TEST else ()
+    return Line((*entries, str(item.n), *verdict))
+
+
+def _parts(both: TwoWay | None, digits: int) -> tuple[str, str]:
+    """The standard errors over other seeds and over other images, with a digit more than the metric has."""
+    if both is None:
+        return DASH, DASH
+    seeds = DASH if both.of_seeds is None else number(math.sqrt(both.of_seeds), digits + 1)
+    return seeds, number(math.sqrt(both.of_images), digits + 1)
+
+
+def by_seeds_and_images(study: Study) -> Iterable[Section]:
+    """How far each row's mean may be off, with other seeds and with other test images."""
+    lines = []
+    for row in study.rows[:_MOST_ROWS]:
+        both = study.evidence.of(row)
+        if both is None:
+            continue
+        lines.append(
+            Line(
+                (
+                    short(row.label),
+                    number(both.mean, study.digits),
+                    *_parts(both, study.digits),
+                    interval(study.interval(row), study.digits),
+                    interval(row.summary(study.split, study.metric).interval, study.digits),
+                    count(both.images),
+                    str(both.seeds),
+                ),
+                strong=study.is_chosen(row),
+            )
+        )
+    if not lines:
+        return
+    told = (
+        "How far each mean may be off: 'of seeds' is its standard error with other seeds on the same test images, 'of "
+        "images' that with other images and the same trained models. The interval is over both; the t interval over "
+        "the seeds alone says nothing about other images, and one seed says nothing about other seeds."
+    )
+    headings = ("setting", "mean", "of seeds", "of images", "95 % interval", "95 % t over seeds", "images", "seeds")
+    yield Section("Other seeds, other images", (told,), (Table(columns(*headings), tuple(lines)),), folded=True)
 
 
 def by_sample(study: Study) -> Iterable[Section]:

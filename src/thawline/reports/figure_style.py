@@ -13,6 +13,9 @@ PAGE_INCHES = 7.0
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#555555"
+# How a mean is drawn, and how one that another row beats.
+IN_THE_RUNNING: Any = {"markersize": 3.2, "markeredgewidth": 0, "clip_on": False}
+OUT_OF_THE_RUNNING: Any = {"markersize": 3.6, "markeredgewidth": 0.9, "markerfacecolor": "white", "clip_on": False}
 LONGEST_LABEL = 28
 STYLE: Any = {
     "font.family": "DejaVu Sans",

@@ -15,8 +15,17 @@ from thawline.records.names import IMAGE_SCORE_ARRAY, PREDICTIONS_FILE
 from thawline.reports.choosing import Group
 from thawline.reports.loading import LoadedRun
 from thawline.reports.rows import Key, Row
+from thawline.reports.running import resolution
 from thawline.reports.study import Study
-from thawline.statistics import ImageDifference, Interval, McNemar, PairedTest
+from thawline.statistics import (
+    EQUIVALENCE_CONFIDENCE,
+    ImageDifference,
+    Interval,
+    McNemar,
+    PairedTest,
+    Pairs,
+    TwoWay,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +36,9 @@ _Right = tuple["NDArray[np.int64]", "NDArray[np.bool_]"]
 # The same with each sample's score.
 _Scores = tuple["NDArray[np.int64]", "NDArray[np.float64]"]
 
+EQUIVALENT = "equivalent"
+"""The verdict on rows that differ by less than the margin."""
+
 # Predictions are read from disk for this many seeds of a comparison at most.
 _MOST_SEEDS_READ = 20
 
@@ -36,7 +48,13 @@ class RowComparison:
     """The chosen row against another on the study's split, paired by seed.
 
     `difference` is chosen - other in the metric's own direction; `improvement` the probability that a run of the
-    chosen row is the better one. None where the two have no replicate in common.
+    chosen row is the better one. None where the two have no replicate in common. `interval` is over seeds and images
+    where the runs keep what they said of each image, which `both` has in parts, and over seeds alone where not.
+
+    Attributes:
+        verdict: what the difference shows, in words; empty: fewer than two pairs show nothing.
+        corrected: the p of the sign flips, corrected for all comparisons of the group; None: not tested.
+        jointly: whether by joint sign flips of all comparisons; otherwise by Holm.
     """
 
     other: Row
@@ -44,11 +62,14 @@ class RowComparison:
     unpaired: int
     difference: float | None
     interval: Interval | None
+    both: TwoWay | None
     bootstrap: Interval | None
     improvement: float | None
     sign_flip: PairedTest
     wilcoxon: PairedTest
-    holm: float | None
+    verdict: str
+    corrected: float | None = None
+    jointly: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,33 +91,93 @@ class ImageComparison:
 
 
 def comparisons(study: Study, group: Group) -> list[RowComparison]:
-    """The chosen row of `group` against each other row that has runs, Holm-corrected over all of them."""
+    """The chosen row of `group` against each other row that has runs, corrected over all of them."""
     if group.chosen is None:
         return []
     chosen = group.chosen
-    found = [compare(study, chosen, other) for other in group.rows if other is not chosen and other.runs]
+    others = [other for other in group.rows if other is not chosen and other.runs]
+    found = [compare(study, chosen, other, len(others) + 1) for other in others]
     tested = [index for index, item in enumerate(found) if item.n > 1]
-    adjusted = dict(zip(tested, statistics.holm([found[index].sign_flip.p for index in tested]), strict=True))
-    return [replace(item, holm=adjusted.get(index)) for index, item in enumerate(found)]
+    pairs = [_pairs(study, chosen, others[index]) for index in tested]
+    jointly = len({each.keys for each in pairs}) == 1
+    if jointly:
+        # Every seed has all differences, so its whole vector can be flipped at once.
+        table = np.stack([each.differences for each in pairs], axis=1)
+        p_values = [float(p) for p in statistics.joint_sign_flips(table)]
+    else:
+        p_values = statistics.holm([found[index].sign_flip.p for index in tested])
+    adjusted = dict(zip(tested, p_values, strict=True))
+    return [replace(item, corrected=adjusted.get(index), jointly=jointly) for index, item in enumerate(found)]
 
 
-def compare(study: Study, chosen: Row, other: Row) -> RowComparison:
-    """The row `chosen` against `other` on the study's split, not yet corrected for other comparisons."""
-    pairs = statistics.paired(chosen.scores(study.split, study.metric), other.scores(study.split, study.metric))
+def _pairs(study: Study, row: Row, other: Row) -> Pairs:
+    return statistics.paired(row.scores(study.split, study.metric), other.scores(study.split, study.metric))
+
+
+def compare(study: Study, chosen: Row, other: Row, rows: int = 2) -> RowComparison:
+    """The row `chosen` against `other`, one of `rows` rows, on the study's split; p is not yet corrected."""
+    pairs = _pairs(study, chosen, other)
     differences = pairs.differences
     sign = 1.0 if study.mode == "max" else -1.0
+    both = study.evidence.of_difference(chosen, other)
     return RowComparison(
         other=other,
         n=len(pairs.keys),
         unpaired=len(pairs.only_x) + len(pairs.only_y),
         difference=float(differences.mean()) if differences.size else None,
-        interval=statistics.t_interval(differences),
+        interval=_interval(differences, both, statistics.CONFIDENCE),
+        both=both,
         bootstrap=statistics.paired_bootstrap(pairs.x, pairs.y),
         improvement=statistics.probability_of_improvement(sign * pairs.x, sign * pairs.y) if differences.size else None,
         sign_flip=statistics.sign_flip(differences),
         wilcoxon=statistics.wilcoxon(differences),
-        holm=None,
+        verdict=_verdict(study, sign * differences, _interval(differences, both, EQUIVALENCE_CONFIDENCE), rows),
     )
+
+
+def _interval(differences: NDArray[np.float64], both: TwoWay | None, confidence: float) -> Interval | None:
+    """Of a mean difference: over seeds and images, or over seeds alone."""
+    if both is None:
+        return statistics.t_interval(differences, confidence)
+    return both.interval(confidence)
+
+
+def _verdict(study: Study, gains: NDArray[np.float64], narrow: Interval | None, rows: int) -> str:
+    """What paired gains (n,) of a row over another show, by their 90 % interval and by the rule of the running."""
+    if gains.size < 2:
+        return ""
+    if statistics.equivalent(narrow, study.margin):
+        return EQUIVALENT
+    step = resolution(study.rows, study.split, study.metric)
+    return {1: "better", -1: "worse", 0: "not told apart"}[statistics.beaten(gains, rows, resolution=step)]
+
+
+@dataclass(frozen=True)
+class TopTwo:
+    """The two rows of a group with the best means, which nothing tells apart.
+
+    `equivalent` is whether they differ by less than the margin; `seeds` how many would tell them apart, infinite where
+    their means are the same.
+    """
+
+    first: Row
+    second: Row
+    equivalent: bool
+    seeds: float
+
+
+def top_two(study: Study, group: Group) -> TopTwo | None:
+    """The best two rows in the running; None: there are no two."""
+    running = group.running
+    if running is None or len(running.remaining) < 2:
+        return None
+    first, second = running.remaining[:2]
+    item = compare(study, first, second, len(running.compared))
+    needed = statistics.seeds_needed(_pairs(study, first, second).differences)
+    if needed is None:
+        return None
+    # They are not told apart with the seeds that there are.
+    return TopTwo(first, second, item.verdict == EQUIVALENT, max(needed, item.n + 1))
 
 
 def sample_comparisons(study: Study, chosen: Row, others: Sequence[Row]) -> list[SampleComparison]:

@@ -73,6 +73,7 @@ class LoadedRun:
     `train_loss` and `validation` (by metric) have a number per epoch, and `phase_of_epoch` the name of its phase; they
     are empty where nothing was trained epoch by epoch. `chosen_epoch` is the one whose weights were kept. `settings`
     has what decides the numbers (of old records the whole configuration), each by its dotted name, as text.
+    `margin` is the difference that the configuration says does not matter, if it says so.
     """
 
     identity: str
@@ -99,6 +100,7 @@ class LoadedRun:
     chosen_epoch: int
     version: str
     image_score: str
+    margin: float | None
     changes: tuple[Change, ...]
     trainable: int
     total: int
@@ -330,6 +332,7 @@ def loaded_run(record: Record, folder: Path) -> LoadedRun:
         counted_from=record.strategy.counted_from if record.strategy else "output",
         additions=tuple(record.strategy.additions) if record.strategy else None,
         image_score=record.image_score,
+        margin=_margin(record),
         recipe=tuple(_recipe(record)),
         **_course(record),
         chosen_epoch=record.selection.epoch,
@@ -385,6 +388,13 @@ def _in_words(value: object) -> str:
     if isinstance(value, list):
         return (" x " if all(isinstance(item, int) for item in value) else ", ").join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _margin(record: Record) -> float | None:
+    """The difference that the run's configuration says does not matter."""
+    report = record.config.get("report")
+    margin = report.get("margin") if isinstance(report, Mapping) else None
+    return float(margin) if isinstance(margin, (int, float)) and 0 < margin < math.inf else None
 
 
 def _course(record: Record) -> dict[str, Any]:

@@ -56,7 +56,11 @@ def report_folder(sweep_folders: Sequence[Path], outputs: Path) -> Path:
 
 
 def make_report(
-    sweep_folder: Path | Sequence[Path], output: Path | None = None, metric: str | None = None, axis: str | None = None
+    sweep_folder: Path | Sequence[Path],
+    output: Path | None = None,
+    metric: str | None = None,
+    axis: str | None = None,
+    margin: float | None = None,
 ) -> ReportFiles:
     """Make the report of a sweep, or of several as one study, from its records alone.
 
@@ -69,12 +73,13 @@ def make_report(
             beside the folder of sweeps.
         metric: what the runs are evaluated by; by default what they selected their checkpoint by.
         axis: the axis of the figure; by default the one that counts layer groups.
+        margin: the difference that does not matter; see `make_study`.
 
     Raises:
-        UsageError: there is nothing to report, or no such metric or axis.
+        UsageError: there is nothing to report, no such metric or axis, or the margin is not above 0.
     """
     folders = [sweep_folder] if isinstance(sweep_folder, Path) else list(dict.fromkeys(sweep_folder))
-    study = make_study(load_sweeps(folders), metric, axis)
+    study = make_study(load_sweeps(folders), metric, axis, margin)
     folder = output if output is not None else report_folder(folders, folders[0].absolute().parent.parent)
     files = ReportFiles(
         folder=folder,

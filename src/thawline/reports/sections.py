@@ -21,7 +21,13 @@ from thawline.reports.document import (
     seconds,
 )
 from thawline.reports.escaping import EN_DASH, command_line, plain
-from thawline.reports.evidence import by_image_score, by_sample, choice, compared
+from thawline.reports.evidence import (
+    by_image_score,
+    by_sample,
+    by_seeds_and_images,
+    choice,
+    compared,
+)
 from thawline.reports.figures import draw_changes, draw_curves
 from thawline.reports.gallery import galleries
 from thawline.reports.per_class import by_class
@@ -257,9 +263,9 @@ def _method(study: Study) -> Iterable[Section]:
         f"is selected on validation by {_selected(study)}; {_opened(study)}."
     )
     numbers = (
-        "Standard deviations have n - 1 in the denominator. Intervals of a mean are t intervals, cut at the metric's "
-        "bounds, beyond which no mean can lie. Rows share their seeds, so differences are paired. A missing number is "
-        "a dash, never zero."
+        f"Standard deviations have n - 1 in the denominator. The interval of a mean is the {study.interval_label}, cut "
+        "at the metric's bounds, beyond which no mean can lie. Rows share their seeds, so differences are paired. A "
+        "missing number is a dash, never zero. docs/statistics.md explains each number with its source."
     )
     yield Section("How this is computed", (rows, numbers), folded=True)
 
@@ -326,6 +332,7 @@ SECTIONS: tuple[Callable[[Study], Iterable[Section]], ...] = (
     _results,
     choice,
     compared,
+    by_seeds_and_images,
     by_sample,
     by_image_score,
     over_data_sets_sections,

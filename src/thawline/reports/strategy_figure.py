@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from thawline.reports.axes import setting_labels
 from thawline.reports.choosing import Group
-from thawline.reports.figure_style import COLOURS, COLUMN_INCHES, PAGE_INCHES, capital, drawable, inside
+from thawline.reports.figure_style import (
+    COLOURS,
+    COLUMN_INCHES,
+    IN_THE_RUNNING,
+    OUT_OF_THE_RUNNING,
+    PAGE_INCHES,
+    capital,
+    drawable,
+    inside,
+)
 from thawline.reports.rows import Row
 from thawline.reports.split_names import VALIDATION
+from thawline.reports.standing import beaten_caption
 from thawline.reports.study import Study
 
 if TYPE_CHECKING:
@@ -91,10 +101,13 @@ def _draw_strategy_means(axes: Axes, study: Study, row: Row, y: int, *, chosen: 
         axes.plot(
             [validation], [y], "D", markersize=3.4, markerfacecolor="white", color=COLOURS[4], zorder=2, clip_on=False
         )
-    if result.interval is not None:
-        axes.plot(result.interval, [y, y], color=colour, linewidth=1.1, solid_capstyle="butt", alpha=0.8, zorder=3)
+    interval = study.interval(row)
+    if interval is not None:
+        axes.plot(interval, [y, y], color=colour, linewidth=1.1, solid_capstyle="butt", alpha=0.8, zorder=3)
     if result.mean is not None:
-        axes.plot([result.mean], [y], "o", markersize=4.2, color=colour, markeredgewidth=0, zorder=4, clip_on=False)
+        out = study.is_in_the_running(row) is False
+        look = OUT_OF_THE_RUNNING if out else IN_THE_RUNNING
+        axes.plot([result.mean], [y], "o", color=colour, zorder=4, **{**look, "markersize": 4.2})
         if chosen:
             axes.plot(
                 [result.mean], [y], "o", markersize=9, markerfacecolor="none", color=colour, zorder=5, clip_on=False
@@ -120,6 +133,9 @@ def _strategy_legend(figure: Figure, study: Study) -> None:
         Line2D([], [], color=colour, label=f"{study.split_label}, mean, 95 % interval", **mean),
         Line2D([], [], color=colour, label=f"{study.split_label}, each seed", **dots),
     ]
+    if any(study.is_in_the_running(row) is False for row in study.rows):
+        hollow = {**mean, **OUT_OF_THE_RUNNING, "markersize": 4.2}
+        entries.append(Line2D([], [], color=colour, label="mean, beaten by another", **hollow))
     if study.split != VALIDATION:
         entries.append(Line2D([], [], color=other, label="validation", **diamond))
     entries.append(Line2D([], [], color=colour, linestyle="none", marker="o", label="chosen on validation", **ring))
@@ -132,9 +148,10 @@ def _strategy_caption(study: Study, strategies: int, facets: int) -> str:
     diamond = " Diamond: validation mean." if study.split != VALIDATION else ""
     text = (
         f"{capital(study.metric_label)} of each strategy, best on validation first. Filled: {study.split_label} mean "
-        f"over the seeds with its 95 % t interval, every seed as a small dot.{diamond} Ring and bold: chosen on "
-        "validation."
+        f"over the seeds with its 95 % {study.interval_label}, every seed as a small dot.{diamond} Ring and bold: "
+        "chosen on validation."
     )
+    text += beaten_caption(study)
     text += f" {capital(study.direction_note)}." if study.direction_note else ""
     every = len({row.choice for row in study.rows})
     if strategies < every:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,11 +14,17 @@ from thawline.reports.axes import Axes, axes_of, setting_labels
 from thawline.reports.choosing import Group, best_of, group_of
 from thawline.reports.compared_metric import compared_metric
 from thawline.reports.document import digits_of
+from thawline.reports.image_evidence import ImageEvidence
 from thawline.reports.loading import LoadedRun, LoadedSweep
 from thawline.reports.rows import Row, by_validation, grouped, in_order, line_label, rows_of
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
 from thawline.reports.stages import Stages, load_stages
-from thawline.statistics import Mode
+from thawline.statistics import Interval, Mode
+
+DEFAULT_MARGIN = 0.01
+"""One point: of metrics between 0 and 1, what does not matter."""
+OVER_SEEDS = "t interval"
+OVER_BOTH = "interval over seeds and test images"
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class Study:
 
     `definition` says how the metric is read, `rule` how rows are chosen by it on validation. `split` is where results
     are compared: test, or validation where a run did not open test, so that all rows are compared on the same split.
+    Differences of less than `margin` do not matter; None: nobody said how many do not.
     `conditions` has one group per condition, `series` one per line of the figure (None but for a depth axis).
     """
 
@@ -39,6 +47,7 @@ class Study:
     conditions: tuple[Group, ...]
     series: tuple[Group, ...]
     notes: tuple[str, ...]
+    margin: float | None
 
     @property
     def metric_label(self) -> str:
@@ -54,6 +63,25 @@ class Study:
     def stages(self) -> Stages | None:
         """The stages of the protocol that the sweep is the last one of; None where it is a sweep by itself."""
         return load_stages(self.sweep.folder)
+
+    @cached_property
+    def evidence(self) -> ImageEvidence:
+        """The metric over the images of the test split."""
+        runs = {run.identity: run for row in self.rows for run in row.runs.values()}
+        return ImageEvidence(list(runs.values()), self.split, self.metric)
+
+    def interval(self, row: Row) -> Interval | None:
+        """The 95 % interval of the row's mean on the study's split: over seeds and images, or over seeds alone."""
+        both = self.evidence.of(row)
+        if both is None:
+            return row.summary(self.split, self.metric).interval
+        bounds = self.definition.lower, self.definition.upper
+        return both.interval(bounds=bounds, proportion=self.evidence.is_proportion(row))
+
+    @cached_property
+    def interval_label(self) -> str:
+        """What the intervals of `interval` are over."""
+        return OVER_BOTH if any(self.evidence.of(row) for row in self.rows) else OVER_SEEDS
 
     @cached_property
     def untested(self) -> int:
@@ -142,6 +170,14 @@ class Study:
         """Whether `row` is the best of its line of the figure by validation."""
         return any(group.chosen is row for group in self.series)
 
+    def is_in_the_running(self, row: Row) -> bool | None:
+        """Whether no other row of its condition beats `row`; None: it was not compared."""
+        groups = (group.running for group in self.conditions if any(row is other for other in group.rows))
+        running = next(groups, None)
+        if running is None or not any(row is other for other in running.compared):
+            return None
+        return not running.is_out(row)
+
     def probe_of(self, row: Row) -> Row | None:
         """The plain linear probe to compare `row` with; None where there is none, or where `row` is one.
 
@@ -167,19 +203,25 @@ class Study:
         return best_of(nearest, self.rule)[0]
 
 
-def make_study(sweep: LoadedSweep, metric: str | None = None, axis: str | None = None) -> Study:
+def make_study(
+    sweep: LoadedSweep, metric: str | None = None, axis: str | None = None, margin: float | None = None
+) -> Study:
     """Group the cells of a sweep into rows and choose among them on validation.
 
     Args:
         sweep: the sweep.
         metric: what the runs are evaluated by; by default what they selected their checkpoint by.
         axis: the axis of the figure; by default the one that counts layer groups, if there is one.
+        margin: the difference that does not matter; by default that of the runs' configuration, and if they have none
+            0.01 of a metric between 0 and 1.
 
     Raises:
-        UsageError: no run is done, or the sweep has no such metric or axis.
+        UsageError: no run is done, the sweep has no such metric or axis, or the margin is not above 0.
     """
     if not sweep.runs:
         raise usage_error("sweep", f"{sweep.folder}: no finished run yet, so there is nothing to report")
+    if margin is not None and not 0 < margin < math.inf:
+        raise usage_error("margin", f"a difference that does not matter is above 0 (got {margin:g})")
     notes: list[str] = []
     rule, definition = compared_metric(sweep.runs, metric, notes)
     axes = axes_of(sweep, axis)
@@ -196,5 +238,24 @@ def make_study(sweep: LoadedSweep, metric: str | None = None, axis: str | None =
         if axes.depth
     ]
     return Study(
-        sweep, axes, rule.metric, definition, rule, split, tuple(rows), tuple(groups), tuple(series), tuple(notes)
+        sweep,
+        axes,
+        rule.metric,
+        definition,
+        rule,
+        split,
+        tuple(rows),
+        tuple(groups),
+        tuple(series),
+        tuple(notes),
+        margin if margin is not None else _margin(sweep.runs, definition),
     )
+
+
+def _margin(runs: Sequence[LoadedRun], definition: MetricDefinition) -> float | None:
+    """The margin that the runs agree on; if none was given one point of a metric between 0 and 1."""
+    given = {run.margin for run in runs}
+    margin = given.pop() if len(given) == 1 else None
+    if margin is None and (definition.lower, definition.upper) == (0.0, 1.0):
+        return DEFAULT_MARGIN
+    return margin

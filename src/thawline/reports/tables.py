@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from thawline.reports.changes import mean_change, networks
@@ -10,7 +11,7 @@ from thawline.reports.escaping import command_line, plain
 from thawline.reports.loading import Cell, LoadedRun, LoadedSweep
 from thawline.reports.rows import Row
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
-from thawline.reports.study import Study
+from thawline.reports.study import OVER_BOTH, OVER_SEEDS, Study
 from thawline.statistics import Summary
 
 CHOSEN = "★"
@@ -133,7 +134,7 @@ def result_table(study: Study, most: int | None = None) -> Table:
             count(row.mean_of(lambda run: run.trainable)),
             share(row),
             *(mean_sd(row.summary(split, study.metric), study.digits) for split in before),
-            interval(row.summary(study.split, study.metric).interval, study.digits),
+            interval(study.interval(row), study.digits),
             *(mean_sd(row.summary(split, study.metric), study.digits) for split in behind),
             runs_told(row),
             seconds(row.mean_of(lambda run: run.total_seconds)),
@@ -147,7 +148,7 @@ def _how_to_read(study: Study, most: int | None) -> str:
     told = f"{CHOSEN} best validation mean" + (" of its condition" if len(study.conditions) > 1 else "")
     if len(study.series) > len(study.conditions):
         told += f"; {CHOSEN_IN_LINE} best of its line of the figure"
-    told += f". Mean ± standard deviation over the runs.{_interval_note(study.split_label)}"
+    told += f". Mean ± standard deviation over the runs.{_interval_note(study.interval_label, study.split_label)}"
     if study.direction_note:
         told += f" {study.metric}: {study.metric_label}, {study.direction_note}."
     if most is not None and len(study.rows) > most:
@@ -155,8 +156,8 @@ def _how_to_read(study: Study, most: int | None) -> str:
     return told
 
 
-def _interval_note(split_label: str) -> str:
-    return f" The interval is the 95 % t interval of the {split_label} mean."
+def _interval_note(interval_label: str, split_label: str) -> str:
+    return f" The interval is the 95 % {interval_label} of the {split_label} mean."
 
 
 def fitted(table: Table, width: int, first_to_go: Sequence[str] = _FIRST_TO_GO) -> Table:
@@ -179,8 +180,8 @@ def fitted(table: Table, width: int, first_to_go: Sequence[str] = _FIRST_TO_GO) 
     lines = [Line(tuple(line.entries[place] for place in kept), line.strong) for line in table.lines]
     note = table.note
     if all(table.columns[place].heading != "95 % interval" for place in kept):
-        for split_label in SPLIT_LABELS.values():
-            note = note.replace(_interval_note(split_label), "")
+        for interval_label, split_label in itertools.product((OVER_SEEDS, OVER_BOTH), SPLIT_LABELS.values()):
+            note = note.replace(_interval_note(interval_label, split_label), "")
     if said:
         note = f"{note} In every row: {', '.join(said)}.".lstrip()
     narrow = Table(tuple(table.columns[place] for place in kept), tuple(lines), table.caption, note)
@@ -248,7 +249,7 @@ def _table_row(study: Study, row: Row, splits: tuple[str, ...]) -> dict[str, obj
     }
     for split in splits:
         summary = row.summary(split, study.metric)
-        low, high = summary.interval or (None, None)
+        low, high = (study.interval(row) if split == study.split else summary.interval) or (None, None)
         name = f"{split}_{study.metric}"
         values |= {f"{name}_mean": summary.mean, f"{name}_sd": summary.sd}
         values |= {f"{name}_low": low, f"{name}_high": high, f"{name}_n": summary.n}
@@ -262,6 +263,7 @@ def _table_row(study: Study, row: Row, splits: tuple[str, ...]) -> dict[str, obj
         "peak_memory_bytes_mean": row.mean_of(lambda run: run.peak_memory_bytes),
         "chosen": study.is_chosen(row),
         "chosen_in_line": study.is_chosen_in_series(row),
+        "in_the_running": study.is_in_the_running(row),
     }
 
 

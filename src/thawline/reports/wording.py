@@ -11,9 +11,9 @@ from thawline.reports.choosing import Group
 from thawline.reports.document import DASH, interval, number, signed
 from thawline.reports.escaping import plain
 from thawline.reports.findings import compare
-from thawline.reports.limits import smallest_p_in_words
 from thawline.reports.rows import Row
 from thawline.reports.split_names import TEST
+from thawline.reports.standing import best_two, standing
 from thawline.reports.study import Study
 from thawline.reports.tables import depth_told, short
 from thawline.reports.training import training_warnings
@@ -28,12 +28,12 @@ def answer(study: Study) -> tuple[str, ...]:
     """The result in plain words, one paragraph per condition (data set, number of samples)."""
     groups = study.conditions[:_MOST_CONDITIONS]
     told = [_answer(study, group) for group in groups]
-    floors = [_floor(study, group) for group in groups]
-    if len(set(floors)) == 1:
+    limits = [_limit(study, group) for group in groups]
+    if len(set(limits)) == 1:
         # What n allows is the same for all: it is said once, at the end.
-        told[-1:] = [f"{told[-1]} {floors[0]}"] if len(told) == 1 else [told[-1], floors[0]]
+        told[-1:] = [f"{told[-1]} {limits[0]}"] if len(told) == 1 else [told[-1], limits[0]]
     else:
-        told = [f"{text} {floor}" for text, floor in zip(told, floors, strict=True)]
+        told = [f"{text} {limit}" for text, limit in zip(told, limits, strict=True)]
     left = len(study.conditions) - len(groups)
     if left:
         told.append(f"The choice for each of the {left} other conditions is marked in the table.")
@@ -42,6 +42,10 @@ def answer(study: Study) -> tuple[str, ...]:
 
 def _answer(study: Study, group: Group) -> str:
     where = f"On {short(group.label)}: " if group.label else ""
+    stands = standing(study, group)
+    if stands and not where and stands.startswith("with "):
+        stands = f"W{stands[1:]}"
+    lead, where = (f"{where}{stands} ", "") if stands else ("", where)
     if group.chosen is None:
         return f"{where}no run has a finite validation {study.metric_label} yet, so nothing can be chosen."
     chosen = group.chosen
@@ -49,9 +53,11 @@ def _answer(study: Study, group: Group) -> str:
     name = _named(study, chosen)
     if not where and (study.axes.depth_is_layers or name == _ONLY):
         name = name[0].upper() + name[1:]
-    parts = [f"{where}{name} was chosen on validation"]
+    parts = [f"{lead}{where}{name} was chosen on validation"]
     if not study.axes.depth and len(group.candidates) > 1:
         parts.append(f" among {len(group.candidates)} strategies")
+    if group.running is not None and group.running.is_out(chosen):
+        parts.append(f", and another is better on {study.split_label}")
     lower = f" ({study.direction_note})" if study.direction_note else ""
     parts.append(f"; {study.split_label} {study.metric_label}{lower} {_result(study, chosen, study.split)}")
     if references:
@@ -134,18 +140,22 @@ def _runner_up(study: Study, group: Group, chosen: Row) -> Row | None:
 
 
 def _differences(study: Study, chosen: Row, references: Sequence[tuple[Row, str]]) -> str:
-    told = []
+    told, by_images, seeds = [], False, 0
     for other, name in references:
         item = compare(study, chosen, other)
         if item.interval is not None:
             bounds = interval(item.interval, study.digits, with_sign=True)
             told.append(f"{signed(item.difference, study.digits)} {bounds} against {name}")
+            by_images, seeds = by_images or item.both is not None, max(seeds, item.n)
     if not told:
         return ""
-    return f"Paired by seed that is {' and '.join(told)} (95 % t {'intervals' if len(told) > 1 else 'interval'})."
+    kind = f"{'' if by_images else 't '}{'intervals' if len(told) > 1 else 'interval'}"
+    over = f" over {'seeds and ' if seeds > 1 else ''}test images" if by_images else ""
+    return f"Paired by seed that is {' and '.join(told)} (95 % {kind}{over})."
 
 
-def _floor(study: Study, group: Group) -> str:
+def _limit(study: Study, group: Group) -> str:
+    """What the seeds do not show, and how many would."""
     chosen = group.chosen
     others = [row for row in group.rows if row is not chosen and row.runs]
     if chosen is None or not others:
@@ -153,10 +163,7 @@ def _floor(study: Study, group: Group) -> str:
     pairs = max(len(_common_keys(study, chosen, other)) for other in others)
     if pairs < 2:
         return "One run of each says nothing about chance: repeat the sweep with more seeds."
-    if study.split != TEST:
-        return ""  # the row was chosen by these scores: no p value would be worth its name
-    words = smallest_p_in_words(pairs, len(others))
-    return f"{words[0].upper()}{words[1:]}."
+    return best_two(study, group)
 
 
 def _common_keys(study: Study, chosen: Row, other: Row) -> tuple[object, ...]:

@@ -16,19 +16,24 @@ from thawline.statistics.data_sets import (
     normalised,
     performance_profiles,
 )
+from thawline.statistics.equivalence import EQUIVALENCE_CONFIDENCE, equivalent, seeds_needed
 from thawline.statistics.friedman import Friedman, cliques, friedman, wilcoxon_holm
+from thawline.statistics.in_the_running import beaten, in_the_running
 from thawline.statistics.intervals import CONFIDENCE, Bounds, Interval, t_interval, within
 from thawline.statistics.joint_sign_flips import joint_sign_flips
 from thawline.statistics.multiplicity import holm
 from thawline.statistics.paired_tests import McNemar, PairedTest, mcnemar, sign_flip, smallest_p, wilcoxon
 from thawline.statistics.pairing import Pairs, paired
+from thawline.statistics.proportions import wilson
 from thawline.statistics.racing import Drop, Look, is_audited, looks_of, race
 from thawline.statistics.samples import Mode
 from thawline.statistics.summaries import Summary, interquartile_mean, probability_of_improvement, summary
 from thawline.statistics.tuning_curves import Stretch, TuningCurve, expected_best, leaders, tuning_curve
+from thawline.statistics.two_way import TwoWay, two_way, two_way_resampled
 
 __all__ = [
     "CONFIDENCE",
+    "EQUIVALENCE_CONFIDENCE",
     "RESAMPLES",
     "Bounds",
     "Choice",
@@ -48,12 +53,16 @@ __all__ = [
     "Stretch",
     "Summary",
     "TuningCurve",
+    "TwoWay",
+    "beaten",
     "choose_per_replicate",
     "cliques",
     "compare_over_data_sets",
+    "equivalent",
     "expected_best",
     "friedman",
     "holm",
+    "in_the_running",
     "interquartile_mean",
     "iqm_over_data_sets",
     "is_audited",
@@ -68,12 +77,16 @@ __all__ = [
     "performance_profiles",
     "probability_of_improvement",
     "race",
+    "seeds_needed",
     "sign_flip",
     "smallest_p",
     "summary",
     "t_interval",
     "tuning_curve",
+    "two_way",
+    "two_way_resampled",
     "wilcoxon",
     "wilcoxon_holm",
+    "wilson",
     "within",
 ]

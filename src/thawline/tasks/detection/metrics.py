@@ -20,6 +20,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 from torchmetrics import Metric
 
+from thawline.evaluation.images.matching import box_overlaps
+
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -225,17 +227,6 @@ def image_counts(
     all_of_them = 2 * tp + fp + fn
     f1 = np.where(all_of_them == 0, 1.0, 2 * tp / np.maximum(all_of_them, 1))
     return {"tp": tp, "fp": fp, "fn": fn, "f1": f1}
-
-
-def box_overlaps(found: Array, truth: Array, crowd: Array) -> NDArray[np.float64]:
-    """IoU (n, m) of boxes (n, 4) and (m, 4); of a crowd, the part of the found box that lies in it."""
-    found, truth = found.astype(np.float64), truth.astype(np.float64)
-    sides = np.minimum(found[:, None, 2:], truth[None, :, 2:]) - np.maximum(found[:, None, :2], truth[None, :, :2])
-    shared = np.maximum(sides, 0.0).prod(axis=2)
-    areas = (found[:, 2:] - found[:, :2]).prod(axis=1)[:, None], (truth[:, 2:] - truth[:, :2]).prod(axis=1)[None]
-    union = np.where(crowd.astype(bool)[None], areas[0], areas[0] + areas[1] - shared)
-    overlap: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return overlap
 
 
 def _counts(overlap: NDArray[np.float64], crowd: Array, iou: float) -> tuple[int, int, int]:

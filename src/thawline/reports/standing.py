@@ -1,0 +1,117 @@
+"""Which rows are still in the running, in one sentence, and what would tell the best two apart in another."""
+
+from __future__ import annotations
+
+import math
+
+from thawline.reports.choosing import Group
+from thawline.reports.document import number
+from thawline.reports.findings import TopTwo, top_two
+from thawline.reports.rows import Row
+from thawline.reports.running import Running
+from thawline.reports.study import Study
+from thawline.reports.tables import depth_told, short
+
+_MOST_NAMED = 8
+_MOST_SEEDS = 1000
+
+
+def standing(study: Study, group: Group) -> str:
+    """Which rows nothing tells apart, and which of them is the cheapest; empty where nothing was compared."""
+    running = group.running
+    if running is None:
+        return ""
+    told = _remaining(study, group, running)
+    left_out = sum(bool(row.runs) for row in group.rows) - len(running.compared)
+    if left_out:
+        told += f" Not compared: {left_out} {_what(study, group, left_out)} without all {running.seeds} seeds."
+    return told
+
+
+def _remaining(study: Study, group: Group, running: Running) -> str:
+    remaining, compared = running.remaining, len(running.compared)
+    seeds = f"{running.seeds} seeds"
+    if len(remaining) == 1:
+        best = _told_alone(study, group, remaining[0])
+        return f"{best} is better on {study.split_label} than every other {_what(study, group, 1)} ({seeds})."
+    if len(remaining) == compared > 3:
+        apart = f"none of the {compared} {_what(study, group, compared)} can be told apart on {study.split_label}"
+        cheapest = _told_alone(study, group, running.cheapest)
+        return f"with {seeds} {apart}; {cheapest} is the cheapest{_shortfall(study, running)}."
+    cheapest = _name(study, group, running.cheapest)
+    if len(remaining) > _MOST_NAMED:
+        names = f"{len(remaining)} of the {compared} {_what(study, group, compared)}"
+        cheapest = _told_alone(study, group, running.cheapest)
+    elif _by_depth(study, group):
+        in_order = sorted(remaining, key=lambda row: row.depth or 0)
+        names = f"k = {_listed([_name(study, group, row) for row in in_order])}{_of_groups(remaining)}"
+    else:
+        names = _listed([_name(study, group, row) for row in remaining])
+    cheapest = f"{cheapest} is the cheapest of them{_shortfall(study, running)}"
+    return f"{names} cannot be told apart on {study.split_label} ({seeds}); {cheapest}."
+
+
+def _shortfall(study: Study, running: Running) -> str:
+    """How far the cheapest row's mean is from the best one, where that is no trifle."""
+    best, cheapest = (row.summary(study.split, study.metric).mean for row in (running.remaining[0], running.cheapest))
+    if best is None or cheapest is None or study.margin is None or abs(best - cheapest) < study.margin:
+        return ""
+    side = "below" if study.mode == "max" else "above"
+    return f", its mean {number(abs(best - cheapest), study.digits)} {side} the best"
+
+
+def best_two(study: Study, group: Group) -> str:
+    """How many seeds would tell the best two rows apart, or that they are equivalent; empty where they are apart."""
+    found = top_two(study, group)
+    if found is None:
+        return ""
+    first, second = (_told_alone(study, group, row) for row in (found.first, found.second))
+    both = f"{first} and {second}"
+    if found.equivalent and study.margin is not None:
+        return f"The best two, {both}, are equivalent: they differ by less than {number(study.margin, study.digits)}."
+    return f"{_seeds_told(found)} would tell the best two, {both}, apart."
+
+
+def beaten_caption(study: Study) -> str:
+    """What a figure's caption says of hollow marks; empty where there are none."""
+    seeds = [group.running.seeds for group in study.conditions if group.running is not None]
+    if not any(study.is_in_the_running(row) is False for row in study.rows):
+        return ""
+    return f" Hollow: beaten by another row, by paired t over {min(seeds)} seeds, corrected for all rivals."
+
+
+def _seeds_told(found: TopTwo) -> str:
+    if found.seeds == math.inf:
+        return "No number of seeds"
+    if found.seeds > _MOST_SEEDS:
+        return f"More than {_MOST_SEEDS:,} seeds"
+    return f"About {found.seeds:.0f} seeds"
+
+
+def _by_depth(study: Study, group: Group) -> bool:
+    """Whether the rows of the group differ in their number of layer groups alone."""
+    return study.axes.depth_is_layers and len({row.choice for row in group.rows}) == 1
+
+
+def _what(study: Study, group: Group, count: int) -> str:
+    one = "depth" if _by_depth(study, group) else "setting"
+    return one if count == 1 else f"{one}s"
+
+
+def _name(study: Study, group: Group, row: Row) -> str:
+    if _by_depth(study, group):
+        return depth_told(study, row)
+    return short(row.label.removeprefix(f"{group.label}, ")) if group.label else short(row.label)
+
+
+def _told_alone(study: Study, group: Group, row: Row) -> str:
+    return f"k = {_name(study, group, row)}" if _by_depth(study, group) else _name(study, group, row)
+
+
+def _of_groups(rows: tuple[Row, ...]) -> str:
+    totals = {len(run.groups) for row in rows for run in row.runs.values()}
+    return f" of {totals.pop()} layer groups" if len(totals) == 1 else " layer groups"
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
