@@ -26,11 +26,20 @@ def run(argv: Sequence[str]) -> int:
         UsageError: there is no such sweep, metric or axis, or no finished run.
     """
     from thawline.reports import find_sweep, make_report, report_folder
+    from thawline.reports.figure_style import width_in_inches
 
     arguments = _parser().parse_args(argv)
     folders = list(dict.fromkeys(find_sweep(name, arguments.outputs) for name in arguments.sweeps))
     output = arguments.output or report_folder(folders, arguments.outputs)
-    files = make_report(folders, output, arguments.metric, arguments.axis, arguments.margin)
+    files = make_report(
+        folders,
+        output,
+        arguments.metric,
+        arguments.axis,
+        arguments.margin,
+        columns=[name for names in arguments.columns for name in names.split(",") if name],
+        figure_inches=width_in_inches(arguments.figure_width) if arguments.figure_width is not None else None,
+    )
     if arguments.csv:
         print(files.table_csv.read_text(encoding="utf-8"), end="")
     else:
@@ -80,5 +89,18 @@ def _parser() -> argparse.ArgumentParser:
         help="where the files go (default: SWEEP/report; of several: outputs/reports/NAMES)",
     )
     parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where sweeps lie")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="COLUMN",
+        help="the columns of table.tex, in this order, such as k test runs (default: all)",
+    )
+    parser.add_argument(
+        "--figure-width",
+        metavar="WIDTH",
+        help="draw every figure for this width: column, text, 3.25in, 8.3cm, 246pt (default: as each needs)",
+    )
     parser.add_argument("--csv", action="store_true", help="print the table as CSV instead")
     return parser

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from thawline.reports.changes import Groups, mean_change
 from thawline.reports.escaping import MINUS
-from thawline.reports.figure_style import GREY, PAGE_INCHES, drawable
+from thawline.reports.figure_style import GREY, LONGEST_LABEL, NARROW_INCHES, PAGE_INCHES, drawable
 from thawline.reports.loading import Change
 from thawline.reports.rows import Row
 from thawline.reports.study import Study
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_ROWS = 40
-_MOST_NAMED_GROUPS = 24
-_MOST_WRITTEN_GROUPS = 16
+_BESIDE_INCHES = 2.1
+"""What names of rows and the bar of colours take of a figure's width."""
+_WRITTEN_INCHES, _NAMED_INCHES = 0.3, 0.2
+"""The least width of a cell with a number in it, and of the name of a layer group."""
 _LONGEST_NAME = 14
+_LONGEST_NARROW_LABEL = 20
 _FROZEN = "#F2F2F2"
 _DARK = 0.6
 """Cells with a colour above this share of the map have white numbers."""
@@ -74,15 +77,18 @@ def change_figure(study: Study, groups: Groups, rows: Sequence[Row]) -> tuple[Fi
     ]
     if not maps:
         return None
-    height = 0.17 * len(drawn) * len(maps) + 0.55 * len(maps) + (0.75 if len(groups) <= _MOST_NAMED_GROUPS else 0.35)
-    figure = Figure(figsize=(PAGE_INCHES, height), layout="constrained")
+    width = study.figure_inches or PAGE_INCHES
+    named = _room(width, _NAMED_INCHES)
+    longest = LONGEST_LABEL if width >= NARROW_INCHES else _LONGEST_NARROW_LABEL
+    height = 0.17 * len(drawn) * len(maps) + 0.55 * len(maps) + (0.75 if len(groups) <= named else 0.35)
+    figure = Figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(len(maps), 1, squeeze=False, sharex=True)[:, 0].tolist()
     for panel, which in zip(panels, maps, strict=True):
         _draw(figure, panel, which, values[which.title])
-        panel.set_yticks(range(len(drawn)), [drawable(row.label or "all runs") for row in drawn])
+        panel.set_yticks(range(len(drawn)), [drawable(row.label or "all runs", longest) for row in drawn])
         for label, row in zip(panel.get_yticklabels(), drawn, strict=True):
             label.set_fontweight("bold" if study.is_chosen(row) else "normal")
-    _name_groups(panels[-1], groups)
+    _name_groups(panels[-1], groups, named)
     return figure, _caption(maps, len(drawn), len(rows))
 
 
@@ -100,7 +106,8 @@ def _draw(figure: Figure, axes: Axes, which: _Map, values: list[list[float]]) ->
     edges = [np.arange(size + 1) - 0.5 for size in table.shape]
     image = axes.pcolormesh(edges[1], edges[0], shown, cmap=colours, norm=norm, edgecolors="white", linewidth=0.8)
     axes.invert_yaxis()
-    axes.set_title(which.title, loc="left")
+    # Above narrow maps a title stands over the names of the rows too.
+    axes.set_title(which.title, loc="left" if figure.get_figwidth() >= NARROW_INCHES else "right")
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -111,7 +118,7 @@ def _draw(figure: Figure, axes: Axes, which: _Map, values: list[list[float]]) ->
         bar.ax.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
         bar.ax.yaxis.set_minor_formatter(lambda value, place: "")
     bar.ax.tick_params(length=2, labelsize=6.5)
-    if table.shape[1] <= _MOST_WRITTEN_GROUPS:
+    if table.shape[1] <= _room(figure.get_figwidth(), _WRITTEN_INCHES):
         _write(axes, which, table, image)
 
 
@@ -142,14 +149,20 @@ def _told(value: float, digits: int) -> str:
     return text if float(text) else f"{value:.0e}".replace("e-0", "e-")
 
 
-def _name_groups(axes: Axes, groups: Groups) -> None:
-    if len(groups) <= _MOST_NAMED_GROUPS:
+def _room(width: float, each: float) -> int:
+    """How many layer groups a figure of `width` inches has room for, at so many inches each."""
+    return max(1, int((width - _BESIDE_INCHES) / each))
+
+
+def _name_groups(axes: Axes, groups: Groups, most: int) -> None:
+    """Name the layer groups, or number some of them where there are more than `most`."""
+    if len(groups) <= most:
         names = [drawable(name, _LONGEST_NAME) for name in groups]
         axes.set_xticks(range(len(groups)), names, rotation=45, ha="right", rotation_mode="anchor")
     else:
-        step = math.ceil(len(groups) / _MOST_NAMED_GROUPS)
+        step = math.ceil(len(groups) / most)
         axes.set_xticks(range(0, len(groups), step), [str(place) for place in range(0, len(groups), step)])
-    axes.set_xlabel("layer group, from the input to the output")
+    axes.set_xlabel("layer group, input to output")
 
 
 def _caption(maps: Sequence[_Map], drawn: int, rows: int) -> str:

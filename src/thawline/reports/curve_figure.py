@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from thawline.reports.figure_style import COLOURS, GREY, PAGE_INCHES, capital, drawable, inside
+from thawline.reports.figure_style import COLOURS, GREY, NARROW_INCHES, PAGE_INCHES, capital, drawable, inside
 from thawline.reports.rows import Row
 from thawline.reports.study import Study
 
@@ -28,19 +28,24 @@ def curve_figure(study: Study) -> tuple[Figure, str] | None:
     rows = every[:_MOST_ROWS]
     if not rows:
         return None
-    figure = Figure(figsize=(PAGE_INCHES, 2.5), layout="constrained")
-    loss, metric = figure.subplots(1, 2).tolist()
+    width = study.figure_inches or PAGE_INCHES
+    narrow = width < NARROW_INCHES
+    figure = Figure(
+        figsize=(width, 3.8 + 0.15 * min(len(rows), _MOST_IN_LEGEND) if narrow else 2.5), layout="constrained"
+    )
+    loss, metric = (figure.subplots(2, 1, sharex=True) if narrow else figure.subplots(1, 2)).tolist()
     colours = _colours(len(rows))
     drawn = 0
     for row, colour in zip(rows, colours, strict=True):
         drawn += _draw_row(loss, metric, study, row, colour, _MOST_RUNS - drawn)
     for axes, label in ((loss, "training loss"), (metric, f"validation {study.axis_label}")):
-        axes.set_xlabel("epoch")
+        if axes is metric or not narrow:
+            axes.set_xlabel("epoch")
         axes.set_ylabel(drawable(label, 60))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
     metric.set_ylim(inside(metric.get_ylim(), study.definition.lower, study.definition.upper))
-    _legend(figure, rows, colours)
+    _legend(figure, rows, colours, below=narrow)
     return figure, _caption(study, len(rows), len(every))
 
 
@@ -68,7 +73,7 @@ def _colours(count: int) -> list[Any]:
     return [shades(0.95 * place / (count - 1)) for place in range(count)]
 
 
-def _legend(figure: Figure, rows: Sequence[Row], colours: Sequence[Any]) -> None:
+def _legend(figure: Figure, rows: Sequence[Row], colours: Sequence[Any], *, below: bool) -> None:
     from matplotlib.lines import Line2D
 
     step = math.ceil(len(rows) / _MOST_IN_LEGEND)
@@ -76,7 +81,7 @@ def _legend(figure: Figure, rows: Sequence[Row], colours: Sequence[Any]) -> None
         Line2D([], [], color=colours[place], label=drawable(rows[place].label)) for place in range(0, len(rows), step)
     ]
     entries.append(Line2D([], [], color=GREY, linestyle="none", marker="o", markersize=3, label="epoch kept"))
-    figure.legend(handles=entries, loc="outside right center")
+    figure.legend(handles=entries, loc="outside lower center" if below else "outside right center")
 
 
 def _caption(study: Study, drawn: int, every: int) -> str:

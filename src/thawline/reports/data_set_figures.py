@@ -40,11 +40,13 @@ def matrix_figure(study: Study, found: OverDataSets) -> tuple[Figure, str]:
     """Each strategy of a row against each of a column: mean difference, wins / ties / losses, p; and the caption."""
     from matplotlib.figure import Figure
 
-    order = found.order[:MOST_IN_MATRIX]
-    names = [drawable(found.strategies[place], _LONGEST_NAME) for place in order]
+    every = [drawable(found.strategies[place], _LONGEST_NAME) for place in found.order]
+    label = 0.058 * max(map(len, every)) + 0.15
+    widest = study.figure_inches or PAGE_INCHES
+    order = found.order[: max(2, min(MOST_IN_MATRIX, int((widest - label) / _CELL_INCHES) + 1))]
+    names = every[: len(order)]
     cells = len(order) - 1
-    label = 0.058 * max(map(len, names)) + 0.15
-    width = COLUMN_INCHES if label + cells * _CELL_INCHES <= COLUMN_INCHES else PAGE_INCHES
+    width = study.figure_inches or (COLUMN_INCHES if label + cells * _CELL_INCHES <= COLUMN_INCHES else PAGE_INCHES)
     height = min((width - label) / cells, 0.48) * cells + 0.35 + 0.045 * max(map(len, names))
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
@@ -117,7 +119,7 @@ def _matrix_caption(study: Study, found: OverDataSets, drawn: int) -> str:
     return text
 
 
-def profile_figure(found: OverDataSets) -> tuple[Figure, str]:
+def profile_figure(study: Study, found: OverDataSets) -> tuple[Figure, str]:
     """The share of runs above each normalised score, a line for each strategy; and the caption."""
     from matplotlib.figure import Figure
 
@@ -126,7 +128,9 @@ def profile_figure(found: OverDataSets) -> tuple[Figure, str]:
     thresholds = np.linspace(low - 0.02, high + 0.02, 201)
     profiles = statistics.performance_profiles(found.normalised, thresholds)
     drawn = found.order[:_MOST_LINES]
-    figure = Figure(figsize=(COLUMN_INCHES, 2.4 + 0.14 * ((len(drawn) + 1) // 2)), layout="constrained")
+    figure = Figure(
+        figsize=(study.figure_inches or COLUMN_INCHES, 2.4 + 0.14 * ((len(drawn) + 1) // 2)), layout="constrained"
+    )
     axes = figure.subplots()
     for style, place in enumerate(drawn):
         _draw_profile(axes, profiles, place, style, drawable(found.strategies[place], _LONGEST_NAME))

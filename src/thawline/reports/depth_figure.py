@@ -17,6 +17,7 @@ from thawline.reports.figure_style import (
     GREY,
     IN_THE_RUNNING,
     MARKERS,
+    NARROW_INCHES,
     OUT_OF_THE_RUNNING,
     PAGE_INCHES,
     apart,
@@ -64,10 +65,14 @@ def depth_figure(study: Study) -> tuple[Figure, str]:
     names = _line_names(study)
     wide = len(facets) > 1 or lines > 1
     scale = _scale(study, [group for _, groups in facets for group in groups])
-    across = 2 if len(facets) == 4 else min(3, len(facets))
+    width = study.figure_inches or (PAGE_INCHES if wide else COLUMN_INCHES)
+    narrow = width < NARROW_INCHES
+    across = 1 if narrow else 2 if len(facets) == 4 else min(3, len(facets))
     down = math.ceil(len(facets) / across)
     height = (2.6 if scale.group_names and len(facets) == 1 else 2.2) if wide else 3.2
-    figure = Figure(figsize=(PAGE_INCHES if wide else COLUMN_INCHES, height * down + 0.2), layout="constrained")
+    # A legend below takes a line for every two of its entries, of which five are no lines' names.
+    below = 0.16 * ((len(names) + 6) // 2) if narrow and wide else 0.0
+    figure = Figure(figsize=(width, height * down + 0.2 + below), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, sharex=True).ravel().tolist()
     for place, (title, groups) in enumerate(facets):
         _place_ticks(axes[place], scale)
@@ -81,7 +86,7 @@ def depth_figure(study: Study) -> tuple[Figure, str]:
         figure.supxlabel(scale.label, fontsize=8)
     for unused in axes[len(facets) :]:
         unused.set_visible(False)
-    _legend(figure, axes[0], study, names, single=not wide)
+    _legend(figure, axes[0], study, names, single=not wide, below=narrow)
     return figure, _depth_caption(study, facets, wide=wide)
 
 
@@ -355,7 +360,7 @@ def _name_groups(axes: Axes, scale: _Scale) -> None:
     above.set_xlabel("last layer group thawed", fontsize=6.5, color=GREY, labelpad=2)
 
 
-def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, single: bool) -> None:
+def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, single: bool, below: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -388,7 +393,7 @@ def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, 
     entries.append(Line2D([], [], color=base, linestyle="none", marker="o", label="chosen on validation", **ring))
     if any(row.summary(study.split, study.metric).diverged for row in study.rows):
         entries.append(Line2D([], [], color=base, linestyle="none", marker="x", markersize=4, label="diverged"))
-    if single:
+    if below:
         figure.legend(handles=entries, loc="outside lower center", ncols=2, columnspacing=1.2)
     else:
         figure.legend(handles=entries, loc="outside right center")

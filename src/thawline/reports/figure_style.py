@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from thawline.errors import usage_error
 from thawline.reports.escaping import plain
 
 COLUMN_INCHES = 3.4
 PAGE_INCHES = 7.0
+NARROW_INCHES = 5.0
+"""Below this width panels and legends stand below one another, not side by side."""
+_INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}
+_NAMED_WIDTHS = {"column": COLUMN_INCHES, "text": PAGE_INCHES}
+_LEAST_INCHES, _MOST_INCHES = 2.0, 14.0
 # Okabe and Ito's colours, told apart by colour-blind readers too; the yellow is too light for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -46,6 +53,25 @@ STYLE: Any = {
     "svg.fonttype": "path",
     "svg.hashsalt": "thawline",
 }
+
+
+def width_in_inches(text: str) -> float:
+    """The width that `text` says: ``column``, ``text``, or a number with its unit (``3.25in``, ``8.3cm``, ``246pt``).
+
+    Raises:
+        UsageError: it says none, or one that no figure can have.
+    """
+    if text in _NAMED_WIDTHS:
+        return _NAMED_WIDTHS[text]
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(in|cm|mm|pt)", text)
+    inches = float(match[1]) * _INCHES[match[2]] if match is not None else 0.0
+    if not _LEAST_INCHES <= inches <= _MOST_INCHES:
+        raise usage_error(
+            "--figure-width",
+            f"{text!r} is no width from {_LEAST_INCHES:g} to {_MOST_INCHES:g} inches: column, text, or a number with "
+            "in, cm, mm or pt",
+        )
+    return inches
 
 
 def capital(text: str) -> str:

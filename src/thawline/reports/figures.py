@@ -88,7 +88,7 @@ def draw_over_data_sets(study: Study, found: OverDataSets) -> tuple[Drawing, ...
 
     with mpl.rc_context(STYLE):
         matrix = _drawing("matrix", *matrix_figure(study, found))
-        return (matrix, _drawing("profiles", *profile_figure(found))) if found.normalised else (matrix,)
+        return (matrix, _drawing("profiles", *profile_figure(study, found))) if found.normalised else (matrix,)
 
 
 def _drawing(name: str, figure: Figure, caption: str) -> Drawing:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from thawline.files import atomic_write
 from thawline.reports.escaping import plain
 from thawline.reports.figures import draw, shows_layers
 from thawline.reports.joining import load_sweeps
+from thawline.reports.latex import latex_table, with_columns
 from thawline.reports.page import html_page
-from thawline.reports.rendering import csv_text, latex_table, markdown_report, markdown_table
+from thawline.reports.rendering import csv_text, markdown_report, markdown_table
 from thawline.reports.sections import make_document
 from thawline.reports.study import Study, make_study
 from thawline.reports.tables import layer_rows, result_table, run_rows, table_rows
@@ -61,6 +62,9 @@ def make_report(
     metric: str | None = None,
     axis: str | None = None,
     margin: float | None = None,
+    *,
+    columns: Sequence[str] = (),
+    figure_inches: float | None = None,
 ) -> ReportFiles:
     """Make the report of a sweep, or of several as one study, from its records alone.
 
@@ -74,12 +78,14 @@ def make_report(
         metric: what the runs are evaluated by; by default what they selected their checkpoint by.
         axis: the axis of the figure; by default the one that counts layer groups.
         margin: the difference that does not matter; see `make_study`.
+        columns: of ``table.tex``, by name; by default all.
+        figure_inches: the width that every figure is drawn for; by default a paper's column or its text, as each needs.
 
     Raises:
-        UsageError: there is nothing to report, no such metric or axis, or the margin is not above 0.
+        UsageError: there is nothing to report, no such metric, axis or column, or the margin is not above 0.
     """
     folders = [sweep_folder] if isinstance(sweep_folder, Path) else list(dict.fromkeys(sweep_folder))
-    study = make_study(load_sweeps(folders), metric, axis, margin)
+    study = replace(make_study(load_sweeps(folders), metric, axis, margin), figure_inches=figure_inches)
     folder = output if output is not None else report_folder(folders, folders[0].absolute().parent.parent)
     files = ReportFiles(
         folder=folder,
@@ -93,13 +99,13 @@ def make_report(
         html=folder / "report.html",
         study=study,
     )
-    for path, content in _contents(study, files).items():
+    for path, content in _contents(study, files, columns).items():
         with atomic_write(path) as stream:
             stream.write(content if isinstance(content, bytes) else content.encode("utf-8", errors="replace"))
     return files
 
 
-def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
+def _contents(study: Study, files: ReportFiles, columns: Sequence[str]) -> Mapping[Path, bytes | str]:
     drawing = draw(study)
     document = make_document(study, drawing.caption)
     further = [each for section in document.sections for each in section.drawings]
@@ -109,7 +115,7 @@ def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
         files.runs_csv: csv_text(run_rows(study.sweep)),
         files.table_csv: csv_text(table_rows(study)),
         files.table_md: markdown_table(table),
-        files.table_tex: latex_table(table, f"sweep {plain(study.sweep.name, 80)}"),
+        files.table_tex: _latex(study, columns),
         files.figure_png: drawing.png,
         files.figure_pdf: drawing.pdf,
         files.markdown: markdown_report(document),
@@ -119,3 +125,10 @@ def _contents(study: Study, files: ReportFiles) -> Mapping[Path, bytes | str]:
         **{files.folder / f"{each.name}.jpg": each.content for each in images},
         **({files.folder / "layers.csv": csv_text(layer_rows(study))} if any(map(shows_layers, further)) else {}),
     }
+
+
+def _latex(study: Study, columns: Sequence[str]) -> str:
+    table = with_columns(result_table(study), columns)
+    what = f"{'sweep' if len(study.sweep.names) == 1 else 'sweeps'} {plain(study.sweep.name, 80)}"
+    caption = f"{study.metric_label[:1].upper()}{study.metric_label[1:]}, {what}. {table.note}"
+    return latex_table(table, what, caption, "-".join(study.sweep.names))

@@ -1,4 +1,4 @@
-"""A report in its formats but for the page: Markdown, LaTeX and CSV."""
+"""A report in its formats but for the page and LaTeX: Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 
 from thawline.reports.document import Document, Section, Table
-from thawline.reports.escaping import code_fence, csv_field, latex, markdown, plain
+from thawline.reports.escaping import code_fence, csv_field, markdown, plain
 
 # The longest name that a table shows whole; the CSV files always do.
 _LONGEST_ENTRY = 60
@@ -60,26 +60,6 @@ def _markdown_section(section: Section) -> Iterable[str]:
     if section.code:
         fence = code_fence(section.code)
         yield f"{fence}sh\n{section.code}\n{fence}"
-
-
-def latex_table(table: Table, comment: str) -> str:
-    r"""The table as a LaTeX ``tabular`` with booktabs rules, to be \input into a paper's table."""
-    sides = "".join("r" if column.align == "right" else "l" for column in table.columns)
-    lines = [
-        f"% {plain(comment)}",
-        r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}",
-        rf"\begin{{tabular}}{{@{{}}{sides}@{{}}}}",
-        r"\toprule",
-        " & ".join(latex(shown(column.heading)) for column in table.columns) + r" \\",
-        r"\midrule",
-    ]
-    for line in table.lines:
-        entries = [latex(shown(entry)) for entry in line.entries]
-        if line.strong:
-            entries = [rf"\textbf{{{entry}}}" if entry else entry for entry in entries]
-        lines.append(" & ".join(entries) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(lines) + "\n"
 
 
 def csv_text(rows: Sequence[Mapping[str, object]]) -> str:

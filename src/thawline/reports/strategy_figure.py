@@ -12,6 +12,7 @@ from thawline.reports.figure_style import (
     COLOURS,
     COLUMN_INCHES,
     IN_THE_RUNNING,
+    NARROW_INCHES,
     OUT_OF_THE_RUNNING,
     PAGE_INCHES,
     capital,
@@ -42,18 +43,23 @@ def strategy_figure(study: Study) -> tuple[Figure, str]:
         row.choice: drawable(", ".join(setting_labels(study.axes.choices, row.choice)) or "all") for row in study.rows
     }
     wide = len(facets) > 1 or max(len(labels[strategy]) for strategy in order) > 22
-    size = (PAGE_INCHES if wide else COLUMN_INCHES, 0.21 * len(order) + 0.85)
+    width = study.figure_inches or (PAGE_INCHES if wide else COLUMN_INCHES)
+    down = len(facets) if width < NARROW_INCHES else 1
+    titled = 0.45 if down > 1 else 0.0
+    size = (width, (0.21 * len(order) + titled) * down + 0.85)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, len(facets), squeeze=False, sharey=True)[0].tolist()
+    panels = figure.subplots(down, len(facets) // down, squeeze=False, sharey=True).ravel().tolist()
     for panel, group in zip(panels, facets, strict=True):
         _draw_strategies(panel, study, group, places)
-        panel.set_xlabel(drawable(study.axis_label, 60))
+        if down == 1 or group is facets[-1]:
+            panel.set_xlabel(drawable(study.axis_label, 60))
         panel.set_xlim(inside(panel.get_xlim(), study.definition.lower, study.definition.upper))
         panel.xaxis.get_major_locator().set_params(nbins=4)
         if group.label:
             panel.set_title(drawable(group.label), loc="left")
-    panels[0].set_yticks([places[strategy] for strategy in order], [labels[strategy] for strategy in order])
-    _embolden(panels[0], study, facets, places)
+    for panel in panels[:down]:
+        panel.set_yticks([places[strategy] for strategy in order], [labels[strategy] for strategy in order])
+        _embolden(panel, study, facets, places)
     _strategy_legend(figure, study)
     return figure, _strategy_caption(study, len(order), len(facets))
 

@@ -35,6 +35,7 @@ class Study:
     are compared: test, or validation where a run did not open test, so that all rows are compared on the same split.
     Differences of less than `margin` do not matter; None: nobody said how many do not.
     `conditions` has one group per condition, `series` one per line of the figure (None but for a depth axis).
+    `figure_inches` is the width that every figure is drawn for; None: a paper's column or its text, as each needs.
     """
 
     sweep: LoadedSweep
@@ -48,6 +49,7 @@ class Study:
     series: tuple[Group, ...]
     notes: tuple[str, ...]
     margin: float | None
+    figure_inches: float | None = None
 
     @property
     def metric_label(self) -> str:
