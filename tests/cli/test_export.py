@@ -190,6 +190,7 @@ def test_safetensors_say_all_of_their_images(thawline):
     for name, value in record.metrics["test"].items():
         assert f"| test | 21 | {record.metric_definitions[name].label} | {value:.4f} |" in card
     assert "## Licence" in card and "photos (ImageFolder)" in card
+    assert 'with safe_open("model.safetensors", framework="pt")' in card
     assert "thawline train " in card and "dataset.root=photos" in card
 
 
@@ -206,6 +207,20 @@ def test_python_writes_the_same_file_and_its_card_says_how_the_run_was_chosen(th
         sweep.best.export("python.safetensors")
     with pytest.raises(api.UsageError, match="there is no 'onx'"):
         sweep.best.export(format="onx")
+
+
+@pytest.mark.usefixtures("photos")
+def test_without_its_packages_onnx_names_the_extra(thawline, monkeypatch):
+    from thawline.exports import graphs
+
+    found = graphs.importlib.util.find_spec
+    monkeypatch.setattr(graphs.importlib.util, "find_spec", lambda name: found(name) if name != "onnxscript" else None)
+    result = thawline("export", best().name, "--output", "net.onnx")
+    assert (result.status, result.err) == (
+        2,
+        "error: --format: onnx needs onnxscript: pip install 'thawline[export]'\n",
+    )
+    assert not list(Path().glob("*net.onnx*"))
 
 
 @pytest.mark.usefixtures("photos")
@@ -256,19 +271,36 @@ def test_what_has_no_such_form_is_refused_with_those_that_fit(thawline, outputs,
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("dense")
-def test_masks_and_adapters_compute_outside_too(thawline):
-    for place, shape in (("masked", (2, 3, 32, 32)), ("adapted", (2, 10))):
-        (folder,) = records(place)
-        result = thawline("export", str(folder), "--format", "torchscript", "--output", f"{place}.pt")
+@pytest.mark.parametrize("place", ["masked", "adapted"])
+def test_masks_and_adapters_compute_outside_too(thawline, place):
+    import onnxruntime
+
+    (folder,) = records(place)
+    for ending in ("pt", "onnx"):
+        result = thawline("export", str(folder), "--output", f"net.{ending}")
         assert result.status == 0, result.err
-        model = api.load_run(folder).load_model()
-        size = load_record(folder).preprocessing.size
-        images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-        with torch.inference_mode():
-            outputs, values = torch.jit.load(f"{place}.pt")(images)
-            assert torch.equal(outputs, model(images))
-        assert values.shape[:2] == shape[:2]
-        assert torch.allclose(values.sum(dim=1), torch.ones(()))
+    images = torch.randint(0, 256, (3, 3, *load_record(folder).preprocessing.size), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = api.load_run(folder).load_model()(images)
+        outputs, values = torch.jit.load("net.pt")(images)
+    assert torch.equal(outputs, expected)
+    assert torch.allclose(values, expected.softmax(dim=1))
+    found = onnxruntime.InferenceSession("net.onnx").run(None, {"images": images.numpy()})
+    assert found[0] == pytest.approx(expected.numpy(), abs=1e-4)
+    assert found[1] == pytest.approx(values.numpy(), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_an_adapter_that_can_be_folded_is_folded_for_timm(thawline, train):
+    record = train("adapter=ssf", "freeze_policy=linear_probe", "optimizer.lr=0.1")
+    result = thawline("export", record.identity, "--format", "timm", "--output", "net")
+    assert result.status == 0, result.err
+    model = timm.create_model("local-dir:net", pretrained=True).eval()
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    mean, std = (torch.tensor(model.pretrained_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    with torch.inference_mode():
+        expected = api.load_run(record.identity).load_model()(images)
+        assert torch.allclose(model((images / 255 - mean) / std), expected, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import thawline as api
 from tests.conftest import TINY, records
 from thawline.records import Record, load_record
 
@@ -79,6 +80,13 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     return float(((at_least & truth).sum(1) / at_least.sum(1)).mean())
 
 
+def assert_again(record: Record, expected: dict[str, float]) -> None:
+    """The folder, read as any other that has the truth, gives the same metrics on its test images."""
+    found = api.load_run(record.identity).evaluate("drawn")
+    assert found["images"].to_dict() == PARTS
+    assert found.loc["test", list(expected)].to_dict() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
 def test_metrics_of_several_classes_are_those_of_what_was_kept(fit, thawline):
     record = fit("multilabel", "freeze_policy.k=1")
     assert (record.headline, record.selection.monitor, record.selection.mode) == ("map", "val/map", "max")
@@ -98,6 +106,7 @@ def test_metrics_of_several_classes_are_those_of_what_was_kept(fit, thawline):
     assert record.metrics["test"] == pytest.approx(expected, abs=1e-6)
     assert [record.per_class[name]["average_precision"] for name in COLOURS] == pytest.approx(precisions, abs=1e-6)
     assert record.splits["test"].per_class == truth.sum(0).tolist()
+    assert_again(record, expected)
     assert thawline("verify", f"outputs/runs/{record.identity}").status == 0
 
 
@@ -116,6 +125,7 @@ def test_metrics_of_a_number_are_those_of_what_was_kept_in_its_own_units(fit, th
     }
     assert record.metrics["test"] == pytest.approx(expected, rel=1e-5)
     assert not record.splits["test"].per_class
+    assert_again(record, expected)
     assert thawline("verify", f"outputs/runs/{record.identity}").status == 0
 
 

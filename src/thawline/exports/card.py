@@ -35,7 +35,7 @@ def card(record: Record, form: str, name: str, chosen: str = "") -> str:
         _results(record, run),
         "## Images",
         _images(record, form),
-        f"```python\n{_EXAMPLES[form].format(name=plain(name).replace(chr(34), ''))}\n```",
+        _code("python", _EXAMPLES[form].format(name=_text(name), folder=_text(f"local-dir:{name}"))),
         *_names(record),
         "## Training",
         _table(("setting", "value"), [(setting, markdown(value)) for setting, value in run.recipe]),
@@ -122,9 +122,7 @@ def _made(record: Record, run: LoadedRun) -> Iterator[str]:
     packages = record.provenance.packages
     versions = ", ".join(f"{name} {packages[name]}" for name in ("thawline", "torch", "timm") if name in packages)
     yield f"Made by {markdown(versions)}" + (f", commit `{plain(commit.sha)}`{changes}." if commit.sha else ".")
-    command = command_line(run.command)
-    fence = code_fence(command)
-    yield f"{fence}bash\n{command}\n{fence}"
+    yield _code("bash", command_line(run.command))
 
 
 def _dataset(record: Record) -> str:
@@ -143,6 +141,16 @@ def _value(value: float | None) -> str:
     return "none" if value is None else f"{value:.4f}"
 
 
+def _code(language: str, text: str) -> str:
+    fence = code_fence(text)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _text(value: str) -> str:
+    """A text as Python writes it, on one line."""
+    return json.dumps(plain(value), ensure_ascii=False)
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -151,20 +159,20 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 _EXAMPLES = {
     "safetensors": """from safetensors import safe_open
 
-with safe_open("{name}", framework="pt") as file:  # backbone.* and head.*
+with safe_open({name}, framework="pt") as file:  # backbone.* and head.*
     about = file.metadata()  # preprocessing, names and task, as JSON""",
     "onnx": """import json, onnxruntime
 
-session = onnxruntime.InferenceSession("{name}")
+session = onnxruntime.InferenceSession({name})
 about = session.get_modelmeta().custom_metadata_map  # preprocessing, names and task, as JSON
 outputs = session.run(None, {{"images": images}})  # uint8 (N, 3, H, W)""",
     "torchscript": """import json, torch
 
 extra = {{"thawline.json": ""}}  # preprocessing, names and task
-model = torch.jit.load("{name}", _extra_files=extra)
+model = torch.jit.load({name}, _extra_files=extra)
 outputs = model(images)  # uint8 (N, 3, H, W)""",
     "timm": """import timm
 
-model = timm.create_model("local-dir:{name}", pretrained=True).eval()
+model = timm.create_model({folder}, pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model.pretrained_cfg))""",
 }
