@@ -48,10 +48,13 @@ function toldOf(row, data) {
   if (row.trains) told.trains = row.trains;
   for (const [name, label] of Object.entries(data.costs)) told[label] = digits(row.costs[name], 3);
   if (row.chosen) told.chosen = "by validation";
+  if (row.beaten) told.beaten = "by another row";
   return told;
 }
 
 const TIP = { field: "told" };
+// A row that another one beats.
+const PALE = { condition: { test: "datum.beaten", value: 0.35 }, value: 1 };
 const WHITE = { stroke: "var(--paper)", strokeWidth: 1 };
 
 // The metric along the axis of depth, a line for each strategy.
@@ -92,8 +95,8 @@ function depthView(data, shown, title) {
         encoding: { y: mean },
       },
       {
-        mark: { type: "point", filled: true, size: 85, opacity: 1, ...WHITE },
-        encoding: { y: mean, color: colour, shape, tooltip: TIP, description: { field: "said" } },
+        mark: { type: "point", filled: true, size: 85, ...WHITE },
+        encoding: { y: mean, color: colour, shape, opacity: PALE, tooltip: TIP, description: { field: "said" } },
       },
     ],
   };
@@ -121,9 +124,10 @@ function strategyView(data, shown, title) {
         encoding: { x: { ...x, field: "value" }, tooltip: TIP, color: { value: COLOURS[0] } },
       },
       {
-        mark: { type: "point", filled: true, size: 95, opacity: 1, ...WHITE },
+        mark: { type: "point", filled: true, size: 95, ...WHITE },
         encoding: {
           x: { ...x, field: "mean" },
+          opacity: PALE,
           color: colour,
           shape: { condition: { test: "datum.chosen", value: "diamond" }, value: "circle" },
           tooltip: TIP,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +59,7 @@ def page_data(study: Study, folder: Path) -> dict[str, Any]:
             "facets": list(shown.facets.values()),
             "rows": [_row(study, row, shown) for row in study.rows],
             "scores": {
-                split: {metric: _scores(study.rows, split, metric) for metric in shown.metrics_of(split)}
+                split: {metric: _scores(study, split, metric) for metric in shown.metrics_of(split)}
                 for split in shown.splits
             },
             "runs": [_run(one, folder) for one in shown.runs],
@@ -199,14 +199,21 @@ def _row(study: Study, row: Row, shown: _Shown) -> dict[str, Any]:
     }
 
 
-def _scores(rows: Iterable[Row], split: str, metric: str) -> dict[str, list[Any]]:
-    summaries = [row.summary(split, metric) for row in rows]
+def _scores(study: Study, split: str, metric: str) -> dict[str, list[Any]]:
+    """Means and intervals of the rows; of what the study compares also which rows another one beats."""
+    summaries = [row.summary(split, metric) for row in study.rows]
+    compared = (split, metric) == (study.split, study.metric)
+    intervals = [
+        study.interval(row) if compared else summary.interval
+        for row, summary in zip(study.rows, summaries, strict=True)
+    ]
     return {
         "mean": [one.mean for one in summaries],
         "sd": [one.sd for one in summaries],
-        "low": [one.interval[0] if one.interval else None for one in summaries],
-        "high": [one.interval[1] if one.interval else None for one in summaries],
+        "low": [bounds[0] if bounds else None for bounds in intervals],
+        "high": [bounds[1] if bounds else None for bounds in intervals],
         "n": [one.n for one in summaries],
+        "beaten": [compared and study.is_in_the_running(row) is False for row in study.rows],
     }
 
 

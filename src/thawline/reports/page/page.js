@@ -37,7 +37,7 @@ function rows() {
   const metric = definition().label;
   const all = data.rows.map((row, index) => {
     const found = { ...row, index, metric };
-    for (const name of ["mean", "sd", "low", "high", "n"]) found[name] = scores ? scores[name][index] : null;
+    for (const name of ["mean", "sd", "low", "high", "n", "beaten"]) found[name] = scores ? scores[name][index] : null;
     found.cost = row.costs[state.cost];
     found.told = toldOf(found, data);
     found.said = spoken(found.told);
@@ -118,18 +118,18 @@ function panels(of) {
     for (const one of [...here, ...there]) one.name = nameOf(one);
     return of(data, { rows: here, runs: there, lines: lines(), domain, cost: state.cost }, data.facets[facet]);
   });
-  return { views, title };
+  return { views, title, beaten: shown.some((row) => row.beaten) };
 }
 
 // Charts --------------------------------------------------------------------------------------------------------------
 
 const charts = {
   main: () => {
-    const { views, title } = panels(data.axis ? depthView : strategyView);
+    const { views, title, beaten } = panels(data.axis ? depthView : strategyView);
     const by = data.axis ? `by ${data.axis.title}` : "of each strategy";
     const dots = state.seeds ? "; small dots are single runs" : "";
     const chosen = data.axis ? "the ring is" : "the diamond is";
-    return { views, title, height: 300, said: `${capital(title)}, ${by}: means over the runs with 95 % intervals${dots}; ${chosen} what validation chose. The table below has the numbers.` };
+    return { views, title, height: 300, said: `${capital(title)}, ${by}: means over the runs with 95 % intervals${dots}; ${chosen} what validation chose${beaten ? ", and another row beats the pale ones" : ""}. The table below has the numbers.` };
   },
   cost: () => {
     const { views, title } = panels(costView);

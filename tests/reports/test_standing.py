@@ -1,0 +1,230 @@
+"""Which rows are in the running, in words and in the figure; intervals over seeds and images; also of odd sweeps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.make_records import predictions, record, scores, sweep
+from tests.reports.depth_sweeps import DEPTHS, by_depth, study_of
+from thawline import statistics
+from thawline.errors import UsageError
+from thawline.reports.depth_figure import depth_figure
+from thawline.reports.evidence import by_seeds_and_images
+from thawline.reports.findings import compare, comparisons, top_two
+from thawline.reports.standing import best_two, standing
+
+# Depth 3 and 9 lie close together in every seed, 0 and 1 below them.
+CLOSE = {
+    "0": (0.60, 0.62, 0.64, 0.61, 0.63),
+    "1": (0.70, 0.73, 0.72, 0.71, 0.74),
+    "3": (0.90, 0.92, 0.91, 0.93, 0.90),
+    "9": (0.91, 0.91, 0.92, 0.92, 0.91),
+}
+
+
+def sweep_of(folder, table, axis="freeze_policy.k", missing=(), metric="top1", **changes):
+    """A sweep over the rows of `table`, whose entries are the test scores by seed; those of `missing` are not done."""
+    seeds = max(map(len, table.values()))
+
+    def make(overrides, place):
+        name, seed = place[axis], int(place["seed"])
+        if (name, seed) in missing:
+            return None
+        value = table[name][seed]
+        k = int(name) if name.isdigit() else 9
+        said = scores(None if value is None else value)
+        if metric == "loss" and value is not None:
+            said["loss"] = value
+        return record(overrides, k=k, metrics={"val": said, "test": said}, diverged=value is None, **changes)
+
+    return sweep(folder, {axis: list(table), "seed": [str(seed) for seed in range(seeds)]}, make)
+
+
+def told(folder, **options):
+    study = study_of(folder, **options)
+    return standing(study, study.conditions[0])
+
+
+def test_the_rows_in_the_running_and_the_cheapest_of_them(tmp_path):
+    expected = "k = 3 and 9 of 9 layer groups cannot be told apart on test (5 seeds); 3 is the cheapest of them."
+    folder = sweep_of(tmp_path, CLOSE)
+    assert told(folder) == expected
+    study = study_of(folder)
+    table = np.array(list(CLOSE.values()))
+    still = statistics.in_the_running(table)
+    assert [study.is_in_the_running(row) for row in study.rows] == list(still) == [False, False, True, True]
+
+
+def test_where_less_is_better_the_order_turns(tmp_path):
+    study = study_of(sweep_of(tmp_path, CLOSE, metric="loss"), metric="loss")
+    expected = "k = 0 is better on test than every other depth (5 seeds)."
+    assert standing(study, study.conditions[0]) == expected
+
+
+def test_a_cheap_row_far_below_the_best_is_said_to_be(tmp_path):
+    noisy = {"0": (0.5, 0.9), "9": (0.9, 0.91)}
+    expected = (
+        "k = 0 and 9 of 9 layer groups cannot be told apart on test (2 seeds); 0 is the cheapest of them, its mean "
+        "0.205 below the best."
+    )
+    assert told(sweep_of(tmp_path, noisy)) == expected
+
+
+def test_equal_rows_cannot_be_told_apart(tmp_path):
+    equal = {"0": (0.8, 0.8), "1": (0.8, 0.8), "3": (0.8, 0.8), "9": (0.8, 0.8)}
+    folder = sweep_of(tmp_path, equal)
+    assert told(folder) == "with 2 seeds none of the 4 depths can be told apart on test; k = 0 is the cheapest."
+    study = study_of(folder)
+    assert (
+        best_two(study, study.conditions[0])
+        == "The best two, k = 0 and k = 1, are equivalent: they differ by less than 0.010."
+    )
+
+
+def test_strategies_are_named(tmp_path):
+    table = {"lp_ft": CLOSE["3"], "full": CLOSE["9"], "linear_probe": CLOSE["0"]}
+    expected = "full and lp_ft cannot be told apart on test (5 seeds); full is the cheapest of them."
+    assert told(sweep_of(tmp_path, table, axis="freeze_policy")) == expected
+
+
+@pytest.mark.parametrize("table", [{"3": (0.9, 0.8)}, {"3": (0.9,), "9": (0.8,)}], ids=["one row", "one seed"])
+def test_one_row_or_one_seed_is_not_compared(tmp_path, table):
+    folder = sweep_of(tmp_path, table)
+    assert told(folder) == ""
+    study = study_of(folder)
+    assert best_two(study, study.conditions[0]) == ""
+    assert {study.is_in_the_running(row) for row in study.rows} == {None}
+
+
+def test_rows_that_miss_seeds_are_not_compared(tmp_path):
+    diverged = {**CLOSE, "0": (0.6, None, 0.6, 0.6, 0.6)}
+    expected = (
+        "k = 3 and 9 of 9 layer groups cannot be told apart on test (5 seeds); 3 is the cheapest of them. Not "
+        "compared: 2 depths without all 5 seeds."
+    )
+    assert told(sweep_of(tmp_path, diverged, missing=[("1", 2)])) == expected
+
+
+def test_seeds_that_would_tell_the_best_two_apart(tmp_path):
+    study = study_of(sweep_of(tmp_path, CLOSE), margin=0.001)
+    d = np.array(CLOSE["9"]) - np.array(CLOSE["3"])
+    needed = np.ceil(((1.959964 + 0.841621) * d.std(ddof=1) / d.mean()) ** 2)
+    assert (
+        best_two(study, study.conditions[0])
+        == f"About {needed:.0f} seeds would tell the best two, k = 9 and k = 3, apart."
+    )
+
+
+def test_equivalence_is_an_interval_within_the_margin_and_not_a_large_p(tmp_path):
+    folder = sweep_of(tmp_path, CLOSE)
+    by_margin = {}
+    for margin in (0.005, 0.05):
+        study = study_of(folder, margin=margin)
+        by_margin[margin] = [item.verdict for item in comparisons(study, study.conditions[0])]
+        assert top_two(study, study.conditions[0]).equivalent == (margin == 0.05)
+    assert by_margin == {
+        0.005: ["better", "better", "not told apart"],
+        0.05: ["better", "better", "equivalent"],
+    }
+
+
+def test_the_margin_is_that_of_the_runs_unless_another_is_asked_for(tmp_path):
+    folder = sweep_of(tmp_path, CLOSE, config={"report": {"margin": 0.05}})
+    assert study_of(folder).margin == 0.05
+    assert study_of(folder, margin=0.02).margin == 0.02
+    assert study_of(folder, metric="loss").margin == 0.05
+    with pytest.raises(UsageError, match="above 0"):
+        study_of(folder, margin=0.0)
+
+
+def test_without_a_margin_there_is_one_point_of_metrics_between_0_and_1_and_none_of_others(tmp_path):
+    folder = sweep_of(tmp_path, CLOSE)
+    assert (study_of(folder).margin, study_of(folder, metric="loss").margin) == (0.01, None)
+
+
+def test_comparisons_are_corrected_jointly_where_every_row_has_every_seed_and_by_holm_where_not(tmp_path):
+    study = study_of(sweep_of(tmp_path / "whole", CLOSE))
+    found = comparisons(study, study.conditions[0])
+    chosen = np.array(CLOSE[str(study.conditions[0].chosen.depth)])
+    others = [np.array(CLOSE[str(item.other.depth)]) for item in found]
+    expected = statistics.joint_sign_flips(np.stack([chosen - other for other in others], axis=1))
+    assert [item.corrected for item in found] == pytest.approx(list(expected))
+    assert all(item.jointly for item in found)
+    study = study_of(sweep_of(tmp_path / "missing", CLOSE, missing=[("1", 2)]))
+    found = comparisons(study, study.conditions[0])
+    assert [item.corrected for item in found] == statistics.holm([item.sign_flip.p for item in found])
+
+
+def test_the_figure_draws_rows_that_are_beaten_hollow(tmp_path):
+    study = study_of(sweep_of(tmp_path, CLOSE))
+    figure, caption = depth_figure(study)
+    hollow = [
+        line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white" and line.get_marker() == "o"
+    ]
+    assert [list(line.get_xdata()) for line in hollow] == [[0.0, 1.0]]
+    assert "mean, beaten by another" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "Hollow: beaten by another row" in caption
+
+
+@pytest.fixture
+def with_images(tmp_path):
+    """A sweep whose runs keep what they said of 40 test images, and who is right on each: by depth and seed."""
+    draws, right = np.random.default_rng(0), {}
+
+    def make(overrides, place):
+        k, seed = place["freeze_policy.k"], place["seed"]
+        right[k, seed] = draws.random(40) < {"0": 0.6, "1": 0.8, "9": 0.9}[k]
+        level = scores(float(right[k, seed].mean()))
+        made = record(overrides, k=int(k), metrics={"val": level, "test": level})
+        folder = tmp_path / "runs" / made.identity
+        folder.mkdir(parents=True)
+        np.savez(folder / "predictions.npz", **predictions(np.arange(40) % 5, right[k, seed], 5))
+        return made
+
+    axes = {"freeze_policy.k": ["0", "1", "9"], "seed": ["0", "1", "2", "3"]}
+    return sweep(tmp_path, axes, make), right
+
+
+def test_intervals_are_over_seeds_and_images_where_runs_keep_what_they_said_of_each(with_images):
+    folder, right = with_images
+    study = study_of(folder)
+    for row, k in zip(study.rows, ("0", "1", "9"), strict=True):
+        both = statistics.two_way([right[k, seed] for seed in "0123"])
+        assert study.interval(row) == pytest.approx(both.interval(bounds=(0, 1), proportion=True))
+        assert study.interval(row) != pytest.approx(row.summary("test", "top1").interval)
+    first, last = study.rows[0], study.rows[-1]
+    differences = [right["9", seed].astype(float) - right["0", seed] for seed in "0123"]
+    assert compare(study, last, first).interval == pytest.approx(statistics.two_way(differences).interval())
+    (section,) = by_seeds_and_images(study)
+    assert section.tables[0].lines[0].entries[-2:] == ("40", "4")
+
+
+def test_predictions_that_do_not_give_the_recorded_number_are_not_used(with_images):
+    folder, _ = with_images
+    study = study_of(folder, metric="macro_accuracy")  # which `scores` makes up
+    assert study.evidence.of(study.rows[0]) is None
+    assert study.interval(study.rows[0]) == study.rows[0].summary("test", "macro_accuracy").interval
+    assert study.interval_label == "t interval"
+
+
+def test_runs_tested_on_other_images_have_no_interval_over_images(with_images):
+    folder, _ = with_images
+    study = study_of(folder)
+    run = next(iter(study.rows[0].runs.values()))
+    with np.load(run.folder / "predictions.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez(run.folder / "predictions.npz", **{**arrays, "index": arrays["index"] + 1})
+    study = study_of(folder)
+    assert study.evidence.of(study.rows[0]) is None
+    assert study.evidence.of(study.rows[1]) is not None
+    assert study.evidence.of_difference(study.rows[1], study.rows[0]) is None
+
+
+def test_a_run_without_predictions_leaves_the_interval_over_seeds(tmp_path):
+    study = study_of(sweep(tmp_path, DEPTHS, by_depth))
+    assert [study.interval(row) for row in study.rows] == [row.summary("test", "top1").interval for row in study.rows]
+    assert list(by_seeds_and_images(study)) == []
+    assert dataclasses.replace(study, split="val").evidence.of(study.rows[0]) is None
