@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import TINY, records
 from tests.make_records import record
 
+import thawline as tl
 from thawline.errors import UsageError
 from thawline.protocols import Candidate, Finished, Point, Stage, TuneSelectTest
 from thawline.protocols.choosing import best_first, edge_warnings, tried
@@ -193,6 +194,16 @@ def test_the_command_ends_with_the_choice_and_the_report_of_the_test_stage(place
     assert f"strategy=linear_probe: {' '.join(choice['changes'])}" in " ".join(printed.split())
     assert (place / "outputs/sweeps/p/report/report.html").is_file()
     assert not (place / "outputs/sweeps/p-tune/report").exists()
+
+
+def test_from_python_it_is_the_same_protocol(here):
+    fields = dict(line.split("=", 1) for line in COMMAND[1:] if not line.startswith("strategy="))
+    sweep = tl.train({**fields, "trainer.max_epochs": 1}, strategy=["linear_probe", "last_k"])
+    assert (sweep.name, len(sweep)) == ("p", 4)
+    assert [one.choice.trial for one in sweep.protocol.candidates] == [
+        one["choice"]["trial"] for one in protocol_of(here)["candidates"]
+    ]
+    assert tl.load_sweep("outputs/sweeps/p-tune").protocol is None
 
 
 @pytest.mark.parametrize(

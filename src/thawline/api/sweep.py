@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from thawline.records.protocol import ProtocolManifest
     from thawline.reports import loading
     from thawline.reports.study import Study
 
@@ -90,6 +91,17 @@ class Sweep:
 
         found = best_run(self._study)
         return Run(found.folder, allow=self._allow)._exported(output, format, force=force, chosen=found.why)
+
+    @property
+    def protocol(self) -> ProtocolManifest | None:
+        """The protocol whose test stage this sweep is: its stages, what was compared and what was chosen; or None.
+
+        Raises:
+            UsageError: its file is damaged.
+        """
+        from thawline.sweeps.manifest import read_protocol
+
+        return read_protocol(self.folder)
 
     def figure(self) -> Figure:
         """The figure of the report, as a matplotlib figure.
