@@ -164,8 +164,12 @@ def test_the_same_command_goes_on_with_what_is_missing(here, thawline):
     result = thawline("status", "p")
     assert result.status == 1
     assert "p-select: 4 runs: 3 done, 1 pending" in result.out
-    again = thawline(*COMMAND)
-    assert again.status == 0, again.err
+    sweep = tl.train(COMMAND[1:])  # from Python it is the same protocol
+    assert (sweep.name, len(sweep)) == ("p", 4)
+    assert [one.choice.trial for one in sweep.protocol.candidates] == [
+        one["choice"]["trial"] for one in manifest["candidates"]
+    ]
+    assert tl.load_sweep("outputs/sweeps/p-tune").protocol is None
     after = {folder: (folder / "record.json").stat().st_ino for folder in records()}
     assert {folder for folder in after if after[folder] != before.get(folder)} == {gone}
     assert {**protocol_of(here), "command": ""} == {**manifest, "command": ""}
@@ -196,14 +200,25 @@ def test_the_command_ends_with_the_choice_and_the_report_of_the_test_stage(place
     assert not (place / "outputs/sweeps/p-tune/report").exists()
 
 
-def test_from_python_it_is_the_same_protocol(here):
-    fields = dict(line.split("=", 1) for line in COMMAND[1:] if not line.startswith("strategy="))
-    sweep = tl.train({**fields, "trainer.max_epochs": 1}, strategy=["linear_probe", "last_k"])
-    assert (sweep.name, len(sweep)) == ("p", 4)
-    assert [one.choice.trial for one in sweep.protocol.candidates] == [
-        one["choice"]["trial"] for one in protocol_of(here)["candidates"]
-    ]
-    assert tl.load_sweep("outputs/sweeps/p-tune").protocol is None
+@pytest.mark.slow
+def test_an_experiment_may_choose_the_protocol_and_its_runs_have_commands_of_their_own(thawline, own_class):
+    experiment = (
+        "# @package _global_\ndefaults:\n  - override /protocol: tune_select_test\n"
+        "protocol: {trials: 2, select_seeds: 0, seeds: 1}\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {strategy: 'linear_probe,full'}}}\n"
+    )
+    own_class("unused", "", "experiments/mine/sweep", experiment)
+    command = ("--config-dir", "conf", "train", *SMALL, "experiments=mine/sweep", "sweep.name=p")
+    result = thawline(*command, "hydra/launcher=parallel", "hydra.launcher.workers=1")
+    assert result.status == 0, result.err
+    before = records()
+    assert len(before) == 6
+    (identity, *_) = (point["identity"] for point in protocol_of(Path())["stages"][1]["points"])
+    made = record_of(Path(), identity)
+    assert made["provenance"]["stage"]["purpose"] == "test"
+    assert "sweep.stage" not in " ".join(made["overrides"])
+    again = thawline("--config-dir", "conf", "train", *made["overrides"])
+    assert (again.status, records()) == (0, before), again.err
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,8 @@ class _Base:
 def _base(cell: Cell) -> _Base:
     """The cell with its values and its protocol, right as far as that can be known without torch."""
     own = tuple(line for line in cell.overrides if not _of_protocol(key_of(line)))
+    if not any(key_of(line).lstrip("+") == "protocol" for line in cell.overrides):
+        own = (*own, "protocol=none")  # an experiment has chosen it, and would for the command of each run
     spaces = (key_of(line).lstrip("+") for line in cell.overrides)
     tuned = frozenset(key.removeprefix(_SPACE) for key in spaces if key.startswith(_SPACE))
     choices = cell.config.hydra.runtime.choices
