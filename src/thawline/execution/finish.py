@@ -17,7 +17,7 @@ from safetensors.torch import save
 from thawline.execution import distributed
 from thawline.execution.divergence import divergence
 from thawline.execution.evaluate import Metrics, shifted_metrics, shifted_splits
-from thawline.execution.gallery import write_gallery
+from thawline.execution.gallery import write_gallery, write_thumbnails
 from thawline.files import atomic_write, sha256_of_file
 from thawline.invocation import Invocation
 from thawline.ledger import provenance
@@ -184,9 +184,12 @@ def finish(finished: Finished) -> Record:
     first = distributed.is_first()
     files = _write_files(plan, finished.model, predictions, results) if first else {}
     task = plan.settings.task
-    if first and predictions is not None and isinstance(task, SpatialTask):
-        began = time.perf_counter()
-        files |= write_gallery(finished.run, task, finished.model, predictions.arrays())
+    if first and predictions is not None and task.IMAGE_SCORE:
+        began, arrays = time.perf_counter(), predictions.arrays()
+        if isinstance(task, SpatialTask):
+            files |= write_gallery(finished.run, task, finished.model, arrays)
+        else:
+            files |= write_thumbnails(finished.run, task, arrays)
         results.evaluate_seconds += time.perf_counter() - began
     record = _make_record(finished, files)
     if first:

@@ -1,4 +1,4 @@
-"""The gallery of a run: its worst and best test images, each with what is true of it and what was predicted."""
+"""The gallery of a run: its worst and best test images, drawn with what is true and predicted, or the worst, small."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from thawline.tasks import Shown, SpatialTask
+    from thawline.tasks import Shown, SpatialTask, Task
 
 _OF_EACH = 3
 _SIDE = 400
 _MOST_BYTES = 80_000
+_THUMBNAILS = 8
+_THUMBNAIL_SIDE = 112
+_THUMBNAIL_BYTES = 6_000
 _TITLES = ("image", "truth", "prediction")
 
 
@@ -45,20 +48,52 @@ def write_gallery(
     chosen = worst_and_best(scores)
     if not chosen:
         return {}
-    folder = plan.folder / GALLERY_FOLDER
-    remove_partial(folder)
     rows = arrays["index"][[position for _, _, position in chosen]].astype(np.int64)
     drawings = _drawn(run, task, model, rows)
-    images = []
-    for (place, number, position), row in zip(chosen, rows.tolist(), strict=True):
-        file = f"{place}-{number}.jpg"
-        with atomic_write(folder / file) as stream:
-            stream.write(drawings[row])
-        key, score = plan.splits.images.key(row), float(scores[position])
-        images.append(GalleryImage(file=file, key=key, place=place, number=number, score=score))
-    write_json(plan.folder / GALLERY_FILE, Gallery(score=task.IMAGE_SCORE, images=images).model_dump(mode="json"))
-    files = [GALLERY_FILE, *(f"{GALLERY_FOLDER}/{image.file}" for image in images)]
-    return {name: sha256_of_file(plan.folder / name) for name in files}
+    images = [_placed(run, *place, scores, row) for place, row in zip(chosen, rows.tolist(), strict=True)]
+    gallery = Gallery(score=task.IMAGE_SCORE, images=images)
+    return _write(run, gallery, [drawings[row] for row in rows.tolist()])
+
+
+def write_thumbnails(run: RunContext, task: Task, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Write the images that were predicted worst, small, into the run's folder; returns file name -> SHA-256.
+
+    What was said of them is on file already, by every run of a sweep: a report shows both.
+
+    Args:
+        run: its plan and session.
+        task: its task.
+        arrays: what is kept of each test image.
+    """
+    from thawline.tasks.drawing import jpeg, scaled
+
+    score, scores = task.ranking(arrays, run.plan.outputs)
+    worst = [place for place in worst_and_best(scores, _THUMBNAILS) if place[0] == "worst"]
+    if not worst:
+        return {}
+    rows = [int(arrays["index"][position]) for _, _, position in worst]
+    images = [_placed(run, *place, scores, row) for place, row in zip(worst, rows, strict=True)]
+    read = run.plan.splits.images.read
+    contents = [jpeg(scaled(read(row), _THUMBNAIL_SIDE)[0], _THUMBNAIL_BYTES) for row in rows]
+    return _write(run, Gallery(score=score, drawn=False, images=images), contents)
+
+
+def _placed(
+    run: RunContext, place: Place, number: int, position: int, scores: NDArray[np.float64], row: int
+) -> GalleryImage:
+    key, score = run.plan.splits.images.key(row), float(scores[position])
+    return GalleryImage(file=f"{place}-{number}.jpg", key=key, place=place, number=number, score=score, index=row)
+
+
+def _write(run: RunContext, gallery: Gallery, contents: Sequence[bytes]) -> dict[str, str]:
+    folder = run.plan.folder
+    remove_partial(folder / GALLERY_FOLDER)
+    for image, content in zip(gallery.images, contents, strict=True):
+        with atomic_write(folder / GALLERY_FOLDER / image.file) as stream:
+            stream.write(content)
+    write_json(folder / GALLERY_FILE, gallery.model_dump(mode="json"))
+    files = [GALLERY_FILE, *(f"{GALLERY_FOLDER}/{image.file}" for image in gallery.images)]
+    return {name: sha256_of_file(folder / name) for name in files}
 
 
 def worst_and_best(scores: NDArray[np.float64], of_each: int = _OF_EACH) -> list[tuple[Place, int, int]]:

@@ -23,6 +23,7 @@ class GalleryImage(RecordPart):
         place: at which end of the test images it is.
         number: how far from that end, from 1.
         score: how well it was predicted; more is better.
+        index: of the image in the data set; None in galleries of versions that did not say it.
     """
 
     file: str
@@ -30,12 +31,18 @@ class GalleryImage(RecordPart):
     place: Place
     number: int
     score: float
+    index: int | None = None
 
 
 class Gallery(RecordPart):
-    """The images, the worst first, then the best first; `score` says what their scores are."""
+    """The images, the worst first, then the best first; `score` says what their scores are.
+
+    `drawn` says whether each stands beside what is true of it and what was predicted; without, the files are the images
+    alone, small.
+    """
 
     score: str
+    drawn: bool = True
     images: list[GalleryImage] = Field(default_factory=list)
 
 

@@ -58,12 +58,16 @@ class Drawing:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A JPEG file that a run has left; `caption` says what it is, and `alt` what a reader sees who does not see it."""
+    """A JPEG file that a run has left; `caption` says what it is, and `alt` what a reader sees who does not see it.
+
+    Small ones stand beside each other.
+    """
 
     name: str
     content: bytes
     caption: str
     alt: str
+    small: bool = False
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,7 @@ def image_comparisons(study: Study, chosen: Row, others: Sequence[Row]) -> list[
 
 def _right(run: LoadedRun, read: dict[str, _Right | None]) -> _Right | None:
     if run.identity not in read:
-        kept = _in_order(run.folder / PREDICTIONS_FILE, "label", "probabilities")
+        kept = in_order(run.folder / PREDICTIONS_FILE, "label", "probabilities")
         read[run.identity] = None
         if kept is not None and kept["probabilities"].ndim == 2:
             read[run.identity] = kept["index"], kept["probabilities"].argmax(axis=1) == kept["label"]
@@ -223,14 +223,14 @@ def _right(run: LoadedRun, read: dict[str, _Right | None]) -> _Right | None:
 
 def _scores(run: LoadedRun, read: dict[str, _Scores | None]) -> _Scores | None:
     if run.identity not in read:
-        kept = _in_order(run.folder / PREDICTIONS_FILE, IMAGE_SCORE_ARRAY)
+        kept = in_order(run.folder / PREDICTIONS_FILE, IMAGE_SCORE_ARRAY)
         read[run.identity] = None
         if kept is not None and kept[IMAGE_SCORE_ARRAY].ndim == 1:
             read[run.identity] = kept["index"], kept[IMAGE_SCORE_ARRAY].astype(np.float64)
     return read[run.identity]
 
 
-def _in_order(path: Path, *names: str) -> dict[str, NDArray[Any]] | None:
+def in_order(path: Path, *names: str) -> dict[str, NDArray[Any]] | None:
     """Arrays of a file of predictions by the samples' order in the data set, with their ``index``; None: not there."""
     try:
         with np.load(path, allow_pickle=False) as stored:

@@ -44,7 +44,7 @@ def _section(group: Group, row: Row, run: LoadedRun, name: str) -> Section | Non
         record, gallery = load_record(run.folder), load_gallery(run.folder)
     except (OSError, ValueError, ValidationError):
         return None  # a run of a task without one, or of an earlier version
-    if record.files.get(GALLERY_FILE) is None:
+    if record.files.get(GALLERY_FILE) is None or not gallery.drawn:
         return None
     images = tuple(_stored(run.folder, record, gallery, name))
     if not images:
@@ -62,14 +62,14 @@ def _section(group: Group, row: Row, run: LoadedRun, name: str) -> Section | Non
 
 def _stored(folder: Path, record: Record, gallery: Gallery, name: str) -> Iterator[StoredImage]:
     for image in gallery.images:
-        content = _content(folder, record, image)
+        content = content_of(folder, record, image)
         if content is not None:
             said = f"{image.place.capitalize()} {image.number}: {plain(image.key, 120)}, {number(image.score)}"
             alt = f"{said}. Three panels: the image, the truth, and the prediction."
             yield StoredImage(f"{name}-{image.place}-{image.number}", content, said, alt)
 
 
-def _content(folder: Path, record: Record, image: GalleryImage) -> bytes | None:
+def content_of(folder: Path, record: Record, image: GalleryImage) -> bytes | None:
     """The file's bytes, where they are those that the run wrote."""
     if Path(image.file).name != image.file:
         return None

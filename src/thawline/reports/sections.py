@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from thawline import statistics
+from thawline.reports.contested import hard_images
 from thawline.reports.data_set_sections import over_data_sets_sections
 from thawline.reports.document import (
     DASH,
@@ -344,6 +345,7 @@ SECTIONS: tuple[Callable[[Study], Iterable[Section]], ...] = (
     _before,
     by_class,
     galleries,
+    hard_images,
     _every_run,
     _missing,
     _rebuild,

@@ -150,6 +150,10 @@ class Task(Spec):
 
         return np.full(len(arrays["index"]), np.nan)
 
+    def ranking(self, arrays: Arrays, outputs: Sequence[str]) -> tuple[str, NDArray[np.float64]]:
+        """What the worst images are found by, in words, and its values (N,): by default `image_scores`."""
+        return self.IMAGE_SCORE, self.image_scores(arrays, outputs)
+
     def why_missing(self, metric: str) -> str:
         """Why a metric has no value where it has none, such as that no image shows what it measures."""
         return "there is nothing to compute it from"

@@ -95,6 +95,11 @@ class Classification(Task):
         right: NDArray[np.bool_] = arrays["probabilities"].argmax(axis=1) == arrays["label"]
         return right.astype(np.float64)
 
+    def ranking(self, arrays: Arrays, outputs: Sequence[str]) -> tuple[str, NDArray[np.float64]]:
+        """The probability of the image's class: it tells the surest mistakes from the others."""
+        of_class = arrays["probabilities"][np.arange(len(arrays["label"])), arrays["label"].astype(np.int64)]
+        return "probability of the image's class", of_class.astype(np.float64)
+
     def recomputed(self, arrays: Arrays, outputs: Sequence[str]) -> Bounds:
         """The metrics of the probabilities on file.
 
