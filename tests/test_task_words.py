@@ -25,6 +25,7 @@ NEEDS_CLASSES = {
     "execution/source_scores.py": "transferability scores are of classes",
     "network/network.py": "the classifier of a source",
     "planning/shift.py": "OtherDataset maps classes of one set to another's",
+    "reports/contested.py": "what each setting takes an image for",
     "reports/findings.py": "McNemar's test counts right and wrong",
     "reports/page/confusions.py": "matrices of classes",
     "reports/per_class.py": "the section on single classes",

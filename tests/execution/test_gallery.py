@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from tests.conftest import records
 from tests.masked_squares import CLASSES, UNLABELLED, draw_masks
@@ -196,3 +197,25 @@ def test_the_report_has_each_class_of_the_chosen_runs(runs, thawline):
         expected[name] = (shown, pytest.approx(np.mean(values), abs=6e-4))
     assert found == expected
     assert list(found) == sorted(found, key=lambda name: found[name][1])
+
+
+def test_a_classifier_leaves_its_worst_images_small_by_the_probability_of_their_class(train):
+    record = train("freeze_policy.k=0")
+    (folder,) = records()
+    kept = np.load(folder / "predictions.npz")
+    of_class = kept["probabilities"][np.arange(len(kept["label"])), kept["label"]]
+    order = np.lexsort((np.arange(len(of_class)), of_class))[:8]
+    gallery = json.loads((folder / "gallery" / "gallery.json").read_text())
+    assert gallery["drawn"] is False
+    assert gallery["score"] == "probability of the image's class"
+    assert [image["index"] for image in gallery["images"]] == kept["index"][order].tolist()
+    assert [image["score"] for image in gallery["images"]] == pytest.approx(of_class[order].tolist())
+    pixels = load_digits().images
+    for image in gallery["images"]:
+        content = (folder / "gallery" / image["file"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == record.files[f"gallery/{image['file']}"]
+        assert len(content) <= 6000
+        drawn = np.asarray(
+            Image.open(folder / "gallery" / image["file"]).convert("L").resize((8, 8), Image.Resampling.BOX)
+        )
+        assert np.corrcoef(drawn.ravel(), pixels[image["index"]].ravel())[0, 1] > 0.95

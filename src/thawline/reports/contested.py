@@ -147,7 +147,8 @@ def _images(
                 continue
             truths = {one.truths[index] for one in said if index in one.truths}
             truth = f" Truth: {truths.pop()}." if len(truths) == 1 else ""
-            caption = f"{kind.capitalize()} {place}: {plain(kept.image.key, 60)}.{truth} {_answers(index, said)}."
+            lines = [f"{kind.capitalize()} {place}.{truth}", *_answers(index, said), plain(kept.image.key, 60)]
+            caption = "\n".join(lines)
             yield StoredImage(f"{name}-{kind}-{place}", content, caption, caption, small=True)
 
 
@@ -161,17 +162,15 @@ def _disagreement(index: int, said: Sequence[_Said]) -> float:
     return math.sqrt(sum((score - mean) ** 2 for score in scores) / len(scores))
 
 
-def _answers(index: int, said: Sequence[_Said]) -> str:
+def _answers(index: int, said: Sequence[_Said]) -> Iterable[str]:
     """Who says what: each answer with those who give it, the most frequent first."""
     groups: dict[str, list[_Said]] = {}
     for one in said:
         groups.setdefault(one.texts[index], []).append(one)
-    told = []
     for text, members in sorted(groups.items(), key=lambda item: -len(item[1])):
         names = [one.name for one in members[:_MOST_NAMED]]
         rest = len(members) - len(names)
         listed = ", ".join(names) + (f" and {rest} more" if rest else "")
         surety = [one.surety[index] for one in members if index in one.surety]
         sure = f" ({number(sum(surety) / len(surety), 2)})" if surety else ""
-        told.append(f"{text}{sure}: {listed}")
-    return "; ".join(told)
+        yield f"{listed}: {text}{sure}."

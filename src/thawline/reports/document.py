@@ -60,7 +60,7 @@ class Drawing:
 class StoredImage:
     """A JPEG file that a run has left; `caption` says what it is, and `alt` what a reader sees who does not see it.
 
-    Small ones stand beside each other.
+    Small ones stand beside each other, and their captions have several lines.
     """
 
     name: str
