@@ -21,6 +21,24 @@ from thawline.reports.tables import fitted, result_table
 # Bounds and labels of the figures
 
 
+def test_data_sets_whose_best_lines_differ_are_drawn_with_a_look_for_each_line(tmp_path):
+    # Twelve strategies, of which each panel draws its seven best: the first on one data set, the last on the other.
+    def make(overrides, place):
+        rank = int(place["+what"].removeprefix("s"))
+        value = 0.5 + 0.02 * (rank if place["dataset"] == "a" else 11 - rank)
+        return record(overrides, k=int(place["freeze_policy.k"]), metrics={"val": scores(value), "test": scores(value)})
+
+    what = [f"s{rank}" for rank in range(12)]
+    axes = {"dataset": ["a", "b"], "+what": what, "freeze_policy.k": ["0", "1"], "seed": ["0"]}
+    figure, _ = depth_figure(study_of(sweep(tmp_path, axes, make)))
+    (legend,) = figure.legends
+    handles = zip(legend.legend_handles, legend.get_texts(), strict=True)
+    looks = {text.get_text(): (handle.get_color(), handle.get_marker()) for handle, text in handles
+             if text.get_text().startswith("what=s") or text.get_text() in what}  # fmt: skip
+    assert len(looks) == 12
+    assert len(set(looks.values())) == 12
+
+
 def near_one(overrides, place):
     level = (0.995, 1.0, 0.94)[int(place["seed"])]
     groups = tuple((f"blocks.{index}", 1_000) for index in range(60))

@@ -133,8 +133,8 @@ def test_a_rich_sweep_has_panels_changes_matrices_and_its_failures_first(rich):
     states = re.findall(r'<li class="(\w+)">(\d+) runs? ', page)
     assert states == [("done", "14"), ("missing", "1"), ("diverged", "1")]
     assert page.index("1 run diverged") < page.index('<div class="answer">')
-    notes = {run["state"]: run["note"] for run in data["runs"]}
-    assert notes == {"done": "", "diverged": "the loss was not finite", "missing": "missing"}
+    notes = {run["state"]: run.get("note") for run in data["runs"]}
+    assert notes == {"done": None, "diverged": "the loss was not finite", "missing": "missing"}
     (network,) = data["changes"]
     assert network["rows"][0]["relative"] == [place / 10 for place in range(9)]
     assert network["rows"][0]["cka"] == [None] * 9

@@ -16,7 +16,6 @@ from thawline.reports.figure_style import (
     COLUMN_INCHES,
     GREY,
     IN_THE_RUNNING,
-    MARKERS,
     NARROW_INCHES,
     OUT_OF_THE_RUNNING,
     PAGE_INCHES,
@@ -24,6 +23,7 @@ from thawline.reports.figure_style import (
     capital,
     drawable,
     inside,
+    look_of,
 )
 from thawline.reports.rows import Row, line_label
 from thawline.reports.split_names import VALIDATION
@@ -215,7 +215,7 @@ def _draw_lines(axes: Axes, study: Study, scale: _Scale, groups: Sequence[Group]
 def _draw_line(
     axes: Axes, study: Study, scale: _Scale, rows: Sequence[Row], style: int, *, dodge: float, alone: bool
 ) -> None:
-    colour, marker = COLOURS[style], MARKERS[style]
+    colour, marker = look_of(style)
     x = [scale.positions[id(row)] for row in rows]
     results = [row.summary(study.split, study.metric) for row in rows]
     validation = [row.summary(VALIDATION, study.metric).mean for row in rows]
@@ -298,7 +298,7 @@ def _draw_choice(axes: Axes, study: Study, scale: _Scale, row: Row, style: int, 
             "o",
             markersize=size,
             markerfacecolor="none",
-            color=COLOURS[style],
+            color=look_of(style)[0],
             markeredgewidth=1.1,
             zorder=6,
             clip_on=False,
@@ -368,7 +368,8 @@ def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, 
     entries: list[Any] = []
     if len(names) > 1:
         for style, name in enumerate(names.values()):
-            entries.append(Line2D([], [], color=COLOURS[style], marker=MARKERS[style], markersize=3.5, label=name))
+            colour, marker = look_of(style)
+            entries.append(Line2D([], [], color=colour, marker=marker, markersize=3.5, label=name))
     entries.append(
         Line2D([], [], color=base, linewidth=1.3, marker="o", markersize=3.2, label=f"{study.split_label}, mean")
     )

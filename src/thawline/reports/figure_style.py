@@ -74,6 +74,12 @@ def width_in_inches(text: str) -> float:
     return inches
 
 
+def look_of(place: int) -> tuple[str, str]:
+    """Colour and marker of the line at a place: beyond the seventh, colours come again with other markers."""
+    turn, colour = divmod(place, len(COLOURS))
+    return COLOURS[colour], MARKERS[(colour + turn) % len(MARKERS)]
+
+
 def capital(text: str) -> str:
     """`text` with a capital first letter."""
     return text[:1].upper() + text[1:]

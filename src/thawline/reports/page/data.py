@@ -224,14 +224,15 @@ def _run(placed: _Placed, folder: Path) -> dict[str, Any]:
         "row": placed.row,
         "identity": plain(placed.cell.identity, LONGEST_NAME),
         "seeds": dict(placed.seeds),
-        "counts": placed.counts,
     }
     if run is None:
         return told | {"state": "missing", "note": plain(placed.cell.problem, 200)}
     reasons = [*([run.divergence] if run.divergence else []), *run.warnings]
+    # Of many runs every word counts: what is so in nearly all of them is left out.
+    told |= {"note": plain("; ".join(reasons), 200)} if reasons else {}
+    told |= {} if placed.counts else {"repeats": True}
     return told | {
         "state": "diverged" if run.diverged else "done",
-        "note": plain("; ".join(reasons), 200),
         "record": _link(run.folder / RECORD_FILE, folder),
         "epochs": run.epochs,
         "costs": {name: of(run) for name, (_, of) in COSTS.items()},

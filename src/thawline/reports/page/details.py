@@ -10,8 +10,8 @@ from thawline.reports.escaping import plain
 from thawline.reports.loading import LoadedRun
 from thawline.reports.study import Study
 
-_MOST_NUMBERS = 60_000
-"""Of all learning curves on a page: half a megabyte."""
+_MOST_NUMBERS = 40_000
+"""Of all learning curves on a page: a third of a megabyte."""
 _MOST_NETWORKS = 3
 _LONGEST_NAME = 40
 

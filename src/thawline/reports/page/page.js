@@ -53,7 +53,7 @@ function runsOf(shown) {
   const found = [];
   data.runs.forEach((run, index) => {
     const row = byIndex.get(run.row);
-    if (!row || !values || !run.counts || run.state !== "done" || values[index] === null) return;
+    if (!row || !values || run.repeats || run.state !== "done" || values[index] === null) return;
     const told = { title: row.label || "one run", ...run.seeds, [row.metric]: digits(values[index]), run: run.identity };
     found.push({ ...row, value: values[index], told });
   });
