@@ -9,6 +9,8 @@ import torch
 
 from thawline.evaluation.images import image_values, image_weights
 from thawline.tasks.detection.metrics import box_precision, summary
+from thawline.tasks.instance_segmentation.masks import runs_of
+from thawline.tasks.instance_segmentation.metrics import mask_precision
 from thawline.tasks.semantic_segmentation.metrics import COUNTS, metrics_of
 
 IMAGES, CLASSES, RESAMPLES = 14, 3, 6
@@ -131,3 +133,36 @@ def test_every_resample_has_as_many_images_and_they_depend_on_their_number_alone
     image_weights.cache_clear()
     assert (image_weights(30, 50) == weights).all()
     assert np.var(weights) == pytest.approx(1 - 1 / 30, rel=0.05)  # of a multinomial count
+
+
+@pytest.fixture(scope="module")
+def instances(draws, detections):
+    """The same objects with masks: what is found of each is most of it."""
+    parts = {name: [] for name in ("masks", "mask_runs", "true_masks", "true_mask_runs", "size")}
+
+    def drawn(boxes, share):
+        height, width = 120, 140
+        for box in boxes:
+            mask = np.zeros((height, width), dtype=bool)
+            left, top, right, bottom = box.clip(0, 120).astype(int)
+            mask[top:bottom, left:right] = draws.random((max(bottom - top, 0), max(right - left, 0))) < share
+            yield runs_of(mask)
+
+    for image in range(IMAGES):
+        for prefix, share in (("", 0.95), ("true_", 0.99)):
+            runs = list(drawn(detections[f"{prefix}boxes"][image], share))
+            parts[f"{prefix}masks"].append(np.concatenate(runs) if runs else np.zeros(0, np.int32))
+            parts[f"{prefix}mask_runs"].append(np.array([len(one) for one in runs], dtype=np.int64))
+        parts["size"].append(np.array([120, 140]))
+    return {**detections, **parts}
+
+
+def test_average_precision_of_resampled_masks_is_cocos(instances):
+    def on_file(images):
+        arrays = _on_file(instances, images)
+        return arrays | {"size": arrays["size"].reshape(-1, 2)}
+
+    found = image_values(on_file(range(IMAGES)), "mask_map", RESAMPLES)
+    for value, counts in [(found.value, np.ones(IMAGES)), *zip(found.resampled, image_weights(IMAGES, 6), strict=True)]:
+        images = np.repeat(np.arange(IMAGES), counts.astype(int))
+        assert value == pytest.approx(summary(mask_precision(on_file(images), CLASSES))["map"], abs=1e-12)

@@ -74,3 +74,13 @@ def test_the_sweep_file_that_the_helper_writes_is_the_one_that_is_read(depths):
     described = json.loads((depths / "sweep.json").read_text())
     assert list(described["axes"]) == list(DEPTHS)
     assert [cell.identity for cell in load_sweep(depths).cells] == [cell["identity"] for cell in described["cells"]]
+
+
+def test_the_margin_is_that_of_the_command_line(depths, capsys):
+    assert main(["report", str(depths), "--margin", "0.2"]) == 0
+    page = (depths / "report" / "report.md").read_text()
+    assert "lies within ±0.2" in page
+    # 0.11 ± 0.01 over three seeds: within 0.2 of one another with 90 % confidence.
+    assert next(line for line in page.splitlines() if line.startswith("| k = 9 | ")).endswith("| 3 | equivalent |")
+    assert main(["report", str(depths), "--margin", "-1"]) == 2
+    assert "a difference that does not matter is above 0 (got -1)" in capsys.readouterr().err

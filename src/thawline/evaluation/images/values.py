@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thawline.evaluation.images.counts import counts_of_classes, of_counts, quotient
-from thawline.evaluation.images.matching import box_rankings
+from thawline.evaluation.images.matching import box_rankings, mask_rankings
 from thawline.evaluation.images.precision import interpolated_precision, stepwise_precision
 from thawline.evaluation.images.weights import RESAMPLES, image_weights
 from thawline.records.names import IMAGE_SCORE_ARRAY
@@ -22,6 +22,7 @@ Arrays = Mapping[str, "NDArray[Any]"]
 _TOP_K = re.compile(r"top([1-9][0-9]*)")
 _LEAST_PROBABILITY = np.finfo(np.float32).tiny
 _PRECISIONS = {"map": slice(None), "map50": slice(0, 1), "map75": slice(5, 6)}
+_OF_MASKS = "mask_"
 _Resampled = Callable[["NDArray[np.float32]"], "NDArray[np.float64] | None"]
 
 
@@ -114,13 +115,12 @@ def _resampled(arrays: Arrays, metric: str) -> _Resampled | None:
                 for logits, truth in zip(arrays["logits"].T, arrays["target"].T, strict=True)
             ]
         )
-    if metric in _PRECISIONS and "true_boxes" in arrays:
-        # Matching does not depend on how often an image counts.
-        rankings = box_rankings(arrays)
-        return lambda weights: _mean_over_classes(
-            [interpolated_precision(ranking, weights, _PRECISIONS[metric]) for ranking in rankings]
-        )
-    return None
+    ways = _PRECISIONS.get(metric.removeprefix(_OF_MASKS))
+    if ways is None or ("masks" if metric.startswith(_OF_MASKS) else "boxes") not in arrays:
+        return None
+    # Matching does not depend on how often an image counts.
+    rankings = mask_rankings(arrays) if metric.startswith(_OF_MASKS) else box_rankings(arrays)
+    return lambda weights: _mean_over_classes([interpolated_precision(one, weights, ways) for one in rankings])
 
 
 def _counts(arrays: Arrays) -> Arrays | None:
