@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from thawline.commands.console import console, print_table
+from thawline.commands.console import console, errors, print_table
 from thawline.commands.project import outputs
+from thawline.errors import usage_error
 
 if TYPE_CHECKING:
     from thawline.reports import ReportFiles
@@ -31,20 +33,44 @@ def run(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     folders = list(dict.fromkeys(find_sweep(name, arguments.outputs) for name in arguments.sweeps))
     output = arguments.output or report_folder(folders, arguments.outputs)
-    files = make_report(
-        folders,
-        output,
-        arguments.metric,
-        arguments.axis,
-        arguments.margin,
-        columns=[name for names in arguments.columns for name in names.split(",") if name],
-        figure_inches=width_in_inches(arguments.figure_width) if arguments.figure_width is not None else None,
-    )
+    if arguments.watch is not None and not arguments.watch > 0:
+        raise usage_error("--watch", "needs a number of seconds above 0")
+    inches = width_in_inches(arguments.figure_width) if arguments.figure_width is not None else None
+    chosen = [name for names in arguments.columns for name in names.split(",") if name]
+
+    def make() -> ReportFiles:
+        return make_report(
+            folders,
+            output,
+            arguments.metric,
+            arguments.axis,
+            arguments.margin,
+            columns=chosen,
+            figure_inches=inches,
+        )
+
+    files = make() if arguments.watch is None else _watched(folders, make, arguments.watch)
+    if files is None:
+        return 1
     if arguments.csv:
         print(files.table_csv.read_text(encoding="utf-8"), end="")
     else:
         show(files)
     return 0
+
+
+def _watched(folders: Sequence[Path], make: Callable[[], ReportFiles], seconds: float) -> ReportFiles | None:
+    """The last report of sweeps that are looked at every so many seconds; None where no run was done."""
+    from thawline.commands.renewing import Look, Renewal, renew
+
+    def tell(look: Look) -> None:
+        if look.files is not None:
+            errors.print(Text(f"{look.done} of {look.total} runs: {look.files.html}"), soft_wrap=True)
+
+    files = renew(Renewal(folders, make), tell, lambda: time.sleep(seconds))
+    if files is None:
+        errors.print("no run is done, so there is no report")
+    return files
 
 
 def show(files: ReportFiles) -> None:
@@ -101,6 +127,14 @@ def _parser() -> argparse.ArgumentParser:
         "--figure-width",
         metavar="WIDTH",
         help="draw every figure for this width: column, text, 3.25in, 8.3cm, 246pt (default: as each needs)",
+    )
+    parser.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=10.0,
+        metavar="SECONDS",
+        help="make the report again as runs are done, until none is left (Ctrl-C ends it); looks every 10 seconds",
     )
     parser.add_argument("--csv", action="store_true", help="print the table as CSV instead")
     return parser
