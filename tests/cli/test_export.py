@@ -290,6 +290,45 @@ def test_masks_and_adapters_compute_outside_too(thawline, place):
     assert found[1] == pytest.approx(values.numpy(), abs=1e-5)
 
 
+HEAD = """
+from typing import final
+
+import torch
+from torch import nn
+
+from thawline.specs import Spec
+
+
+class Branching(nn.Module):
+    def __init__(self, width, outputs):
+        super().__init__()
+        self.linear = nn.Linear(width, outputs)
+
+    def forward(self, features):
+        return self.linear(features) if features.mean() < 1e9 else features
+
+
+@final
+class Branches(Spec):
+    def build(self, features, classes, source, seed):
+        torch.manual_seed(seed)
+        return Branching(features.width, len(classes))
+"""
+
+
+@pytest.mark.slow
+def test_what_torch_makes_no_graph_of_is_one_message(thawline, own_class, train):
+    own_class("heads", HEAD, "head/branches", "_target_: mine.heads.Branches\n")
+    own = ("--allow", "mine", "--config-dir", "conf")
+    assert thawline(*own, "train", *TINY, "head=branches", "trainer.max_epochs=1").status == 0
+    (folder,) = records()
+    result = thawline(*own, "export", str(folder), "--output", "net.onnx")
+    assert result.status == 2
+    (line,) = (line for line in result.err.splitlines() if line.startswith("error"))
+    assert line.startswith("error: --format: onnx: torch cannot make a graph of this network: ")
+    assert not list(Path().glob("*net.onnx*"))
+
+
 @pytest.mark.slow
 def test_an_adapter_that_can_be_folded_is_folded_for_timm(thawline, train):
     record = train("adapter=ssf", "freeze_policy=linear_probe", "optimizer.lr=0.1")

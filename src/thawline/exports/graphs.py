@@ -50,7 +50,7 @@ class Onnx:
         images, split = finished.images()
         module = Deployed(finished.model, finished.plan.settings.task)
         names = [OUTPUTS, VALUES][: len(module(images[:1]))]
-        with _quiet():
+        with _quiet(), _naming(self.NAME):
             program = torch.onnx.export(
                 module,
                 (_some(images),),
@@ -61,8 +61,8 @@ class Onnx:
                 external_data=False,
                 verbose=False,
             )
-        if program is None:
-            raise RuntimeError("torch.onnx.export gave no program")
+            if program is None:
+                raise RuntimeError("no program")
         program.model.metadata_props.update(finished.about_graph)
         program.save(str(target))
         difference = agreement(module, _onnx_session(target), images)
@@ -85,10 +85,10 @@ class TorchScript:
         images, split = finished.images()
         module = Deployed(finished.model, finished.plan.settings.task)
         with _quiet(), torch.no_grad():
-            traced = torch.jit.trace(module, (_some(images),), check_trace=False)
+            with _naming(self.NAME):
+                traced = torch.jit.trace(module, (_some(images),), check_trace=False)
             torch.jit.save(traced, str(target), _extra_files={_ABOUT: json.dumps(finished.about_graph)})
-            loaded = torch.jit.load(str(target))
-            difference = agreement(module, loaded, images)
+            difference = agreement(module, torch.jit.load(str(target)), images)
         return f"held against the model on {len(images)} {split} images: {difference}"
 
 
@@ -132,6 +132,16 @@ def _require(*packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise usage_error("--format", f"onnx needs {', '.join(missing)}: pip install 'thawline[export]'")
+
+
+@contextlib.contextmanager
+def _naming(form: str) -> Iterator[None]:
+    """Turn an error of torch into one that names the format; networks of one's own may do what no graph can."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+        raise usage_error("--format", f"{form}: torch cannot make a graph of this network: {reason}") from error
 
 
 @contextlib.contextmanager
