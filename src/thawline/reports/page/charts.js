@@ -15,7 +15,7 @@ function look(line) {
   return {
     colour: COLOURS[line % COLOURS.length],
     shape: SHAPES[line % SHAPES.length],
-    dash: DASHES[Math.floor(line / COLOURS.length) % DASHES.length],
+    dash: DASHES[line % DASHES.length],
   };
 }
 
