@@ -76,6 +76,15 @@ def test_each_stage_is_a_sweep_and_only_the_last_one_opens_test(place):
     }
 
 
+def test_a_test_split_that_stays_closed_is_neither_decoded_nor_stored(train):
+    everything = ("dataset.n_per_class=null", "freeze_policy=linear_probe", "trainer.max_epochs=1", "cache.mode=on")
+    made = train(*everything, "open_test=false")
+    # Of the 1797 digits 539 are for test.
+    assert sum(split.samples for split in made.splits.values()) == 1797 - 539
+    entries = [on_file(file) for file in Path().glob("outputs/cache/*/entry.json")]
+    assert [entry["samples"] for entry in entries] == [1797 - 539] * 2
+
+
 def test_seeds_of_a_stage_are_used_in_no_other(place):
     seeds = [sorted({point["seed"] for point in stage["points"]}) for stage in protocol_of(place)["stages"]]
     assert seeds == [[0], [1], [2, 3]]

@@ -166,6 +166,7 @@ class Splits:
         left_out: How many files lie among the images and are not part of the set, by ending; folders end in a slash.
         contents: For each image of `images` a digest of its pixels: the same for images that look the same.
         target: What kind of target each image has (`thawline.tasks.Task.TARGET`).
+        closed: The samples of a test split that stays closed, (n,): no run reads, decodes or stores them.
     """
 
     train: Split
@@ -178,6 +179,7 @@ class Splits:
     left_out: Mapping[str, int] = field(default_factory=dict)
     contents: tuple[str, ...] = ()
     target: str = "class"
+    closed: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def opened(self) -> dict[str, Split]:
@@ -187,7 +189,7 @@ class Splits:
 
     def without_test(self) -> Splits:
         """The same set with its test split closed."""
-        return dataclasses.replace(self, test=None)
+        return self if self.test is None else dataclasses.replace(self, test=None, closed=self.test.indices)
 
     @property
     def images(self) -> Images:

@@ -35,11 +35,11 @@ def decoded_images(run: RunContext) -> DecodedImages:
 
 
 def _rows_in_use(plan: Plan) -> Rows:
-    """The rows that are kept for the runs of a sweep: all of the set, so that every seed and subset shares them.
+    """The rows that are kept for the runs of a sweep: all that may be read, so that every seed and subset shares them.
 
-    Where the run reads only a small part of a large set, that part alone.
+    Where the run reads only a small part of a large set, that part alone. A closed test split is never among them.
     """
     splits = plan.splits
     used = np.unique(np.concatenate([split.indices for split in splits.opened.values()]))
-    total = len(splits.train.images)
-    return np.arange(total) if total <= _MOST_UNUSED * len(used) else used
+    allowed = np.setdiff1d(np.arange(len(splits.train.images)), splits.closed)
+    return allowed if len(allowed) <= _MOST_UNUSED * len(used) else used
