@@ -219,8 +219,9 @@ def _ours(setup: Setup, grid: Sequence[str], images: Path, folder: Path) -> Cost
     fixed = [
         f"backbone={setup.backbone}", f"backbone.name={setup.model}", "backbone.weights=weights.safetensors", *size,
         "dataset=image_folder", f"dataset.root={images}", "transform=squash", f"transform.size={setup.size}",
-        f"trainer.max_epochs={EPOCHS}", f"trainer.batch_size={BATCH}", f"trainer.accelerator={setup.accelerator}",
-        f"trainer.precision={setup.precision}", "logger=none", "data_seed=0", "sweep.report=false",
+        "optimizer=sgd", f"trainer.max_epochs={EPOCHS}", f"trainer.batch_size={BATCH}",
+        f"trainer.accelerator={setup.accelerator}", f"trainer.precision={setup.precision}", "logger=none",
+        "data_seed=0", "sweep.report=false",
         *(["trainer.channels_last=true"] if setup.on_gpu else []),
     ]  # fmt: skip
     if not (folder / "weights.safetensors").exists():

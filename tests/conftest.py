@@ -25,6 +25,7 @@ TINY = (
     "dataset.n_per_class=4",
     "transform.size=32",
     "transform.resize=squash",
+    "optimizer=sgd",
     "trainer.max_epochs=2",
     "trainer.batch_size=16",
     "trainer.accelerator=cpu",

@@ -20,7 +20,7 @@ BEFORE = json.loads(Path(__file__).with_name("records_before.json").read_text())
 SMALL = (
     "backbone=test_resnet", "dataset=digits", "dataset.n_per_class=4", "transform.size=32", "transform.resize=squash",
     "trainer.max_epochs=3", "trainer.batch_size=16", "trainer.accelerator=cpu", "trainer.progress=false",
-    "trainer.threads=1", "logger=none", "optimizer.lr=0.05", "metrics.monitor=loss",
+    "trainer.threads=1", "logger=none", "optimizer=sgd", "optimizer.lr=0.05", "metrics.monitor=loss",
 )  # fmt: skip
 COMMANDS = {
     "linear_probe": ("freeze_policy=linear_probe",),

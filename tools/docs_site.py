@@ -17,6 +17,7 @@ OUTSIDE = {
     "tests/README.md": "tests.md",
     "experiments/digits_depth/README.md": "digits_depth.md",
     "experiments/shallow_rates/README.md": "shallow_rates.md",
+    "experiments/defaults/README.md": "defaults.md",
     "experiments/wandb_agent/README.md": "wandb_agent.md",
     "constraints.txt": "constraints.txt",
 }

@@ -280,7 +280,9 @@ CASES = [
 
 @pytest.mark.parametrize("overrides", CASES, ids=str)
 def test_a_run_moves_the_adapter_and_the_head_alone(train, overrides):
-    record = train(*overrides, "freeze_policy=linear_probe", "optimizer=adamw", "optimizer.weight_decay=0.5")
+    record = train(
+        *overrides, "freeze_policy=linear_probe", "optimizer=adamw", "optimizer.lr=0.001", "optimizer.weight_decay=0.5"
+    )
     plan = plan_run(record.config, (), Session())
     stored = load_file(plan.folder / "best.safetensors")
     assert set(stored) == {*plan.network.adapter, *plan.network.head}

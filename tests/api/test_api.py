@@ -29,6 +29,7 @@ FIELDS = {
     "dataset": "digits",
     "dataset.n_per_class": 4,
     "transform": {"size": 32, "resize": "squash"},
+    "optimizer": "sgd",
     "trainer": {"max_epochs": 2, "batch_size": 16, "accelerator": "cpu", "progress": False},
     "logger": "none",
 }

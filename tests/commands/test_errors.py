@@ -131,14 +131,14 @@ def test_a_verb_that_does_not_exist(thawline):
 def test_flags_may_stand_anywhere(thawline):
     result = thawline("train", "seed=3", "--cfg", "job", "data_seed=4", "--package", "trainer")
     assert (result.status, result.err) == (0, "")
-    assert result.out.startswith("# @package trainer\nmax_epochs: 10\n")
+    assert result.out.startswith("# @package trainer\nmax_epochs: 12\n")
 
 
 def test_a_broken_yaml_of_the_user_is_named(thawline, tmp_path):
     folder = tmp_path / "mine" / "optimizer"
     folder.mkdir(parents=True)
     (folder / "broken.yaml").write_text("lr: [1\nmomentum: 2\n")
-    result = thawline("train", "--config-dir", "mine", "optimizer=broken", *TINY)
+    result = thawline("train", "--config-dir", "mine", *TINY, "optimizer=broken")
     assert result.status == 2
     assert len(result.err.splitlines()) == 1
     assert "broken.yaml" in result.err

@@ -31,7 +31,7 @@ VIT = ("backbone=test_vit", "backbone.input_size=32", "freeze_policy=full")
 TWO = ("trainer=ddp", "trainer.devices=2")
 SHARED = ("trainer=fsdp", "trainer.devices=2")
 # TINY again, after the group that `trainer=ddp` puts in place of its values.
-FIT = tuple(override for override in TINY if override.startswith("trainer."))
+FIT = tuple(override for override in TINY if override.startswith(("optimizer=", "trainer.")))
 OWN = """
 from typing import Literal, final
 
@@ -172,7 +172,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_the_other_ranks(thawline, monkey
 
 def test_each_device_holds_its_share_of_what_trains_and_of_what_is_frozen(train, own_package):
     # Two phases; the optimizer's state goes from the one to the other, and more parameters train.
-    gradual = ("freeze_policy=gradual_unfreezing", "optimizer=adamw", "trainer.max_epochs=3")
+    gradual = ("freeze_policy=gradual_unfreezing", "optimizer=adamw", "optimizer.lr=0.001", "trainer.max_epochs=3")
     gradual += ("freeze_policy.k=2", "freeze_policy.optimizer_state=keep")
     shares = ("--allow", "own_package", "optimizer._target_=own_package.OnShares")
     one = train(*VIT, *gradual)
@@ -228,7 +228,15 @@ def test_what_two_ranks_judge_is_the_network_that_they_keep(train, strategy):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", [TWO, SHARED], ids=["ddp", "fsdp"])
 def test_a_signal_reaches_the_ranks_and_the_run_goes_on_to_the_same_end(thawline, train, monkeypatch, strategy):
-    longer = (*VIT, *strategy, *FIT, "trainer.max_epochs=40", "trainer.threads=1", "optimizer=adamw")
+    longer = (
+        *VIT,
+        *strategy,
+        *FIT,
+        "trainer.max_epochs=40",
+        "trainer.threads=1",
+        "optimizer=adamw",
+        "optimizer.lr=0.001",
+    )
     whole = train(*longer, "output_dir=whole")
     with monkeypatch.context() as stopped:
         stopped.setattr(SweepProgress, "epoch", lambda progress, row: os.kill(os.getpid(), signal.SIGTERM))

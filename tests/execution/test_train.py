@@ -94,7 +94,7 @@ def test_the_ends_of_last_k_are_the_probe_and_full_fine_tuning(train, policy, k)
 
 
 def test_what_is_frozen_is_bit_equal_afterwards(train):
-    record = train("freeze_policy.k=1", "optimizer=adamw", "optimizer.weight_decay=0.5")
+    record = train("freeze_policy.k=1", "optimizer=adamw", "optimizer.lr=0.001", "optimizer.weight_decay=0.5")
     plan = plan_run(record.config, (), Session())
     start = build_model(RunContext(plan, Session())).state_dict()
     moved = load_file(folder_of(record) / "best.safetensors")

@@ -297,6 +297,7 @@ def test_a_run_that_dies_in_any_phase_goes_on_to_the_same_numbers(train, thawlin
         "trainer.max_epochs=7",
         "trainer.checkpoint_seconds=0",
         "optimizer=adamw",
+        "optimizer.lr=0.001",
     )
     epochs = {"lp_ft": (1, 5), "gradual_unfreezing": (3, 6), "freeze_then_unfreeze": (4, 5), "phases": (2, 5)}[policy]
     start = FitModule.on_train_epoch_start
@@ -389,7 +390,11 @@ def test_another_source_is_never_given_the_stored_values_of_the_first(train):
 )
 def test_a_chosen_group_trains_and_its_complement_is_bit_equal(train, overrides, group):
     record = train(
-        *overrides, "optimizer=adamw", "optimizer.weight_decay=0.5", "+backbone.arguments.zero_init_last=false"
+        *overrides,
+        "optimizer=adamw",
+        "optimizer.lr=0.001",
+        "optimizer.weight_decay=0.5",
+        "+backbone.arguments.zero_init_last=false",
     )
     plan = plan_run(record.config, (), Session())
     moved = load_file(folder_of(record) / "best.safetensors")
@@ -416,7 +421,7 @@ def test_norm_only_moves_norms_and_their_statistics_as_it_says(train, statistics
 
 
 def test_bias_only_leaves_every_weight_and_statistic(train):
-    record = train("freeze_policy=bias_only", "optimizer=adamw", "optimizer.weight_decay=0.5")
+    record = train("freeze_policy=bias_only", "optimizer=adamw", "optimizer.lr=0.001", "optimizer.weight_decay=0.5")
     moved = set(load_file(folder_of(record) / "best.safetensors"))
     assert {name for name in moved if not name.endswith(".bias")} == {"head.weight"}
 

@@ -233,6 +233,7 @@ def test_what_auto_snr_holds_does_not_move(train):
         "learning_rates=auto_snr",
         "learning_rates.threshold=1.1",
         "optimizer=adamw",
+        "optimizer.lr=0.001",
         "optimizer.weight_decay=0.5",
     )
     record = train("freeze_policy=full", *overrides, "+backbone.arguments.zero_init_last=false")

@@ -91,7 +91,7 @@ def test_two_devices_give_the_numbers_of_one(train):
 
 def test_a_run_that_dies_goes_on_with_what_its_regularizers_had_trained(train, thawline, monkeypatch):
     overrides = ("freeze_policy=lp_ft", "trainer.max_epochs=5", "trainer.checkpoint_seconds=0",
-                 "regularizer=[feature_matching,l2_sp,stoch_norm]", "optimizer=adamw",
+                 "regularizer=[feature_matching,l2_sp,stoch_norm]", "optimizer=adamw", "optimizer.lr=0.001",
                  "regularizer.feature_matching.layers={layer1: layer2, layer4: layer4}")  # fmt: skip
     start = FitModule.on_train_epoch_start
 

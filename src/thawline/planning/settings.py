@@ -68,8 +68,8 @@ class TrainerSettings(Spec):
         }
     )
 
-    max_epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=64, ge=1)
+    max_epochs: int = Field(default=12, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     eval_batch_size: int = Field(default=64, ge=1)
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: int = Field(default=1, ge=1)
