@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import TINY, records
 from tests.drawn_objects import CLASSES, boxes, draw_instances, draw_yolo, scene
+from thawline.evaluation.images import image_values
 from thawline.records import Record, load_record
 
 FIT = tuple(item for item in TINY if not item.startswith(("dataset", "transform")))
@@ -90,6 +91,7 @@ def test_what_is_kept_of_each_image_are_its_boxes_in_its_own_pixels(detect, thaw
     ]
     assert set(record.per_class) == set(CLASSES)
     assert record.metrics["test"]["map_large"] is None
+    assert image_values(found, "map").value == pytest.approx(record.metrics["test"]["map"], abs=1e-9)
     assert "test has no map_large: no image shows a large object" in record.notes
     assert thawline("verify", str(folder)).status == 0
 
@@ -127,6 +129,10 @@ def test_instances_are_segmented_in_a_sweep_over_depth(thawline, tmp_path):
     found = [load_record(folder) for folder in records()]
     assert [record.headline for record in found] == ["mask_map", "mask_map"]
     assert all({"map", "map50", "mask_map", "mask_map50"} <= record.metrics["test"].keys() for record in found)
+    for record in found:
+        with np.load(Path("outputs/runs") / record.identity / "predictions.npz") as kept:
+            of_images = image_values({name: kept[name] for name in kept.files}, "mask_map")
+        assert of_images.value == pytest.approx(record.metrics["test"]["mask_map"], abs=1e-9)
     assert thawline("verify", "walkers").status == 0
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import TINY, records
 from tests.masked_squares import CLASSES, UNLABELLED, draw_masks
+from thawline.evaluation.images import image_values
 from thawline.records import Record, load_record
 
 SEGMENT = (
@@ -83,6 +84,7 @@ def test_the_metrics_are_those_of_the_masks_in_the_images_own_pixels(segment, th
     folder = Path("outputs/runs") / record.identity
     with np.load(folder / "predictions.npz") as kept:
         counts = {name: kept[name].astype(np.int64) for name in ("intersection", "predicted", "truth")}
+        of_images = image_values({name: kept[name] for name in kept.files}, "mean_iou")
     masks = [np.array(Image.open(f"squares/testannot/{index}.png")) for index in range(5)]
     expected = [[int((mask == label).sum()) for label in range(len(CLASSES))] for mask in masks]
     assert counts["truth"].tolist() == expected
@@ -91,6 +93,7 @@ def test_the_metrics_are_those_of_the_masks_in_the_images_own_pixels(segment, th
     intersection, union = counts["intersection"].sum(0), (counts["predicted"] + counts["truth"]).sum(0)
     iou = intersection / (union - intersection)
     assert record.metrics["test"]["mean_iou"] == pytest.approx(iou.mean(), abs=1e-6)
+    assert of_images.value == pytest.approx(iou.mean())
     assert [record.per_class[name]["iou"] for name in CLASSES] == pytest.approx(iou.tolist(), abs=1e-6)
     assert record.metrics["test"]["pixel_accuracy"] == pytest.approx(intersection.sum() / sum(labelled), abs=1e-6)
     assert (record.headline, record.selection.monitor) == ("mean_iou", "val/mean_iou")

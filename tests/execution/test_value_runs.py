@@ -11,6 +11,7 @@ from PIL import Image
 
 import thawline as api
 from tests.conftest import TINY, records
+from thawline.evaluation.images import image_values
 from thawline.records import Record, load_record
 
 COLOURS = ("red", "green", "blue")
@@ -104,6 +105,8 @@ def test_metrics_of_several_classes_are_those_of_what_was_kept(fit, thawline):
         "loss": entropy.mean(),
     }
     assert record.metrics["test"] == pytest.approx(expected, abs=1e-6)
+    for metric in ("map", "macro_f1", "micro_f1"):
+        assert image_values(kept, metric).value == pytest.approx(expected[metric])
     assert [record.per_class[name]["average_precision"] for name in COLOURS] == pytest.approx(precisions, abs=1e-6)
     assert record.splits["test"].per_class == truth.sum(0).tolist()
     assert_again(record, expected)
@@ -124,6 +127,9 @@ def test_metrics_of_a_number_are_those_of_what_was_kept_in_its_own_units(fit, th
         "loss": ((error / 40) ** 2).mean(),
     }
     assert record.metrics["test"] == pytest.approx(expected, rel=1e-5)
+    assert [image_values(kept, metric).value for metric in ("mae", "rmse")] == pytest.approx(
+        [expected["mae"], expected["rmse"]], rel=1e-5
+    )
     assert not record.splits["test"].per_class
     assert_again(record, expected)
     assert thawline("verify", f"outputs/runs/{record.identity}").status == 0
