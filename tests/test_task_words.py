@@ -47,6 +47,7 @@ OTHERWISE = {
     ("planning/settings.py", "top1"): "a name that no regularizer may have",
     ("planning/statements.py", "class"): "a class of Python",
     ("planning/task_fit.py", "classes"): "transferability scores are of classes",
+    ("reports/axes.py", "classes"): "a field of data sets",
     ("reports/escaping.py", "class"): "whatever a name from outside is of",
     ("sweeps/remote.py", "classes"): "classes of Python",
     ("thaw_line/digests.py", "class"): "a module's class",
