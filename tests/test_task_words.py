@@ -52,7 +52,6 @@ OTHERWISE = {
     ("sweeps/remote.py", "classes"): "classes of Python",
     ("thaw_line/digests.py", "class"): "a module's class",
     ("thaw_line/kept_whole.py", "classes"): "classes of Python",
-    ("trackers/weights_and_biases.py", "classes"): "a field of the record",
     ("training/sharding.py", "class"): "a class of Python",
 }
 
