@@ -106,6 +106,7 @@ function depthView(data, shown, title) {
 function strategyView(data, shown, title) {
   const y = { field: "name", type: "nominal", sort: null, title: null, axis: { labelLimit: 170, ticks: false } };
   const x = { type: "quantitative", title: null, scale: { domain: shown.domain, nice: true, zero: false } };
+  x.axis = { tickCount: 8, labelOverlap: true, grid: true };
   const colour = { condition: { test: "datum.chosen", value: COLOURS[1] }, value: COLOURS[0] };
   return {
     title,
@@ -147,7 +148,7 @@ function costView(data, shown, title) {
     type: "quantitative",
     title: data.costs[shown.cost],
     scale: wide ? { type: "log", nice: false, padding: 20 } : { zero: false, nice: false, padding: 20 },
-    axis: { format: "~s", tickCount: 5, labelOverlap: true },
+    axis: { format: ".3~s", tickCount: 5, labelOverlap: true },
   };
   const y = { field: "mean", type: "quantitative", title: null, scale: { domain: shown.domain, nice: true, zero: false } };
   const colour = { field: "line", type: "nominal", scale: mapped(shown.lines, "colour"), legend: null };
@@ -171,11 +172,12 @@ function costView(data, shown, title) {
           description: { field: "said" },
         },
       },
-      {
-        transform: [{ filter: "datum.named" }],
-        mark: { type: "text", align: "left", baseline: "bottom", dx: 6, dy: -5, fontSize: 11, limit: 120, aria: false },
+      // Names stand on the side where there is room.
+      ...[["left", 6], ["right", -6]].map(([align, dx]) => ({
+        transform: [{ filter: `datum.named === '${align}'` }],
+        mark: { type: "text", align, baseline: "bottom", dx, dy: -5, fontSize: 11, limit: 120, aria: false },
         encoding: { text: { field: "short" }, color: { value: "var(--ink)" } },
-      },
+      })),
     ],
   };
 }

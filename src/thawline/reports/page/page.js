@@ -83,12 +83,12 @@ function nameApart(front) {
   const across = (row) => Math.log(Math.max(row.cost, 1e-9));
   const up = (row) => row.mean;
   const range = (of) => Math.max(...front.map(of)) - Math.min(...front.map(of)) || 1;
-  const [width, height] = [range(across), range(up)];
+  const [width, height, least] = [range(across), range(up), Math.min(...front.map(across))];
   for (const facet of facets()) {
     const named = [];
     for (const row of front.filter((one) => one.facet === facet).sort((a, b) => b.cost - a.cost)) {
       const free = named.every((one) => across(one) - across(row) > 0.12 * width || Math.abs(up(one) - up(row)) > 0.07 * height);
-      row.named = free;
+      if (free) row.named = across(row) - least < 0.6 * width ? "left" : "right";
       if (free) named.push(row);
     }
   }
