@@ -46,8 +46,14 @@ def group_of(rows: Sequence[Row], rule: SelectionRule, split: str, label: str) -
 
 
 def best_of(rows: Sequence[Row], rule: SelectionRule) -> tuple[Row | None, tuple[Row, ...]]:
-    """The best row on validation, and the candidates: those with the most finite numbers on it."""
-    finite = {index: sum(rank != NEVER for rank in row.ranks(rule).values()) for index, row in enumerate(rows)}
+    """The best row on validation, and the candidates: those with the most finite numbers on it.
+
+    A row that a race has dropped is none.
+    """
+    finite = {
+        index: 0 if row.dropped else sum(rank != NEVER for rank in row.ranks(rule).values())
+        for index, row in enumerate(rows)
+    }
     most = max(finite.values(), default=0)
     candidates = tuple(row for index, row in enumerate(rows) if finite[index] == most and most > 0)
     return min(candidates, key=by_validation(rule), default=None), candidates

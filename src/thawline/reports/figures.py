@@ -13,6 +13,7 @@ from thawline.reports.depth_figure import depth_figure
 from thawline.reports.document import Drawing
 from thawline.reports.figure_style import STYLE
 from thawline.reports.over_data_sets import OverDataSets
+from thawline.reports.race_figure import race_figure
 from thawline.reports.strategy_figure import strategy_figure
 from thawline.reports.study import Study
 from thawline.reports.tuning_figure import tuning_figure
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from thawline.reports.races import RaceOf
     from thawline.reports.tuning_curves import TunedGroup
 
 PNG_DPI = 300
 _MOST_NETWORKS = 3
+_MOST_RACES = 3
 _LAYERS = "layers"
 
 
@@ -89,6 +92,16 @@ def draw_over_data_sets(study: Study, found: OverDataSets) -> tuple[Drawing, ...
     with mpl.rc_context(STYLE):
         matrix = _drawing("matrix", *matrix_figure(study, found))
         return (matrix, _drawing("profiles", *profile_figure(study, found))) if found.normalised else (matrix,)
+
+
+def draw_races(study: Study, races: Sequence[RaceOf]) -> tuple[Drawing, ...]:
+    """How each race went."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        drawn = races[:_MOST_RACES]
+        names = ["race"] if len(drawn) == 1 else [f"race-{place}" for place in range(1, len(drawn) + 1)]
+        return tuple(_drawing(name, *race_figure(study, race)) for name, race in zip(names, drawn, strict=True))
 
 
 def _drawing(name: str, figure: Figure, caption: str) -> Drawing:

@@ -31,6 +31,7 @@ class Row:
 
     `repeated` counts cells that resolve to a run which the row has already: the same number twice is no replicate.
     `reopened` counts runs that another one of the row repeats with the test split opened; they are not in `runs`.
+    `dropped` rows were dropped by a race and run for its audit alone: they are shown, and never chosen.
     """
 
     condition: Key
@@ -41,6 +42,7 @@ class Row:
     runs: Mapping[Key, LoadedRun]
     repeated: int
     reopened: int = 0
+    dropped: bool = False
 
     @property
     def missing(self) -> int:

@@ -32,6 +32,7 @@ from thawline.reports.evidence import (
 from thawline.reports.figures import draw_changes, draw_curves
 from thawline.reports.gallery import galleries
 from thawline.reports.per_class import by_class
+from thawline.reports.race import race
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
 from thawline.reports.study import Study
 from thawline.reports.tables import (
@@ -337,6 +338,7 @@ SECTIONS: tuple[Callable[[Study], Iterable[Section]], ...] = (
     by_sample,
     by_image_score,
     over_data_sets_sections,
+    race,
     tuning,
     _further_tests,
     _training,

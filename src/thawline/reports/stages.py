@@ -22,6 +22,12 @@ class Stages:
     manifest: ProtocolManifest
     runs: Mapping[str, LoadedRun]
 
+    @property
+    def dropped(self) -> list[dict[str, str]]:
+        """The places on the axes of what a race has dropped."""
+        dropped = (candidate for candidate in self.manifest.candidates if candidate.drop is not None)
+        return [{key.lstrip("+"): value for key, value in candidate.values.items()} for candidate in dropped]
+
 
 @dataclass(frozen=True)
 class Trials:

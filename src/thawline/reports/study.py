@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from thawline.errors import usage_error
@@ -35,6 +35,7 @@ class Study:
     are compared: test, or validation where a run did not open test, so that all rows are compared on the same split.
     Differences of less than `margin` do not matter; None: nobody said how many do not.
     `conditions` has one group per condition, `series` one per line of the figure (None but for a depth axis).
+    `stages` are those of the protocol that the sweep is the last one of; None where it is a sweep by itself.
     `figure_inches` is the width that every figure is drawn for; None: a paper's column or its text, as each needs.
     """
 
@@ -50,6 +51,7 @@ class Study:
     notes: tuple[str, ...]
     margin: float | None
     figure_inches: float | None = None
+    stages: Stages | None = None
 
     @property
     def metric_label(self) -> str:
@@ -60,11 +62,6 @@ class Study:
     def split_label(self) -> str:
         """The split on which results are compared, in words."""
         return SPLIT_LABELS[self.split]
-
-    @cached_property
-    def stages(self) -> Stages | None:
-        """The stages of the protocol that the sweep is the last one of; None where it is a sweep by itself."""
-        return load_stages(self.sweep.folder)
 
     @cached_property
     def evidence(self) -> ImageEvidence:
@@ -131,7 +128,7 @@ class Study:
         Raises:
             UsageError: no run has a finite value there.
         """
-        found = self.best_of(self.sweep.runs)
+        found = self.best_of(run for row in self.rows if not row.dropped for run in row.runs.values())
         if found is None:
             raise usage_error("sweep", f"{self.sweep.folder}: no run has a finite {self.rule.metric} on validation")
         return found
@@ -227,7 +224,8 @@ def make_study(
     notes: list[str] = []
     rule, definition = compared_metric(sweep.runs, metric, notes)
     axes = axes_of(sweep, axis)
-    rows = in_order(rows_of(sweep, axes), axes, rule)
+    stages = load_stages(sweep.folder)
+    rows = in_order([_with_drop(row, axes, stages) for row in rows_of(sweep, axes)], axes, rule)
     tested = all(run.is_tested for row in rows for run in row.runs.values())
     split = TEST if tested else VALIDATION
     groups = [
@@ -251,6 +249,7 @@ def make_study(
         tuple(series),
         tuple(notes),
         margin if margin is not None else _margin(sweep.runs, definition),
+        stages=stages,
     )
 
 
@@ -261,3 +260,15 @@ def _margin(runs: Sequence[LoadedRun], definition: MetricDefinition) -> float | 
     if margin is None and (definition.lower, definition.upper) == (0.0, 1.0):
         return DEFAULT_MARGIN
     return margin
+
+
+def _with_drop(row: Row, axes: Axes, stages: Stages | None) -> Row:
+    """The row, marked as dropped where a race has dropped it."""
+    place = {
+        **axes.constant,
+        **dict(zip(axes.conditions, row.condition, strict=True)),
+        **dict(zip(axes.choices, row.choice, strict=True)),
+        **({axes.depth: row.depth_value} if axes.depth else {}),
+    }
+    dropped = stages is not None and any(values.items() <= place.items() for values in stages.dropped)
+    return replace(row, dropped=True) if dropped else row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
+from thawline.reports.axes import setting_labels
 from thawline.reports.changes import mean_change, networks
 from thawline.reports.document import DASH, DIGITS, Line, Table, columns, count, interval, number, seconds
 from thawline.reports.escaping import command_line, plain
@@ -16,6 +17,7 @@ from thawline.statistics import Summary
 
 CHOSEN = "★"
 CHOSEN_IN_LINE = "○"
+DROPPED = "†"
 HEAD_ONLY = "head only"
 # More test sets than these get a table of their own.
 MOST_EXTRA_COLUMNS = 3
@@ -107,7 +109,9 @@ def share(row: Row) -> str:
 
 
 def mark(study: Study, row: Row) -> str:
-    """The mark of what validation chose."""
+    """The mark of what validation chose, and of what a race dropped."""
+    if row.dropped:
+        return DROPPED
     if study.is_chosen(row):
         return CHOSEN
     return CHOSEN_IN_LINE if study.is_chosen_in_series(row) else ""
@@ -140,8 +144,31 @@ def result_table(study: Study, most: int | None = None) -> Table:
             seconds(row.mean_of(lambda run: run.total_seconds)),
         ]
         lines.append(Line(tuple(entries), strong=study.is_chosen(row)))
+    lines += _censored(study, list(axes), len(headings)) if most is None or len(lines) < most else []
     left = (*range(len(axes) + 1), len(axes) + 2)
     return Table(columns(*headings, left=left), tuple(lines), note=_how_to_read(study, most))
+
+
+def _censored(study: Study, axes: Sequence[str], width: int) -> list[Line]:
+    """A line for each setting that a race dropped and that was not run again: it has no number on these seeds."""
+    if study.stages is None:
+        return []
+    shown = [{**study.axes.constant, **axis_values(study, row)} for row in study.rows]
+    lines = []
+    for candidate in study.stages.manifest.candidates:
+        place = {key.lstrip("+"): value for key, value in candidate.values.items()}
+        if candidate.drop is None or any(place.items() <= values.items() for values in shown):
+            continue
+        # What is left may be the same in every row; what was dropped differs from it.
+        others = [key for key in place if key not in axes]
+        if study.axes.depth_is_layers:
+            depth = place.get(study.axes.depth or "", "")
+        else:
+            depth = ", ".join(setting_labels(others, [place[key] for key in others]))
+        names = [DROPPED, *(short(place.get(axis, "")) or "default" for axis in axes), short(depth) or DASH]
+        dashes = [DASH] * (width - len(names) - 2)
+        lines.append(Line((*names, *dashes, f"dropped at {candidate.drop.seeds} seeds", DASH)))
+    return lines
 
 
 def _how_to_read(study: Study, most: int | None) -> str:
@@ -149,6 +176,8 @@ def _how_to_read(study: Study, most: int | None) -> str:
     if len(study.series) > len(study.conditions):
         told += f"; {CHOSEN_IN_LINE} best of its line of the figure"
     told += f". Mean ± standard deviation over the runs.{_interval_note(study.interval_label, study.split_label)}"
+    if study.stages is not None and study.stages.dropped:
+        told += f" {DROPPED} dropped by the race: never chosen, and without an interval unless it was audited."
     if study.direction_note:
         told += f" {study.metric}: {study.metric_label}, {study.direction_note}."
     if most is not None and len(study.rows) > most:

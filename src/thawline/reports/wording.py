@@ -258,7 +258,7 @@ def _reasons(rows: Sequence[Row]) -> str:
 def _unequal(study: Study) -> list[str]:
     told = []
     for group in study.conditions:
-        apart = len(group.rows) - len(group.candidates)
+        apart = sum(not row.dropped for row in group.rows) - len(group.candidates)
         if apart and group.candidates:
             where = f"On {short(group.label)}, " if group.label else ""
             rows = "row has" if apart == 1 else "rows have"
