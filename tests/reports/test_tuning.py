@@ -77,7 +77,18 @@ def test_whoever_would_catch_up_at_this_pace_is_named(tmp_path):
     trials = {"linear_probe": (0.90, 0.90, 0.90, 0.90), "full": (0.50, 0.60, 0.70, 0.89)}
     order, gains = section_of(tuned(tmp_path, trials)).paragraphs
     assert order.startswith("linear_probe is ahead at every budget up to 4 trials.")
-    assert "one more doubling would bring full level with linear_probe" in gains
+    assert "one more doubling would bring full level with linear_probe or past it" in gains
+
+
+def test_settings_that_end_level_are_in_the_order_of_smaller_budgets(tmp_path):
+    trials = {"last_k": (0.5, 0.6, 0.7, 0.9), "full": (0.8, 0.9, 0.9, 0.9), "linear_probe": (0.7, 0.7, 0.7, 0.7)}
+    section = section_of(tuned(tmp_path, trials))
+    # Of two trials last_k reaches (.6 + .7 * 2 + .9 * 3) / 6 = .783, of one .675.
+    assert section.paragraphs[0] == (
+        "full is ahead at every budget up to 4 trials. At no budget do the bands tell it from all others. From 2 "
+        "trials on the order of all 3 is the one at 4."
+    )
+    assert [line.entries[0] for line in section.tables[0].lines] == ["full", "last_k", "linear_probe"]
 
 
 def test_a_diverged_trial_counts_as_the_worst_and_a_missing_one_is_said(tmp_path):

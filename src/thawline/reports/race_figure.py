@@ -25,7 +25,7 @@ def race_figure(study: Study, race: RaceOf) -> tuple[Figure, str]:
     from matplotlib.figure import Figure
 
     racers = race.racers[:MOST_RACERS]
-    figure = Figure(figsize=(PAGE_INCHES, 0.21 * len(racers) + 1.0), layout="constrained")
+    figure = Figure(figsize=(study.figure_inches or PAGE_INCHES, 0.21 * len(racers) + 1.0), layout="constrained")
     lanes, differences = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1.0)).tolist()
     first = _first(study, race)
     for place, racer in enumerate(racers):

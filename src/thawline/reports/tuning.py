@@ -16,6 +16,8 @@ from thawline.statistics import Stretch, leaders
 
 TITLE = "Would another tuning budget change the order?"
 _MOST_NAMED = 6
+# Means of the same scores in another order differ in their last bits.
+_ROUNDING = 1e-9
 
 
 def tuning(study: Study) -> Iterable[Section]:
@@ -57,7 +59,8 @@ def _order(group: TunedGroup) -> str:
     stretches = leaders([item.curve for item in group.tuned])
     merged = _merged(stretches)
     if len(merged) == 1:
-        text = f"{short(group.tuned[0].label)} is ahead at every budget up to {group.trials} trials."
+        leader = group.tuned[merged[0][2]]
+        text = f"{short(leader.label)} is ahead at every budget up to {group.trials} trials."
     else:
         ahead = [f"{short(group.tuned[leader].label)} with {_span(first, last)}" for first, last, leader in merged]
         text = f"Ahead is, by the number of trials: {', '.join(ahead)}."
@@ -89,11 +92,13 @@ def _merged(stretches: Sequence[Stretch]) -> list[tuple[int, int, int]]:
 
 
 def _settled(group: TunedGroup) -> int:
-    """The smallest budget from which on the order is that of all trials."""
-    sign = 1.0 if group.tuned[0].curve.mode == "max" else -1.0
+    """The smallest budget from which on the order is that of all trials; those that end level have no order."""
+    curves = [item.curve.gains[: group.trials] for item in group.tuned]
+    pairs = [
+        (before, after) for before, after in itertools.combinations(curves, 2) if before[-1] > after[-1] + _ROUNDING
+    ]
     for budget in range(group.trials, 1, -1):
-        values = [sign * float(item.curve.best[budget - 2]) for item in group.tuned]
-        if any(after > before for before, after in itertools.pairwise(values)):
+        if any(after[budget - 2] > before[budget - 2] for before, after in pairs):
             return budget
     return 1
 
@@ -115,15 +120,14 @@ def _gains(study: Study, group: TunedGroup) -> str:
     ]
     if behind:
         text += (
-            f" At this pace one more doubling would bring {' and '.join(behind)} level with {short(first.label)}: the "
-            "order may be that of the budget."
+            f" At this pace one more doubling would bring {' and '.join(behind)} level with {short(first.label)} or "
+            "past it: the order may be that of the budget."
         )
     return text
 
 
 def _gain(item: Tuned, trials: int) -> float:
-    change = float(item.curve.best[trials - 1] - item.curve.best[max(trials // 2, 1) - 1])
-    return change if item.curve.mode == "max" else -change
+    return float(item.curve.gains[trials - 1] - item.curve.gains[max(trials // 2, 1) - 1])
 
 
 def _quantity(group: TunedGroup) -> str:

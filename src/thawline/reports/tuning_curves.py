@@ -63,7 +63,6 @@ def budgets_shown(trials: int) -> list[int]:
 def _group(study: Study, condition: Group, found: Sequence[Trials]) -> TunedGroup:
     definition = study.definition
     confidence = 1 - ALPHA / len(found)
-    sign = 1.0 if study.mode == "max" else -1.0
     tuned = [
         Tuned(
             _label(study, trials),
@@ -73,7 +72,8 @@ def _group(study: Study, condition: Group, found: Sequence[Trials]) -> TunedGrou
         for trials in found
     ]
     budget = min(item.curve.trials for item in tuned)
-    tuned.sort(key=lambda item: -sign * float(item.curve.best[budget - 1]))
+    # Of those that end level the one that was better before stands first.
+    tuned.sort(key=lambda item: (-round(float(item.curve.gains[budget - 1]), 9), -item.curve.gains[:budget].sum()))
     return TunedGroup(condition.label, tuple(tuned))
 
 

@@ -27,13 +27,13 @@ def tuning_figure(study: Study, group: TunedGroup) -> tuple[Figure, str]:
 
     tuned = group.tuned[:MOST_CURVES]
     if len(tuned) == 1:
-        figure = Figure(figsize=(COLUMN_INCHES, 2.3), layout="constrained")
+        figure = Figure(figsize=(study.figure_inches or COLUMN_INCHES, 2.3), layout="constrained")
         _draw_bands([figure.subplots()], study, group, tuned)
         _label_axes(figure.axes[0], study, group)
         return figure, _caption(study, group, len(tuned))
     across = len(tuned) if len(tuned) <= 3 else math.ceil(len(tuned) / 2)
     down = math.ceil(len(tuned) / across)
-    figure = Figure(figsize=(PAGE_INCHES, max(2.6, 1.35 * down + 0.5)), layout="constrained")
+    figure = Figure(figsize=(study.figure_inches or PAGE_INCHES, max(2.6, 1.35 * down + 0.5)), layout="constrained")
     halves = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.0, 0.5 * across), wspace=0.02)
     left, right = halves.ravel().tolist()
     together = left.subplots()

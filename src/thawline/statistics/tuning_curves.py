@@ -49,11 +49,9 @@ class TuningCurve:
         return self.best.size
 
     @property
-    def last_doubling(self) -> float:
-        """How much better the best of N is than the best of half as many, in the metric's units."""
-        half = max(self.trials // 2, 1)
-        gain = float(self.best[-1] - self.best[half - 1])
-        return gain if self.mode == "max" else -gain
+    def gains(self) -> Floats:
+        """`best` where larger is better: negated for a metric of which less is."""
+        return self.best if self.mode == "max" else -self.best
 
 
 def tuning_curve(
@@ -201,7 +199,7 @@ def leaders(curves: Sequence[TuningCurve]) -> list[Stretch]:
     """
     sign = 1.0 if curves[0].mode == "max" else -1.0
     budgets = min(curve.trials for curve in curves)
-    best = np.stack([sign * curve.best[:budgets] for curve in curves])
+    best = np.stack([curve.gains[:budgets] for curve in curves])
     worst_case = np.stack([curve.lower[:budgets] if sign > 0 else -curve.upper[:budgets] for curve in curves])
     best_case = np.stack([curve.upper[:budgets] if sign > 0 else -curve.lower[:budgets] for curve in curves])
     found: list[Stretch] = []
