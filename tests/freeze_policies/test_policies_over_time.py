@@ -234,7 +234,10 @@ SPLIT = (
     "freeze_policy=phases",
     "freeze_policy.phases=[{train: head, epochs: 2}, {train: head, epochs: 2}]",
 )
-STEADY = ("scheduler=constant", "metrics.monitor=loss", "trainer.max_epochs=4", "optimizer.lr=0.001", "cache.mode=off")
+STEADY = (
+    "scheduler=constant", "metrics.monitor=loss", "trainer.max_epochs=4", "trainer.threads=1", "optimizer.lr=0.001",
+    "cache.mode=off",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
