@@ -24,10 +24,10 @@ class Running:
     remaining: tuple[Row, ...]
     seeds: int
 
-    @property
-    def cheapest(self) -> Row:
-        """Of those in the running the one that trains the fewest parameters; of equals the fastest."""
-        return min(self.remaining, key=lambda row: (row.weights, row.mean_of(lambda run: run.total_seconds) or 0.0))
+    @staticmethod
+    def cheapest_of(rows: Sequence[Row]) -> Row:
+        """The row that trains the fewest parameters; of equals the fastest."""
+        return min(rows, key=lambda row: (row.weights, row.mean_of(lambda run: run.total_seconds) or 0.0))
 
     def is_out(self, row: Row) -> bool:
         """Whether another row beats `row`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from thawline.reports.choosing import Group
 from thawline.reports.document import number
@@ -36,28 +37,36 @@ def _remaining(study: Study, group: Group, running: Running) -> str:
         return f"{best} is better on {study.split_label} than every other {_what(study, group, 1)} ({seeds})."
     if len(remaining) == compared > 3:
         apart = f"none of the {compared} {_what(study, group, compared)} can be told apart on {study.split_label}"
-        cheapest = _told_alone(study, group, running.cheapest)
-        return f"with {seeds} {apart}; {cheapest} is the cheapest{_shortfall(study, running)}."
-    cheapest = _name(study, group, running.cheapest)
+        return f"with {seeds} {apart}; {_cheapest(study, group, running, _told_alone)}."
+    name = _name
     if len(remaining) > _MOST_NAMED:
-        names = f"{len(remaining)} of the {compared} {_what(study, group, compared)}"
-        cheapest = _told_alone(study, group, running.cheapest)
+        names, name = f"{len(remaining)} of the {compared} {_what(study, group, compared)}", _told_alone
     elif _by_depth(study, group):
         in_order = sorted(remaining, key=lambda row: row.depth or 0)
         names = f"k = {_listed([_name(study, group, row) for row in in_order])}{_of_groups(remaining)}"
     else:
         names = _listed([_name(study, group, row) for row in remaining])
-    cheapest = f"{cheapest} is the cheapest of them{_shortfall(study, running)}"
+    cheapest = _cheapest(study, group, running, name)
     return f"{names} cannot be told apart on {study.split_label} ({seeds}); {cheapest}."
 
 
-def _shortfall(study: Study, running: Running) -> str:
-    """How far the cheapest row's mean is from the best one, where that is no trifle."""
-    best, cheapest = (row.summary(study.split, study.metric).mean for row in (running.remaining[0], running.cheapest))
-    if best is None or cheapest is None or study.margin is None or abs(best - cheapest) < study.margin:
-        return ""
-    side = "below" if study.mode == "max" else "above"
-    return f", its mean {number(abs(best - cheapest), study.digits)} {side} the best"
+def _cheapest(study: Study, group: Group, running: Running, name: Callable[[Study, Group, Row], str]) -> str:
+    """The cheapest row in the running; where few seeds leave one in whose mean is far from the best, of the near ones.
+
+    Near is a mean that is less than the margin of equivalence from the best one.
+    """
+    cheapest = running.cheapest_of(running.remaining)
+    best = running.remaining[0].summary(study.split, study.metric).mean
+    if study.margin is None or best is None or _is_near(study, cheapest, best):
+        return f"{name(study, group, cheapest)} is the cheapest of them"
+    near = running.cheapest_of([row for row in running.remaining if _is_near(study, row, best)])
+    within = f"within {number(study.margin, study.digits)} of the best mean"
+    return f"of those {within} {_told_alone(study, group, near)} is the cheapest"
+
+
+def _is_near(study: Study, row: Row, best: float) -> bool:
+    mean = row.summary(study.split, study.metric).mean
+    return mean is not None and study.margin is not None and abs(best - mean) < study.margin
 
 
 def best_two(study: Study, group: Group) -> str:
