@@ -15,6 +15,7 @@ from thawline.statistics.data_sets import (
     normalised,
     performance_profiles,
     stratified_bootstrap,
+    tally,
 )
 
 STREAM = np.random.default_rng(0)
@@ -35,6 +36,12 @@ def test_ties_are_left_out_of_the_test_and_less_can_be_better():
     assert pair.difference == pytest.approx(0.075)
     # Differences 0.1, -0.1 and 0.3 have the ranks 1.5, 1.5 and 3: of 8 sign patterns 6 have a sum of 3 or more.
     assert pair.p == 0.75
+
+
+def test_wins_ties_and_losses_count_every_other_strategy_on_every_data_set():
+    means = [[0.7, 0.6, 0.7], [0.5, 0.1 + 0.4, 0.9]]
+    assert tally(means, 0) == (1, 2, 1)
+    assert tally(means, 2, "min") == (0, 1, 3)
 
 
 def test_metrics_without_a_common_scale_are_compared_by_their_ratios():

@@ -11,7 +11,7 @@ from thawline.reports.figures import draw_over_data_sets
 from thawline.reports.over_data_sets import OverDataSets, over_data_sets
 from thawline.reports.study import Study
 from thawline.reports.tables import short
-from thawline.statistics import iqm_over_data_sets, smallest_p
+from thawline.statistics import iqm_over_data_sets, smallest_p, tally
 
 _MOST_PAIRS = 300
 _MOST_NAMED = 20
@@ -80,8 +80,7 @@ def _strategies(found: OverDataSets) -> Table:
     estimates = iqm_over_data_sets(found.normalised) if found.normalised else None
     lines = []
     for place in found.order:
-        others = [found.pair(place, other) for other in found.order if other != place]
-        wins, ties, losses = (sum(getattr(pair, name) for pair in others) for name in ("wins", "ties", "losses"))
+        wins, ties, losses = tally(found.means, place, found.mode)
         iqm = (
             (DASH, DASH) if estimates is None else (number(estimates[place].value), interval(estimates[place].interval))
         )

@@ -15,6 +15,7 @@ from thawline.statistics.data_sets import (
     iqm_over_data_sets,
     normalised,
     performance_profiles,
+    tally,
 )
 from thawline.statistics.equivalence import EQUIVALENCE_CONFIDENCE, equivalent, seeds_needed
 from thawline.statistics.friedman import Friedman, cliques, friedman, wilcoxon_holm
@@ -82,6 +83,7 @@ __all__ = [
     "smallest_p",
     "summary",
     "t_interval",
+    "tally",
     "tuning_curve",
     "two_way",
     "two_way_resampled",

@@ -68,6 +68,20 @@ def compare_over_data_sets(
     return PairOverDataSets(float(np.expm1(ratios.mean())), *counts, wilcoxon(ratios).p)
 
 
+def tally(scores: ArrayLike, place: int, mode: Mode = "max") -> tuple[int, int, int]:
+    """Wins, ties and losses of the strategy at `place` against every other on every data set.
+
+    Args:
+        scores: mean scores, of shape (data sets, strategies).
+        place: the strategy's column.
+        mode: whether more or less is better.
+    """
+    means = np.asarray(scores, dtype=np.float64)
+    differences = np.round(means[:, [place]] - np.delete(means, place, axis=1), _DIGITS)
+    better = differences if mode == "max" else -differences
+    return int((better > 0).sum()), int((better == 0).sum()), int((better < 0).sum())
+
+
 def normalised(scores: Sequence[ArrayLike], mode: Mode = "max") -> list[NDArray[np.float64] | None]:
     """The scores of each data set on a scale of its own: 0 is the mean of its worst strategy, 1 that of its best.
 
