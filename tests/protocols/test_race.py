@@ -81,6 +81,18 @@ def test_an_audited_drop_is_tested_but_races_no_more():
     assert protocol.drops(candidates(), [first])[1].audited
 
 
+def test_which_drops_are_audited_follows_from_the_identity_of_their_first_run():
+    protocol = Race(looks=(6,), audit=0.5, seeds=1)
+    first, _ = stages_of(protocol, candidates(2), TOP1)
+    audited = set()
+    for number in range(40):
+        made = tuple(one.model_copy(update={"identity": f"{number:08x}"}) for one in first.records)
+        again = protocol.drops(candidates(2), [Finished(first.stage, made)])
+        assert again == protocol.drops(candidates(2), [Finished(first.stage, made)])
+        audited.add(again[1].audited)
+    assert audited == {True, False}
+
+
 def test_data_sets_race_apart_and_less_can_be_better():
     first_data, second_data = candidates(2, dataset="a"), candidates(4, dataset="b")[2:]
     top1 = {0: TOP1[0], 1: TOP1[0], 2: TOP1[0], 3: TOP1[1]}

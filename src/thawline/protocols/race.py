@@ -33,7 +33,7 @@ class Race(Protocol):
         looks: numbers of seeds after which it is decided what is dropped.
         alpha: how likely it is at most, over all looks, that a candidate is dropped that is as good as the best.
         audit: the share of what is dropped that runs in the test stage all the same. Which of them is a function of
-            `seed` and the candidate's own overrides.
+            the identity of the candidate's first run.
         seeds: fresh seeds of the test stage.
     """
 
@@ -83,13 +83,14 @@ class Race(Protocol):
             scores = _scores(race, looked)
             for drop in statistics.race(scores, self._looks[: len(looked)]):
                 loser = race[drop.candidate]
+                identity = next(record.identity for _, record in looked[0].of(loser.index))
                 found[loser.index] = DropEntry(
                     stage=f"look-{drop.look.seeds}",
                     seeds=drop.look.seeds,
                     winner=race[drop.winner].index,
                     p=drop.p,
                     level=drop.look.level,
-                    audited=statistics.is_audited(self.audit, "race", self.seed, *loser.overrides),
+                    audited=statistics.is_audited(self.audit, "race", identity),
                 )
         return found
 
