@@ -159,9 +159,9 @@ class Lines:
         with self.file.open("a") as lines:
             lines.write(json.dumps(row["val/top1"]) + "\\n")
 
-    def close(self, summary, *, failed):
+    def close(self, record):
         with self.file.open("a") as lines:
-            lines.write(json.dumps(failed) + "\\n")
+            lines.write(json.dumps(record is None) + "\\n")
 
 
 @final

@@ -251,6 +251,7 @@ def test_own_classes_are_allowed_for_the_call_alone(own_class, tmp_path):
     assert tl.load_run(run.identity, allow="mine").load_model()
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_it_stands(capsys):
     page = (REPOSITORY / "docs/python.md").read_text()
     names: dict = {}

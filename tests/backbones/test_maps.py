@@ -24,6 +24,8 @@ PLACES = {
     "densenet121": {4: "features.denseblock1", 8: "features.denseblock2", 16: "features.denseblock3"},
 }
 """torchvision's networks: the module whose output is the deepest map of each stride."""
+# What takes seconds to trace.
+LARGE = {"densenet121", "googlenet", "vgg11_bn"}
 BOTH = [(TimmBackbone, name, tuple(TIMM[name])) for name in TIMM]
 BOTH += [(TorchvisionBackbone, name, tuple(PLACES[name])) for name in PLACES]
 
@@ -59,7 +61,9 @@ def test_maps_of_timm_are_those_of_its_own_forward(name):
         assert torch.equal(found, deepest[stride])
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in PLACES]
+)
 def test_maps_of_torchvision_are_the_outputs_of_the_last_block_of_a_stride(name):
     backbone = built(TorchvisionBackbone, name, tuple(PLACES[name]))
     network, images, seen = spec(TorchvisionBackbone, name).build(seed=0).module.eval(), inputs(), {}
@@ -75,7 +79,11 @@ def test_maps_of_torchvision_are_the_outputs_of_the_last_block_of_a_stride(name)
         torch.testing.assert_close(one, seen[stride])
 
 
-@pytest.mark.parametrize(("kind", "name", "strides"), BOTH, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "name", "strides"),
+    [pytest.param(*each, marks=pytest.mark.slow) if each[1] in LARGE else each for each in BOTH],
+    ids=str,
+)
 def test_names_and_groups_are_those_of_the_library_and_what_trains_has_a_gradient(kind, name, strides):
     whole, backbone = spec(kind, name).skeleton(), built(kind, name, strides)
     skeleton = as_maps(spec(kind, name).skeleton(), strides, "block")

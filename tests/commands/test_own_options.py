@@ -118,6 +118,7 @@ def test_an_own_option_with_a_shipped_name_wins_and_is_named(thawline, own):
     assert "hidden" not in thawline("train", *TINY, "--cfg", "job", "--package", "head").out
 
 
+@pytest.mark.slow
 def test_every_command_of_a_report_runs_with_own_code(thawline, own):
     flags = ("--allow", "mine", "--config-dir", "conf", "freeze_policy=head_and_stem")
     result = thawline("train", "-m", *TINY, *flags, "seed=0,1", "sweep.name=own", "trainer.max_epochs=1")

@@ -130,6 +130,7 @@ def test_runs_of_a_sweep_may_each_take_several_devices(thawline, strategy):
     assert [load_record(folder).config["trainer"]["devices"] for folder in records()] == [2, 2]
 
 
+@pytest.mark.slow
 def test_an_error_in_a_rank_is_the_run_s_error(thawline, own_package):
     broken = ("--allow", "own_package", "optimizer._target_=own_package.Broken")
     result = thawline("train", *TINY, *VIT, *TWO, *FIT, *broken)
@@ -170,6 +171,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_the_other_ranks(thawline, monkey
     assert records() == []
 
 
+@pytest.mark.slow
 def test_each_device_holds_its_share_of_what_trains_and_of_what_is_frozen(train, own_package):
     # Two phases; the optimizer's state goes from the one to the other, and more parameters train.
     gradual = ("freeze_policy=gradual_unfreezing", "optimizer=adamw", "optimizer.lr=0.001", "trainer.max_epochs=3")

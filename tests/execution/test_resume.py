@@ -70,7 +70,7 @@ class Resuming:
         for name, sha256 in record.files.items():
             assert sha256_of_file(self.run_folder / name) == sha256
         assert sorted(path.name for path in self.run_folder.iterdir() if not path.name.startswith("wandb")) == [
-            "best.safetensors", "config.json", "predictions.npz", "record.json", "state.json",
+            "best.safetensors", "config.json", "gallery", "predictions.npz", "record.json", "state.json",
         ]  # fmt: skip
         return record
 

@@ -367,8 +367,8 @@ def test_an_owner_from_the_future_is_named_and_replaced_once_it_has_been_silent(
     "damage",
     [
         lambda file: (file.unlink(), file.mkdir()),
-        lambda file: file.write_text("[" * 100_000 + "]" * 100_000),
-        lambda file: file.write_text('{"a":' * 500 + "1" + "}" * 500),
+        pytest.param(lambda file: file.write_text("[" * 100_000 + "]" * 100_000), marks=pytest.mark.slow),
+        pytest.param(lambda file: file.write_text('{"a":' * 500 + "1" + "}" * 500), marks=pytest.mark.slow),
         lambda file: file.write_text(json.dumps({**json.loads(file.read_text()), "splits": None})),
     ],
     ids=["folder", "nested", "nested less", "lacks a node"],

@@ -94,7 +94,9 @@ def test_no_decay_is_full_fine_tuning(train):
     assert numbers(train("freeze_policy=full", *discriminative)) == numbers(plain)
 
 
-@pytest.mark.parametrize("rates", ["learning_rates.decay=1e-30", "learning_rates.factor=1e30"])
+@pytest.mark.parametrize(
+    "rates", ["learning_rates.decay=1e-30", pytest.param("learning_rates.factor=1e30", marks=pytest.mark.slow)]
+)
 def test_towards_no_rate_at_all_it_tends_to_the_probe(train, rates):
     kind = "layer_decay" if "decay" in rates else "discriminative"
     phases = "freeze_policy.phases=[{train: all, running_statistics: frozen}]"

@@ -66,6 +66,7 @@ def test_l2_sp_has_no_gradient_at_the_source_and_pulls_back_elsewhere():
     assert all(p.grad is None for p in model.model.head.parameters())
 
 
+@pytest.mark.slow
 def test_l2_sp_with_a_large_weight_tends_to_the_probe(train):
     """A step takes the gradient's part of lr, and alpha pulls all of it back where lr * alpha = 1."""
     fixed = (*VIT, *ONE_STEP, "optimizer.lr=0.0001", "learning_rates.head=50", "optimizer.momentum=0",

@@ -250,6 +250,7 @@ def test_sync_of_nothing_is_refused(thawline):
     assert "no sweep 'nowhere'" in result.err
 
 
+@pytest.mark.slow
 def test_a_wandb_agent_finds_its_run_whether_or_not_it_had_to_be_trained():
     program = Path(sys.executable).with_name("thawline")
     for agent in ("agent1", "agent2"):
