@@ -90,6 +90,26 @@ def test_strategies_are_named(tmp_path):
     assert told(sweep_of(tmp_path, table, axis="freeze_policy")) == expected
 
 
+def test_names_that_hold_commas_are_set_apart(tmp_path):
+    table = {
+        ("uniform", "0"): (0.90, 0.93, 0.90),
+        ("uniform", "9"): (0.91, 0.93, 0.92),
+        ("layer_decay", "0"): (0.50, 0.51, 0.50),
+        ("layer_decay", "9"): (0.92, 0.90, 0.92),
+    }
+    axes = {"learning_rates": ["uniform", "layer_decay"], "freeze_policy.k": ["0", "9"], "seed": ["0", "1", "2"]}
+
+    def make(overrides, place):
+        found = scores(table[place["learning_rates"], place["freeze_policy.k"]][int(place["seed"])])
+        return record(overrides, k=int(place["freeze_policy.k"]), metrics={"val": found, "test": found})
+
+    expected = (
+        "uniform, k = 9; layer_decay, k = 9 and uniform, k = 0 cannot be told apart on test (3 seeds); of those within "
+        "0.010 of the best mean uniform, k = 9 is the cheapest."
+    )
+    assert told(sweep(tmp_path, axes, make)) == expected
+
+
 @pytest.mark.parametrize("table", [{"3": (0.9, 0.8)}, {"3": (0.9,), "9": (0.8,)}], ids=["one row", "one seed"])
 def test_one_row_or_one_seed_is_not_compared(tmp_path, table):
     folder = sweep_of(tmp_path, table)

@@ -123,4 +123,5 @@ def _of_groups(rows: tuple[Row, ...]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+    between = "; " if any("," in name for name in names) else ", "
+    return " and ".join([between.join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
