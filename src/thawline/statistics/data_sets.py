@@ -57,8 +57,7 @@ def compare_over_data_sets(
     """
     a, b = finite(first), finite(second)
     differences = np.round(a - b, _DIGITS)
-    better = differences if mode == "max" else -differences
-    counts = int((better > 0).sum()), int((better == 0).sum()), int((better < 0).sum())
+    counts = _counts(differences, mode)
     if not relative:
         return PairOverDataSets(float((a - b).mean()), *counts, wilcoxon(a - b).p)
     if (a <= 0).any() or (b <= 0).any():
@@ -77,7 +76,10 @@ def tally(scores: ArrayLike, place: int, mode: Mode = "max") -> tuple[int, int, 
         mode: whether more or less is better.
     """
     means = np.asarray(scores, dtype=np.float64)
-    differences = np.round(means[:, [place]] - np.delete(means, place, axis=1), _DIGITS)
+    return _counts(np.round(means[:, [place]] - np.delete(means, place, axis=1), _DIGITS), mode)
+
+
+def _counts(differences: NDArray[np.float64], mode: Mode) -> tuple[int, int, int]:
     better = differences if mode == "max" else -differences
     return int((better > 0).sum()), int((better == 0).sum()), int((better < 0).sum())
 
