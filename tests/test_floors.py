@@ -12,6 +12,7 @@ SOURCE = Path(thawline.__file__).parent
 FLOORS = (
     (
         "config_paths",
+        "dotted",
         "errors",
         "files",
         "invocation",

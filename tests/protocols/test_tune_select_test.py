@@ -303,7 +303,7 @@ def test_a_diverged_trial_is_the_last_one_and_ties_go_to_the_loss_then_to_the_fi
 def test_a_rate_at_the_edge_of_what_was_tried_is_said():
     trials = [(f"optimizer.lr={rate}", f"optimizer.weight_decay={rate}") for rate in (0.1, 0.001, 0.01)]
     (said,) = edge_warnings(trials[1], trials)
-    assert said.startswith("optimizer.lr=0.001 is the lowest of 3 that were tried (0.001 to 0.1)")
+    assert said.startswith("optimizer.lr=0.001 is the smallest of 3 that were tried (0.001 to 0.1)")
     assert edge_warnings(trials[2], trials) == []
 
 

@@ -41,3 +41,9 @@ def test_a_seed_that_misses_a_candidate_is_left_out_and_a_diverged_one_is_not_ch
     test = [{"a": 0.7, "b": 0.9, "c": 0.4}, {"a": 0.8, "c": NAN}]
     choice = statistics.choose_per_replicate(validation, test)
     assert (choice.keys, choice.chosen, choice.left_out) == (("a", "c"), (1, 0), ("b",))
+
+
+def test_an_end_is_the_smallest_or_the_largest_of_several_values():
+    rates = [0.1, 0.001, 0.01, 0.1]
+    assert [statistics.end_of(rate, rates) for rate in (0.001, 0.01, 0.1)] == ["smallest", None, "largest"]
+    assert statistics.end_of(0.1, [0.1, 0.1]) is None

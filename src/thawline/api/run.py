@@ -173,8 +173,11 @@ class Run:
             if reasons:
                 raise usage_error("images", reasons[place])
             files = given_images(truth.paths)
-            on_outputs = lambda outputs, rows: truth.add(outputs, [truth.paths[row] for row in rows])  # noqa: E731
-            for one in predictions(self._context.plan, self._tuned, files, on_outputs=on_outputs):
+
+            def hold(outputs: Any, rows: Sequence[int]) -> None:
+                truth.add(outputs, [truth.paths[row] for row in rows])
+
+            for one in predictions(self._context.plan, self._tuned, files, on_outputs=hold):
                 if one.shown is None:
                     raise usage_error("images", one.problem)
             found = truth.metrics()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from thawline.config_paths import conf_folder, shipped_root
+from thawline.dotted import dotted
 from thawline.errors import Problem, UsageError, nearest, nearest_path
 from thawline.specs import without_libraries
 
@@ -268,12 +269,8 @@ def _fits(override: Override, config: DictConfig, problems: list[Problem]) -> bo
 def _flat(node: DictConfig) -> list[str]:
     from omegaconf import OmegaConf
 
-    def names(values: Any, prefix: str) -> list[str]:
-        if not isinstance(values, Mapping):
-            return []
-        return [name for key, value in values.items() for name in (f"{prefix}{key}", *names(value, f"{prefix}{key}."))]
-
-    return [name for name in names(OmegaConf.to_container(node, resolve=False), "") if not name.startswith("hydra.")]
+    values = cast("dict[str, Any]", OmegaConf.to_container(node, resolve=False))
+    return [name for name, _ in dotted(values) if not name.startswith("hydra.")]
 
 
 def _repeated(config: DictConfig, field: str) -> str | None:

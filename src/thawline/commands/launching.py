@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from thawline.commands.outcome import FinishedSweep, SweepIncomplete, Unfinished
@@ -52,7 +53,8 @@ class Launching:
         with Bars(console, shown=self._config.trainer.progress), step("loading libraries"):
             from thawline.planning.devices import require_workers
             from thawline.planning.session import Session
-            from thawline.sweeps import sweep as _  # noqa: F401
+
+            import_module("thawline.sweeps.sweep")  # with torch and all: while the bar says so
         workers = self._config.hydra.launcher.get("workers") if self.here else None
         if workers is not None:
             require_workers(int(workers))

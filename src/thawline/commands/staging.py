@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ from thawline.commands.composing import Composer, Grid, changed, key_of
 from thawline.commands.composing import Point as Cell
 from thawline.commands.diagnosis import checked
 from thawline.commands.outcome import FinishedSweep
+from thawline.dotted import dotted
 from thawline.errors import Problem, UsageError, nearest_path, usage_error
 from thawline.freeze_policies import LastK
 from thawline.invocation import Invocation
 from thawline.protocols import Candidate, Finished, Point, Protocol, Stage
-from thawline.protocols.space import Dimension, dimension, flat
+from thawline.protocols.space import Dimension, dimension, tuned_fields
 from thawline.records import Record, StageRecord, require_record, run_folder
 from thawline.records.protocol import CandidateEntry, PointEntry, ProtocolManifest, StageEntry
 from thawline.specs import resolve
@@ -125,7 +126,7 @@ def _candidate(index: int, base: _Base, plan: Plan, axes: Collection[str]) -> Ca
     """What of the grid is compared, with its space: what the command itself sets is not tuned."""
     given = {key_of(line).lstrip("+") for line in base.overrides}
     groups = len(plan.network.groups)
-    entries = {field: entry for field, entry in flat(base.protocol.space) if field not in given}
+    entries = {field: entry for field, entry in tuned_fields(base.protocol.space) if field not in given}
     problems = [Problem(f"{_SPACE}{field}", "the command sets this field, too") for field in sorted(base.tuned & given)]
     space: dict[str, Dimension] = {}
     for field, entry in entries.items():
@@ -150,19 +151,10 @@ def _configured(values: Mapping[str, Any], field: str) -> Any:
     Raises:
         UsageError: it has no such field.
     """
-    node: Any = values
-    for part in field.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            raise usage_error(f"{_SPACE}{field}", f"there is no field {field!r}{nearest_path(field, _fields(values))}")
-        node = node[part]
-    return node
-
-
-def _fields(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for key, value in values.items():
-        yield f"{above}{key}"
-        if isinstance(value, Mapping):
-            yield from _fields(value, f"{above}{key}.")
+    known = dict(dotted(values))
+    if field not in known:
+        raise usage_error(f"{_SPACE}{field}", f"there is no field {field!r}{nearest_path(field, known)}")
+    return known[field]
 
 
 class _Stages:

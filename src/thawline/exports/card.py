@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from thawline.preprocessing import Preprocessing
 from thawline.records import Record
 from thawline.reports.escaping import code_fence, command_line, markdown, plain
-from thawline.reports.loading import LoadedRun, loaded_run
+from thawline.reports.loaded_run import LoadedRun, loaded_run
 
 CARD = "README.md"
 _MOST_NAMES = 100

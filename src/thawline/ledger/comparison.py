@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from thawline.dotted import leaves
 from thawline.records import Record, ThawLineRecord
 
 Verdict = Literal["identical", "equal within tolerance", "different"]
@@ -73,7 +74,7 @@ def _environment(record: Record) -> dict[str, Any]:
     values["thaw_line"] = {phase.name: _computed(phase.thaw_line) for phase in record.phases}
     values["identity"] = record.identity
     values["splits"] = {name: split.sha256 for name, split in record.splits.items()}
-    return dict(_flat("", values))
+    return dict(leaves(values))
 
 
 def _computed(line: ThawLineRecord) -> str:
@@ -82,14 +83,6 @@ def _computed(line: ThawLineRecord) -> str:
         return "whole model"
     together = f", {line.packed} probes as one problem" if line.packed > 1 else ""
     return f"stored values ({line.dtype}){together}"
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
-    else:
-        yield prefix, value
 
 
 def _differences(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[Difference]:

@@ -10,6 +10,7 @@ from statistics import fmean
 from thawline.protocols.protocol import Finished
 from thawline.records import Record
 from thawline.records.metrics import NEVER, SelectionRule, selection_rule
+from thawline.statistics import end_of
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,16 @@ def best_first(trials: Sequence[Tried]) -> list[Tried]:
 
 
 def edge_warnings(chosen: Sequence[str], trials: Sequence[Sequence[str]]) -> list[str]:
-    """A warning for each learning rate of the chosen setting that is the lowest or the highest of those tried."""
+    """A warning for each learning rate of the chosen setting that is the smallest or the largest of those tried."""
     warnings = []
     for field, value in (item.split("=", 1) for item in chosen):
         if field.rpartition(".")[2] != "lr":
             continue
         values = sorted({float(other) for setting in trials for other in _values(setting, field)})
-        place = {values[0]: "lowest", values[-1]: "highest"}.get(float(value))
-        if place and len(values) > 1:
+        end = end_of(float(value), values)
+        if end is not None:
             warnings.append(
-                f"{field}={value} is the {place} of {len(values)} that were tried ({values[0]:g} to {values[-1]:g}): "
+                f"{field}={value} is the {end} of {len(values)} that were tried ({values[0]:g} to {values[-1]:g}): "
                 f"better ones may lie beyond; widen protocol.space.{field}"
             )
     return warnings

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from thawline.dotted import leaves
 from thawline.errors import Problem, UsageError
 
 Kind = Literal["log", "linear", "int", "choice"]
@@ -72,14 +73,9 @@ def dimension(field: str, entry: Any, configured: Any, groups: int) -> Dimension
         raise UsageError(Problem(f"protocol.space.{field}", f"{error} (got {entry!r:.80})")) from None
 
 
-def flat(space: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def tuned_fields(space: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The fields of a space with their entries; those that are null are left out."""
-    for name, entry in space.items():
-        field = f"{above}.{name}" if above else str(name)
-        if isinstance(entry, Mapping):
-            yield from flat(entry, field)
-        elif entry is not None:
-            yield field, entry
+    return ((field, entry) for field, entry in leaves(space) if entry is not None and entry != {})
 
 
 def _dimension(entry: Any, configured: Any, groups: int) -> Dimension:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thawline.errors import nearest, usage_error
-from thawline.reports.loading import CountedFrom, LoadedRun, LoadedSweep
+from thawline.reports.loaded_run import CountedFrom, LoadedRun
+from thawline.reports.loading import LoadedSweep
 
 OPENS = "open_test"
 """The axis that says whether a run may open the test split."""

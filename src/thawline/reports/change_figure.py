@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from thawline.reports.changes import Groups, mean_change
 from thawline.reports.escaping import MINUS
 from thawline.reports.figure_style import GREY, LONGEST_LABEL, NARROW_INCHES, PAGE_INCHES, drawable
-from thawline.reports.loading import Change
+from thawline.reports.loaded_run import Change
 from thawline.reports.rows import Row
 from thawline.reports.study import Study
 

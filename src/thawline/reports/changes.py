@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from thawline.reports.loading import Change
+from thawline.reports.loaded_run import Change
 from thawline.reports.rows import Row
 from thawline.reports.study import Study
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from thawline.errors import nearest, usage_error
 from thawline.records.metrics import MetricDefinition, SelectionRule, selection_rule
 from thawline.reports.axes import few_of
-from thawline.reports.loading import LoadedRun
+from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.split_names import TEST, VALIDATION
 
 

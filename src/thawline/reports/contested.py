@@ -20,7 +20,7 @@ from thawline.reports.document import Section, StoredImage, number
 from thawline.reports.escaping import plain
 from thawline.reports.findings import in_order
 from thawline.reports.gallery import content_of
-from thawline.reports.loading import LoadedRun
+from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.rows import Row
 from thawline.reports.study import Study
 from thawline.reports.tables import short

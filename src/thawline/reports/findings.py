@@ -13,7 +13,7 @@ import numpy as np
 from thawline import statistics
 from thawline.records.names import IMAGE_SCORE_ARRAY, PREDICTIONS_FILE
 from thawline.reports.choosing import Group
-from thawline.reports.loading import LoadedRun
+from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.rows import Key, Row
 from thawline.reports.running import resolution
 from thawline.reports.study import Study

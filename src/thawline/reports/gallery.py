@@ -14,7 +14,7 @@ from thawline.records.names import GALLERY_FILE, GALLERY_FOLDER
 from thawline.reports.choosing import Group
 from thawline.reports.document import Section, StoredImage, number
 from thawline.reports.escaping import plain
-from thawline.reports.loading import LoadedRun
+from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.rows import Row
 from thawline.reports.study import Study
 from thawline.reports.tables import LONGEST_NAME, short

@@ -12,7 +12,7 @@ import numpy as np
 
 from thawline.evaluation.images import RESAMPLES, ImageValues, image_values
 from thawline.records.names import PREDICTIONS_FILE
-from thawline.reports.loading import LoadedRun
+from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.rows import Key, Row
 from thawline.reports.split_names import TEST
 from thawline.statistics import TwoWay, two_way, two_way_resampled

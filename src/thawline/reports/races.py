@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from thawline.records.protocol import CandidateEntry, DropEntry
 from thawline.reports.axes import Axes, setting_labels
-from thawline.reports.loading import LoadedRun
+from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.split_names import VALIDATION
 from thawline.reports.stages import Stages
 from thawline.reports.study import Study

@@ -11,7 +11,8 @@ from typing import TypeVar
 from thawline import statistics
 from thawline.records.metrics import SelectionRule
 from thawline.reports.axes import OPENS, Axes, setting_labels
-from thawline.reports.loading import Cell, LoadedRun, LoadedSweep, natural
+from thawline.reports.loaded_run import LoadedRun
+from thawline.reports.loading import Cell, LoadedSweep, natural
 from thawline.reports.split_names import VALIDATION
 from thawline.statistics import Summary
 

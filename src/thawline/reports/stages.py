@@ -11,7 +11,7 @@ from statistics import fmean
 
 from thawline.records.manifest import load_manifest
 from thawline.records.protocol import CandidateEntry, ProtocolManifest, load_protocol
-from thawline.reports.loading import LoadedRun, read_run
+from thawline.reports.loaded_run import LoadedRun, read_run
 from thawline.reports.split_names import VALIDATION
 
 

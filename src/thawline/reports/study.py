@@ -15,7 +15,8 @@ from thawline.reports.choosing import Group, best_of, group_of
 from thawline.reports.compared_metric import compared_metric
 from thawline.reports.document import digits_of
 from thawline.reports.image_evidence import ImageEvidence
-from thawline.reports.loading import LoadedRun, LoadedSweep
+from thawline.reports.loaded_run import LoadedRun
+from thawline.reports.loading import LoadedSweep
 from thawline.reports.rows import Row, by_validation, grouped, in_order, line_label, rows_of
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
 from thawline.reports.stages import Stages, load_stages

@@ -9,7 +9,8 @@ from thawline.reports.axes import setting_labels
 from thawline.reports.changes import mean_change, networks
 from thawline.reports.document import DASH, DIGITS, Line, Table, columns, count, interval, number, seconds
 from thawline.reports.escaping import command_line, plain
-from thawline.reports.loading import Cell, LoadedRun, LoadedSweep
+from thawline.reports.loaded_run import LoadedRun
+from thawline.reports.loading import Cell, LoadedSweep
 from thawline.reports.rows import Row
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
 from thawline.reports.study import OVER_BOTH, OVER_SEEDS, Study

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from thawline.reports.axes import setting_labels
 from thawline.reports.choosing import best_of
 from thawline.reports.escaping import plain
-from thawline.reports.loading import LoadedRun
+from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.rows import Row, grouped
 from thawline.reports.study import Study
+from thawline.statistics import end_of
 
 _RATE = "optimizer.lr"
 _MOST_NAMED = 8
@@ -101,9 +102,9 @@ def _edge(study: Study, rows: Sequence[Row]) -> str:
     tried = {float(rate) for row in rows if (rate := row.common(_rate)) is not None}
     best, _ = best_of(rows, study.rule)
     rate = best.common(_rate) if best is not None else None
-    if best is None or rate is None or len(tried) < 2 or float(rate) not in (min(tried), max(tried)):
+    end = end_of(float(rate), tried) if rate is not None else None
+    if best is None or end is None:
         return ""
-    end = "largest" if float(rate) == max(tried) else "smallest"
     settings = ", ".join(plain(label, _LONGEST_NAME) for label in _all_but_rate(study, best))
     return f"{settings}{': ' if settings else ''}{rate}, the {end} of {len(tried)}"
 

@@ -6,7 +6,7 @@ function here drops one silently, `summary` counts them.
 """
 
 from thawline.statistics.bootstrap import RESAMPLES, ImageDifference, over_images, paired_bootstrap
-from thawline.statistics.choosing import Choice, Rank, choose_per_replicate
+from thawline.statistics.choosing import Choice, Rank, choose_per_replicate, end_of
 from thawline.statistics.data_sets import (
     Estimate,
     PairOverDataSets,
@@ -59,6 +59,7 @@ __all__ = [
     "choose_per_replicate",
     "cliques",
     "compare_over_data_sets",
+    "end_of",
     "equivalent",
     "expected_best",
     "friedman",

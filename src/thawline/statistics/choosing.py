@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from thawline.statistics.samples import Mode
 
 Rank = tuple[float, float]
 K = TypeVar("K", bound=Hashable)
+
+
+def end_of(value: float, tried: Collection[float]) -> Literal["smallest", "largest"] | None:
+    """Which end of the values that were tried `value` is; None where it lies between others or is the only one."""
+    if min(tried) == max(tried) or value not in (min(tried), max(tried)):
+        return None
+    return "smallest" if value == min(tried) else "largest"
 
 
 @dataclass(frozen=True)

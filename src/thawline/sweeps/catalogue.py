@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from thawline.dotted import leaves
 from thawline.files import read_json
 from thawline.ledger.runs import Status, status_of
 from thawline.records import Record, read_record
@@ -54,7 +55,7 @@ class KnownRun:
 
         Of a run that has not begun only its overrides are known.
         """
-        known = dict(_flat("", self.config))
+        known = {name: value for name, value in leaves(self.config) if value != {}}
         for key, text in self.overrides.items():
             known.setdefault(key, text)
         return known
@@ -114,11 +115,3 @@ def _config(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
-    else:
-        yield prefix, value

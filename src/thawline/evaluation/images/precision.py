@@ -27,7 +27,7 @@ class Ranking:
 
     Attributes:
         image: of each finding, (D,).
-        right: whether it is, (D, T) for T ways of judging that, such as IoU thresholds.
+        right: whether it is, (D, T) for T ways of telling that, such as IoU thresholds.
         left_out: whether it counts neither as right nor as wrong, (D, T).
         there: how many there are to find in each image, (n,).
     """
@@ -46,7 +46,7 @@ def interpolated_precision(ranking: Ranking, weights: NDArray[np.float32], ways:
     Args:
         ranking: of one class.
         weights: how often each image counts, (B, n).
-        ways: which ways of judging what is right are averaged over.
+        ways: which ways of telling what is right are averaged over.
     """
     wanted = range(ranking.right.shape[1])[ways]
     block = max(1, _MOST_NUMBERS // max(1, len(ranking.image)))

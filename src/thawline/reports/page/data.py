@@ -14,7 +14,8 @@ from urllib.parse import quote
 from thawline.records.names import RECORD_FILE
 from thawline.reports.axes import setting_labels
 from thawline.reports.escaping import plain
-from thawline.reports.loading import Cell, LoadedRun
+from thawline.reports.loaded_run import LoadedRun
+from thawline.reports.loading import Cell
 from thawline.reports.page.confusions import confusions
 from thawline.reports.page.details import changes, curves
 from thawline.reports.rows import Row

@@ -7,7 +7,7 @@ from typing import Any
 
 from thawline.reports.changes import mean_change, networks
 from thawline.reports.escaping import plain
-from thawline.reports.loading import LoadedRun
+from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.study import Study
 
 _MOST_NUMBERS = 40_000
