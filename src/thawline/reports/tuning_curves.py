@@ -39,11 +39,8 @@ class TunedGroup:
 
 
 def tuned_groups(study: Study) -> list[TunedGroup]:
-    """The tuning curves of each condition; none where nothing was tuned, or where the trials are not independent."""
-    stages = study.stages
-    if stages is None or not stages.manifest.independent_trials:
-        return []
-    found = trials_of(stages, study.metric)
+    """The tuning curves of each condition, of trials that are independent; none where nothing was tuned."""
+    found = trials_of(study.stages, study.metric) if study.stages is not None else []
     groups = []
     for condition in study.conditions[:_MOST_CONDITIONS]:
         place = dict(zip(study.axes.conditions, condition.condition, strict=True))
