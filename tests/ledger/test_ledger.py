@@ -226,9 +226,12 @@ def run_folder(tmp_path) -> Path:
 def silent_owner(folder: Path, seconds: float, machine: str = "another") -> None:
     """An owner on another machine that has not renewed its lease for so long."""
     owner = {"machine": machine, "host": "far", "pid": 1, "token": "theirs"}
-    (folder / OWNER_FILE).write_text(json.dumps(owner))
-    then = (folder / OWNER_FILE).stat().st_mtime - seconds
-    os.utime(folder / OWNER_FILE, (then, then))
+    written = folder / "owner.written"
+    written.write_text(json.dumps(owner))
+    then = written.stat().st_mtime - seconds
+    os.utime(written, (then, then))
+    # In one step: an owner that sees itself replaced may stop this very thread at once.
+    written.replace(folder / OWNER_FILE)
 
 
 def test_the_owner_on_another_machine_keeps_its_cell_while_its_heart_beats(run_folder):
