@@ -69,10 +69,9 @@ def test_the_report_has_the_recipe_and_the_curves_of_every_run(tmp_path):
     assert "](curves.png)" in page
     figure, _ = curve_figure(files.study)
     loss, validation = figure.axes
-    lines = [line for line in loss.lines if len(line.get_ydata()) == 3]
-    assert [list(line.get_ydata()) for line in lines] == [[2.0, 1.0, 0.5]] * 4
-    kept = [line.get_xdata()[0] for line in validation.lines if len(line.get_xdata()) == 1]
-    assert kept == [1] * 4
+    lines = [line.tolist() for of_row in loss.collections for line in of_row.get_segments()]
+    assert lines == [[[0.0, 2.0], [1.0, 1.0], [2.0, 0.5]]] * 4
+    assert [list(dots.get_xdata()) for dots in validation.lines] == [[1, 1]] * 2
 
 
 def test_versions_that_share_a_sweep_are_told_in_the_terminal_and_at_the_head(tmp_path, capsys):

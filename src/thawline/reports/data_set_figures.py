@@ -126,14 +126,14 @@ def profile_figure(study: Study, found: OverDataSets) -> tuple[Figure, str]:
     every = np.concatenate([one.ravel() for one in found.normalised])
     low, high = min(0.0, float(every.min())), max(1.0, float(every.max()))
     thresholds = np.linspace(low - 0.02, high + 0.02, 201)
-    profiles = statistics.performance_profiles(found.normalised, thresholds)
     drawn = found.order[:_MOST_LINES]
+    profiles = statistics.performance_profiles([one[drawn] for one in found.normalised], thresholds)
     figure = Figure(
         figsize=(study.figure_inches or COLUMN_INCHES, 2.4 + 0.14 * ((len(drawn) + 1) // 2)), layout="constrained"
     )
     axes = figure.subplots()
-    for style, place in enumerate(drawn):
-        _draw_profile(axes, profiles, place, style, drawable(found.strategies[place], _LONGEST_NAME))
+    for line, place in enumerate(drawn):
+        _draw_profile(axes, profiles, line, drawable(found.strategies[place], _LONGEST_NAME))
     axes.set(xlim=(thresholds[0], thresholds[-1]), ylim=(0, 1))
     axes.set_xlabel("normalised score (0 worst, 1 best strategy's mean)")
     axes.set_ylabel("share of runs above it")
@@ -142,14 +142,14 @@ def profile_figure(study: Study, found: OverDataSets) -> tuple[Figure, str]:
     return figure, _profile_caption(found, len(drawn), banded=profiles.low is not None)
 
 
-def _draw_profile(axes: Axes, profiles: statistics.Profiles, place: int, style: int, name: str) -> None:
-    colour = COLOURS[style]
+def _draw_profile(axes: Axes, profiles: statistics.Profiles, line: int, name: str) -> None:
+    colour = COLOURS[line]
     x = profiles.thresholds
     if profiles.low is not None and profiles.high is not None:
         band: dict[str, Any] = {"color": colour, "step": "post", "alpha": 0.12, "linewidth": 0}
-        axes.fill_between(x, profiles.low[place], profiles.high[place], **band)
-    look: dict[str, Any] = {"color": colour, "linestyle": _DASHES[style], "linewidth": 1.2, "drawstyle": "steps-post"}
-    axes.plot(x, profiles.shares[place], label=name, clip_on=False, **look)
+        axes.fill_between(x, profiles.low[line], profiles.high[line], **band)
+    look: dict[str, Any] = {"color": colour, "linestyle": _DASHES[line], "linewidth": 1.2, "drawstyle": "steps-post"}
+    axes.plot(x, profiles.shares[line], label=name, clip_on=False, **look)
 
 
 def _profile_caption(found: OverDataSets, drawn: int, *, banded: bool) -> str:

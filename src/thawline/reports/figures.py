@@ -19,7 +19,7 @@ from thawline.reports.study import Study
 from thawline.reports.tuning_figure import tuning_figure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from matplotlib.figure import Figure
 
@@ -105,23 +105,33 @@ def draw_races(study: Study, races: Sequence[RaceOf]) -> tuple[Drawing, ...]:
 
 
 def _drawing(name: str, figure: Figure, caption: str) -> Drawing:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     # The layout is the same in every format: it is found once. Letters are as wide in it as in the image: at a coarse
     # resolution long labels would be cut off.
     figure.set_dpi(PNG_DPI)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     return Drawing(
         name=name,
-        png=_saved(figure, "png", dpi=PNG_DPI, metadata={"Software": None}),
+        png=_printed(figure, FigureCanvasAgg(figure).print_png, {"Software": None}),
         # Without dates the same records give the same bytes.
-        pdf=_saved(figure, "pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}),
-        svg=_saved(figure, "svg", metadata={"Date": None, "Creator": None}),
+        pdf=_printed(
+            figure, FigureCanvasPdf(figure).print_pdf, {"CreationDate": None, "Creator": None, "Producer": None}
+        ),
+        svg=_printed(figure, FigureCanvasSVG(figure).print_svg, {"Date": None, "Creator": None}),
         caption=caption,
         width_inches=float(figure.get_figwidth()),
     )
 
 
-def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
+def _printed(figure: Figure, print_to: Callable[..., Any], metadata: Mapping[str, None]) -> bytes:
+    """The file that a canvas prints. `Figure.savefig` would lay the figure out again for each format."""
     stream = io.BytesIO()
-    figure.savefig(stream, format=kind, **options)
+    figure.set_dpi(PNG_DPI)  # printing as vectors leaves another
+    print_to(stream, metadata=metadata)
     return stream.getvalue()

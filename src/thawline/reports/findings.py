@@ -15,7 +15,6 @@ from thawline.records.names import IMAGE_SCORE_ARRAY, PREDICTIONS_FILE
 from thawline.reports.choosing import Group
 from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.rows import Key, Row
-from thawline.reports.running import resolution
 from thawline.reports.study import Study
 from thawline.statistics import (
     EQUIVALENCE_CONFIDENCE,
@@ -148,8 +147,8 @@ def _verdict(study: Study, gains: NDArray[np.float64], narrow: Interval | None, 
         return ""
     if statistics.equivalent(narrow, study.margin):
         return EQUIVALENT
-    step = resolution(study.rows, study.split, study.metric)
-    return {1: "better", -1: "worse", 0: "not told apart"}[statistics.beaten(gains, rows, resolution=step)]
+    found = statistics.beaten(gains, rows, resolution=study.resolution)
+    return {1: "better", -1: "worse", 0: "not told apart"}[found]
 
 
 @dataclass(frozen=True)

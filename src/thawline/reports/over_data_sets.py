@@ -63,6 +63,9 @@ class OverDataSets:
     @cached_property
     def cliques(self) -> list[tuple[int, ...]]:
         """Stretches of the ranking within which Wilcoxon's test, Holm-corrected over all pairs, tells nothing apart."""
+        blocks, strategies = self.means.shape
+        if statistics.smallest_p(blocks) * math.comb(strategies, 2) >= 1 - statistics.CONFIDENCE:
+            return [tuple(self.order)]  # even a strategy that wins everywhere would not be told apart
         comparable = np.log(self.means) if self.relative and (self.means > 0).all() else self.means
         return statistics.cliques(self.mean_ranks, statistics.wilcoxon_holm(comparable))
 

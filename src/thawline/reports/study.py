@@ -18,6 +18,7 @@ from thawline.reports.image_evidence import ImageEvidence
 from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.loading import LoadedSweep
 from thawline.reports.rows import Row, by_validation, grouped, in_order, line_label, rows_of
+from thawline.reports.running import resolution
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
 from thawline.reports.stages import Stages, load_stages
 from thawline.statistics import Interval, Mode
@@ -82,6 +83,11 @@ class Study:
     def interval_label(self) -> str:
         """What the intervals of `interval` are over."""
         return OVER_BOTH if any(self.evidence.of(row) for row in self.rows) else OVER_SEEDS
+
+    @cached_property
+    def resolution(self) -> float:
+        """The steps in which the metric moves on the study's split; 0 for one that does not count images."""
+        return resolution(self.rows, self.split, self.metric)
 
     @cached_property
     def untested(self) -> int:

@@ -11,7 +11,7 @@ from thawline.statistics.intervals import CONFIDENCE
 from thawline.statistics.samples import Mode, finite
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 # Accuracies are ratios: differences that are equal in truth may differ in the last bits.
 _DIGITS = 12
@@ -35,8 +35,7 @@ def in_the_running(
         return (True,) * rows
     limit = t_limit(rows, seeds, confidence)
     gains = table if mode == "max" else -table
-    best = (max(_t(rival - row, resolution) for rival in gains) for row in gains)
-    return tuple(largest <= limit for largest in best)
+    return tuple(bool(_t(gains - row, resolution).max() <= limit) for row in gains)
 
 
 def beaten(differences: ArrayLike, rows: int, confidence: float = CONFIDENCE, resolution: float = 0.0) -> int:
@@ -47,7 +46,7 @@ def beaten(differences: ArrayLike, rows: int, confidence: float = CONFIDENCE, re
     d = finite(differences)
     if d.size < 2 or rows < 2:
         return 0
-    t = _t(d, resolution)
+    t = float(_t(d, resolution))
     return int(math.copysign(1, t)) if abs(t) > t_limit(rows, d.size, confidence) else 0
 
 
@@ -58,11 +57,12 @@ def t_limit(rows: int, seeds: int, confidence: float = CONFIDENCE) -> float:
     return float(stdtrit(seeds - 1, 1 - (1 - confidence) / (rows - 1)))
 
 
-def _t(differences: ArrayLike, resolution: float) -> float:
+def _t(differences: ArrayLike, resolution: float) -> NDArray[np.float64]:
+    """The paired t of differences (..., S), shape (...)."""
     d = np.round(np.asarray(differences, dtype=np.float64), _DIGITS)
-    spread = max(float(d.std(ddof=1)), resolution / math.sqrt(12))
-    mean, error = float(d.mean()), spread / math.sqrt(d.size)
+    mean, spread = d.mean(axis=-1), np.maximum(d.std(axis=-1, ddof=1), resolution / math.sqrt(12))
+    error = spread / math.sqrt(d.shape[-1])
     # The same difference for every seed has a spread of the last bits alone.
-    if error <= 1e-12:
-        return math.copysign(math.inf, mean) if mean else 0.0
-    return mean / error
+    alike = error <= 1e-12
+    found: NDArray[np.float64] = np.where(alike, np.copysign(np.inf, mean), mean / np.where(alike, 1.0, error))
+    return np.where(alike & (mean == 0), 0.0, found)
