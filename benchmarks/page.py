@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,12 @@ class Measured:
     Attributes:
         lines: its Markdown, without the heading.
         where: machine, Python, thawline's version and the day.
+        figures: what the lines were made from.
     """
 
     lines: Sequence[str]
     where: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Page:
@@ -37,15 +40,16 @@ class Page:
         self._sections = {title: Measured(**section) for title, section in found.items()}
         self._order = order
 
-    def put(self, title: str, lines: Sequence[str], rate: float) -> None:
+    def put(self, title: str, lines: Sequence[str], rate: float, figures: Mapping[str, Any] | None = None) -> None:
         """Put what was measured now in the place of an earlier section.
 
         Args:
             title: one of `order`.
             lines: its Markdown, without the heading.
             rate: measured FLOPs of a second, of large products.
+            figures: what the lines were made from, for the JSON file.
         """
-        self._sections[title] = Measured(lines, _here(rate))
+        self._sections[title] = Measured(lines, _here(rate), figures or {})
 
     def write(self, head: Sequence[str], before: dict[str, Sequence[str]]) -> str:
         """Write both files; the page's text.

@@ -46,7 +46,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     while len(seconds["bare"]) < _MOST_ROUNDS and sum(map(sum, seconds.values())) < _ENOUGH_SECONDS:
         for name, train in ways.items():
-            model, inputs = _start(run)
+            model, inputs = start(run)
             with freeing(), on_threads(run):
                 began = time.process_time()
                 train(plan, model, inputs)
@@ -54,7 +54,8 @@ def main() -> None:
     json.dump({name: min(values) for name, values in seconds.items()}, sys.stdout)
 
 
-def _start(run: RunContext) -> tuple[TransferModel, PhaseInputs]:
+def start(run: RunContext) -> tuple[TransferModel, PhaseInputs]:
+    """The model at the start of the run's one phase, on its device, and what it reads there."""
     (phase,) = run.plan.phases
     model = with_head(run.plan, source_backbone(run))
     model.to(run.device)

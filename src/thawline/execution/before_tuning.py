@@ -110,5 +110,6 @@ def _targets(split: Split) -> torch.Tensor:
 
 def _metrics(head: nn.Module, features: torch.Tensor, targets: torch.Tensor, plan: Plan) -> dict[str, float | None]:
     head.eval()
+    device = next((parameter.device for parameter in head.parameters()), features.device)
     with torch.inference_mode():
-        return metrics_of(plan, head(features), targets)
+        return metrics_of(plan, head(features.to(device)).cpu(), targets)

@@ -17,6 +17,7 @@ from thawline.freeze_policies import Phase
 from thawline.network.model import TransferModel
 from thawline.optimization.learning_rates import MeasuredRates
 from thawline.optimization.optimizers import States
+from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan
 from thawline.planning.settings import TrainerSettings
 from thawline.runtime import signals
@@ -106,6 +107,7 @@ def prepare_fit(
         eval_batch_size=settings.trainer.eval_batch_size,
         data_seed=settings.data_seed,
         workers=settings.trainer.workers,
+        pinned=device_of(settings).type == "cuda",
         shard=distributed.shard(),
         first_epoch=first_epoch,
     )

@@ -27,7 +27,6 @@ from thawline.thaw_line.partition import ThawLine, UntraceableError
 from thawline.training.batches import Rows, SplitData
 from thawline.training.module import Forwards
 
-_PREFIX_BATCH = 64
 _EXAMPLE_BATCH = 2
 
 
@@ -173,6 +172,11 @@ def _example(plan: Plan, model: TransferModel) -> torch.Tensor:
     return torch.zeros((_EXAMPLE_BATCH, 3, height, width), dtype=torch.uint8, device=model.pixel_mean.device)
 
 
+def _kind_of(device: torch.device) -> str:
+    """What computes: other GPUs may give other last bits, while several of one kind give the same."""
+    return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+
+
 class _LineStore:
     """The values of one thaw line for all parts of a run, from the store."""
 
@@ -245,7 +249,7 @@ class _LineStore:
             if views
             else 0,
             "rows": indices.tolist() if views else 0,
-            "device": str(self._run.device),
+            "device": _kind_of(self._run.device),
             "precision": plan.settings.trainer.precision,
             "channels_last": plan.settings.trainer.channels_last,
             "torch": torch.__version__,
@@ -297,7 +301,7 @@ class _LineStore:
                 return self._computed(onward, entry.read(rows))
 
             produce = from_shallower
-        made = store.build(spec, produce, _PREFIX_BATCH)
+        made = store.build(spec, produce, self._run.settings.trainer.eval_batch_size)
         lines.remember(line, rows_key, made)
         return made
 

@@ -20,6 +20,7 @@ from thawline.execution.evaluate import Metrics
 from thawline.execution.finish import Finished, RunResults, finish
 from thawline.execution.fitting import Fit, OnEpoch, prepare_fit
 from thawline.execution.inputs import phase_inputs
+from thawline.execution.out_of_memory import naming_what_does_not_fit
 from thawline.execution.packing import Pack
 from thawline.execution.probing import solve_path
 from thawline.execution.regularizing import Regularizing, why_whole
@@ -33,7 +34,7 @@ from thawline.planning.settings import RunSettings
 from thawline.records import Record, Resumption
 from thawline.records.metrics import Direction
 from thawline.runtime.clock import now
-from thawline.runtime.memory import freeing, keep_freed_memory
+from thawline.runtime.memory import begin_peak, freeing, keep_freed_memory
 from thawline.runtime.steps import step
 from thawline.tasks import Task
 from thawline.trackers import Mirrored, mirroring
@@ -72,7 +73,8 @@ def execute(run: RunContext, *, group: str | None, on_epoch: OnEpoch, packs: dic
         directions_of(plan.settings.task),
         functools.partial(ensure_model, run),
     )
-    with freeing(), on_threads(run), mirroring(spec, about, on_epoch) as mirror:
+    begin_peak()
+    with naming_what_does_not_fit(run), freeing(), on_threads(run), mirroring(spec, about, on_epoch) as mirror:
         pack = (packs or {}).pop(plan.identity, None)
         if plan.settings.average is not None:
             record = average(run, mirror.epoch)

@@ -21,6 +21,7 @@ from thawline.records import RECORD_FILE, Record, read_record
 from thawline.records.names import CONFIG_FILE, STATE_FILE
 from thawline.runtime import signals
 from thawline.runtime.clock import now
+from thawline.runtime.memory import free_what_earlier_runs_made
 
 if TYPE_CHECKING:
     from thawline.planning.plan import Plan
@@ -151,11 +152,21 @@ def _attempt(plan: Plan, run: Callable[[Plan], Record], lease: Lease) -> Record:
         ended = _lost(plan.folder, lease) if lease.lost() else _ended(journal, plan.identity, error)
         if ended is error:
             raise
+        _forget_frames(error)
         raise ended from error
     if lease.lost() and read_record(plan.folder) is None:
         raise _lost(plan.folder, lease)
     journal.write("done", record_stamp=_stamp(plan.folder / RECORD_FILE), diverged=record.diverged)
     return record
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Free what the frames of a failed run hold: its network must not stay as long as the failure is remembered."""
+    each: BaseException | None = error
+    while each is not None:
+        traceback.clear_frames(each.__traceback__)
+        each = each.__cause__ or each.__context__
+    free_what_earlier_runs_made()
 
 
 def _ended(journal: _Journal, identity: str, error: BaseException) -> BaseException:

@@ -17,6 +17,14 @@ _COLLECTING = gc.get_threshold()
 _MOST_IMPORTED = 5_000_000
 
 
+def begin_peak() -> None:
+    """Let the peak of the GPU's allocations count from now on; that of resident memory is the process's."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_bytes() -> int:
     """The peak of the GPU's allocations where one is used, else the peak of this process's resident memory."""
     import torch
@@ -79,8 +87,11 @@ def freeing() -> Iterator[None]:
 def free_what_earlier_runs_made() -> None:
     """Free a network of earlier runs that has just been let go: it and its graphs hold one another.
 
-    This looks through everything, imported libraries too, which takes some tenths of a second.
+    This looks through everything, imported libraries too, which takes some tenths of a second. A GPU's memory goes back
+    to the GPU, where other processes may want it.
     """
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

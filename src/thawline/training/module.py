@@ -126,10 +126,7 @@ class FitModule(pl.LightningModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch; no-op if it is on `device` already."""
-        if batch.rows.device == device:
-            return batch
-        on_device: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return on_device
+        return batch if batch.rows.device == device else batch.to(device)
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's sums."""

@@ -180,7 +180,7 @@ def mask_evidence(outputs: Sequence[Mapping[str, Any]], targets: Sequence[Mappin
         boxes, masks = found["boxes"].float().cpu(), found["masks"].float().cpu()[:, 0]
         inside = in_image(placement.boxes_to_original(boxes)).nonzero()[:, 0].tolist()
         mine = [runs_of(pasted(masks[index], boxes[index], placement)) for index in inside]
-        theirs = [runs_of(mask) for mask in truth["masks"].numpy()]
+        theirs = [runs_of(mask) for mask in truth["masks"].cpu().numpy()]
         for name, runs in (("", mine), ("true_", theirs)):
             every = np.concatenate(runs) if runs else np.zeros(0, dtype=np.int32)
             kept[f"{name}masks"].append(torch.from_numpy(every))

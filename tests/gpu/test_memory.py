@@ -1,0 +1,130 @@
+"""The memory of the device: given back after each run, and one clear message where it does not suffice."""
+
+from __future__ import annotations
+
+import gc
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import records
+from tests.gpu.device import HAS_GPU, MARK, SETTING
+from thawline.records import load_record
+
+pytestmark = MARK
+ALLOW = ("--allow", "mine", "--config-dir", "conf")
+
+TRACKER = '''
+import json
+from tests.gpu.test_memory import allocated_bytes
+from thawline.specs import Spec
+
+
+class Nothing:
+    def epoch(self, row):
+        pass
+
+    def close(self, record):
+        pass
+
+
+class Memory(Spec):
+    """A tracker: notes what is allocated as a run begins."""
+
+    def open(self, run):
+        with open("memory.txt", "a") as notes:
+            notes.write(f"{allocated_bytes()}\\n")
+        return Nothing()
+'''
+HUNGRY = '''
+import torch
+from thawline.backbones import TimmBackbone
+
+
+class Hungry(TimmBackbone):
+    """A network for which a machine has no memory to train the whole of it in batches of sixteen."""
+
+    def build(self, *arguments, **options):
+        backbone = super().build(*arguments, **options)
+
+        def look(module, inputs):
+            trains = next(iter(module.parameters())).requires_grad and torch.is_grad_enabled()
+            if trains and len(inputs[0]) == 16:
+                raise torch.OutOfMemoryError("out of memory. Tried to allocate 20.00 GiB")
+
+        backbone.module.register_forward_pre_hook(look)
+        return backbone
+'''
+
+
+def allocated_bytes() -> int:
+    """Of the GPU; on a CPU those of all tensors that are alive."""
+    if HAS_GPU:
+        return int(torch.cuda.memory_allocated())
+    tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor) and found.device.type == "cpu"]
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_memory_is_back_where_it_was_after_each_run(thawline, own_class, device):
+    own_class("tracker", TRACKER, "logger/memory", "_target_: mine.tracker.Memory\n")
+    setting = tuple(item for item in SETTING if not item.startswith("logger"))
+    # The deepest first: what it leaves would be seen in all that follow.
+    grid = ("freeze_policy.k=all,2,1", "seed=0,1,2", "data_seed=0", "sweep.report=false", "logger=memory")
+    done = thawline("train", *ALLOW, "-m", *setting, f"trainer.accelerator={device}", *grid)
+    assert done.status == 0, done.err
+    began = [int(line) for line in Path("memory.txt").read_text().split()]
+    assert len(began) == 9
+    # From the second run on the session holds one network, which its runs share.
+    assert max(began[1:]) - min(began[1:]) <= 2**16, began
+    peaks = {
+        record.config["freeze_policy"]["k"]: record.cost.peak_memory_bytes for record in map(load_record, records())
+    }
+    assert peaks[1] > 0
+    if HAS_GPU:
+        assert peaks[1] < peaks["all"]
+
+
+@dataclass(frozen=True)
+class TooSmall:
+    """A setting for which the device has no memory to train the whole network, and just enough for its end."""
+
+    overrides: tuple[str, ...]
+    batch: int
+
+
+@pytest.fixture
+def too_small(own_class):
+    if not HAS_GPU:
+        option = Path(__file__).parents[2] / "conf" / "backbone" / "test_resnet.yaml"
+        config = option.read_text().replace("thawline.backbones.TimmBackbone", "mine.hungry.Hungry")
+        own_class("hungry", HUNGRY, "backbone/hungry", config)
+        yield TooSmall(("backbone=hungry",), 16)
+        return
+    torch.cuda.empty_cache()
+    limit = torch.cuda.memory_reserved() + 384 * 2**20
+    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(0).total_memory)
+    large = ("transform.size=512", "dataset.n_per_class=8", "trainer.batch_size=64", "trainer.eval_batch_size=1")
+    yield TooSmall(large, 64)
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_what_does_not_fit_is_one_message_and_costs_no_other_run(thawline, own_class, too_small, device):
+    own_class("tracker", TRACKER, "logger/memory", "_target_: mine.tracker.Memory\n")
+    setting = tuple(item for item in SETTING if not item.startswith("logger"))
+    grid = ("freeze_policy.k=1,all,0", "sweep.name=small", "sweep.report=false", "trainer.max_epochs=1")
+    where = (f"trainer.accelerator={device}", "cache.mode=on", "logger=memory")
+    done = thawline("train", *ALLOW, "-m", *setting, *where, *too_small.overrides, *grid)
+    assert done.status == 1
+    said = " ".join(done.err.split())
+    assert "OutOfMemory: the memory of " in said
+    assert f"is too small for trainer.batch_size={too_small.batch} (trainer.eval_batch_size=" in said
+    assert "with freeze_policy.k=all; smaller batches, or less that trains, need less" in said
+    assert sorted(load_record(folder).config["freeze_policy"]["k"] for folder in records()) == [0, 1]
+    counts = json.loads(thawline("status", "small", "--json").out)["counts"]
+    assert counts == {"done": 2, "failed": 1}
+    _, after_success, after_failure = (int(line) for line in Path("memory.txt").read_text().split())
+    assert after_failure - after_success <= 2**16
