@@ -112,6 +112,17 @@ def _photograph(path: Path, key: tuple[int, int, int], size: tuple[int, int]) ->
     Image.fromarray((np.asarray(patches) + grain).clip(0, 255).astype(np.uint8)).save(path, quality=90)
 
 
+def many_files(folder: Path, count: int) -> str:
+    """Make ``CLASS/NUMBER.jpg`` with `count` small drawn images of 100 classes in `folder`; returns what they are."""
+    for start in range(0, count, 1000):
+        noise = np.random.default_rng([7, start]).integers(0, 256, (min(1000, count - start), 8, 8, 3), dtype=np.uint8)
+        for index, pixels in enumerate(noise, start):
+            path = folder / f"class{index % 100:02d}" / f"{index:07d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).resize((32, 32)).save(path, quality=90)
+    return f"{count:,} drawn images, 32 x 32 JPEG, 100 classes"
+
+
 def scenes(folder: Path, counts: Mapping[str, int], size: tuple[int, int] = (144, 192)) -> str:
     """Draw discs and boxes with a mask and a json of COCO for each part in `folder`; returns what they are.
 

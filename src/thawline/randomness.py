@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,18 @@ def counter_seed(*key: int | str) -> int:
     """A 63-bit seed for the counters in `key`, the same on every machine and in every process."""
     text = "\x1f".join(f"{type(part).__name__}={part}" for part in key)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def counter_seeds(key: Sequence[int | str], names: Iterable[str]) -> NDArray[np.int64]:
+    """The `counter_seed` of the counters in `key` and each of the n names in turn, shape (n,)."""
+    beginning = hashlib.blake2b("".join(f"{type(part).__name__}={part}\x1f" for part in key).encode(), digest_size=8)
+
+    def seed(name: str) -> int:
+        digest = beginning.copy()
+        digest.update(f"str={name}".encode())
+        return int.from_bytes(digest.digest(), "big") >> 1
+
+    return np.fromiter(map(seed, names), np.int64)
 
 
 def generator(*key: int | str) -> np.random.Generator:

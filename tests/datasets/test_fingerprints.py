@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 
-import pytest
 from PIL import Image
 
 from tests.datasets.image_folders import class_folders, save, split_folders, table
-from thawline.datasets import Digits, ImageFolder
+from thawline.datasets import Digits, ImageFolder, image_files
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path):
@@ -56,35 +54,58 @@ def test_files_that_did_not_change_are_not_read_again(tmp_path, monkeypatch):
     first = ImageFolder(root=root).load(0, looks)
     (file,) = looks.iterdir()
     stamp = file.stat()
-    read: list[Path] = []
-    plain = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: (read.append(self), plain(self))[1])
-    assert ImageFolder(root=root).load(1, looks).fingerprint == first.fingerprint
-    assert read == [file]
+    decoded = []
+    plain = image_files.examine
+    monkeypatch.setattr(image_files, "examine", lambda content: (decoded.append(content), plain(content))[1])
+    again = ImageFolder(root=root).load(1, looks)
+    assert (again.fingerprint, [*again.contents]) == (first.fingerprint, [*first.contents])
+    assert decoded == []
     assert (file.stat().st_mtime_ns, file.stat().st_ino) == (stamp.st_mtime_ns, stamp.st_ino)
-    read.clear()
     save(root / "cat" / "1.png", 4321, size=(9, 9))
+    save(root / "cat" / "00.png", 4322)
     changed = ImageFolder(root=root).load(0, looks).fingerprint
     assert changed != first.fingerprint
-    assert read == [file, root / "cat" / "1.png"]
-    monkeypatch.undo()
+    assert sorted(decoded) == sorted((root / "cat" / name).read_bytes() for name in ("00.png", "1.png"))
     assert ImageFolder(root=root).load(0).fingerprint == changed
+    decoded.clear()
+    (root / "cat" / "00.png").unlink()
     other = (root / "cat" / "2.png").read_bytes()
     assert len(other) == (root / "cat" / "3.png").stat().st_size
     (root / "cat" / "3.png").write_bytes(other)
     os.utime(root / "cat" / "3.png", ns=(0, 1))
-    assert ImageFolder(root=root).load(0, looks).fingerprint == ImageFolder(root=root).load(0).fingerprint != changed
+    found = ImageFolder(root=root).load(0, looks).fingerprint
+    assert decoded == [other]
+    assert found == ImageFolder(root=root).load(0).fingerprint != changed
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b'{"cat/0.png": [1, 2]}', b'{"cat/0.png": 3}'])
-def test_damaged_looks_are_made_again(tmp_path, content):
+def test_what_was_found_in_bad_and_odd_images_is_kept_too(tmp_path):
+    root, looks = class_folders(tmp_path / "set"), tmp_path / "looks"
+    (root / "cat" / "0.png").write_bytes(b"no image")
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    frames[0].save(root / "dog" / "x.gif", save_all=True, append_images=frames[1:])
+    dataset = ImageFolder(root=root, on_unreadable="skip")
+    first = dataset.load(0, looks)
+    assert first.warnings == (
+        "1 unreadable image left out: cat/0.png: not an image in a supported format",
+        "1 image with several frames or pages: the first is used (dog/x.gif)",
+    )
+    again = dataset.load(0, looks)
+    assert (again.warnings, again.fingerprint) == (first.warnings, first.fingerprint)
+
+
+def damages(whole):
+    return [b"", b"[1]", whole[:-1], whole + b"0", whole[:-1] + bytes([whole[-1] ^ 1]), b"x" + whole[1:]]
+
+
+def test_damaged_looks_are_made_again(tmp_path):
     root, looks = class_folders(tmp_path / "set"), tmp_path / "looks"
     first = ImageFolder(root=root).load(0, looks)
     (file,) = looks.iterdir()
     whole = file.read_bytes()
-    file.write_bytes(content)
-    assert ImageFolder(root=root).load(0, looks).fingerprint == first.fingerprint
-    assert file.read_bytes() == whole
+    for content in damages(whole):
+        file.write_bytes(content)
+        assert ImageFolder(root=root).load(0, looks).fingerprint == first.fingerprint
+        assert file.read_bytes() == whole
 
 
 def test_looks_that_cannot_be_kept_are_done_without(tmp_path):

@@ -13,6 +13,7 @@ from thawline.datasets.images import ArrayImages, FileImages
 from thawline.datasets.instance_folder import InstanceFolder
 from thawline.datasets.mask_folder import MaskFolder
 from thawline.datasets.splits import Collection, Dataset, Images, Split, Splits
+from thawline.datasets.tar_shards import TarShards
 from thawline.datasets.targets import IGNORE, Mask, Objects
 from thawline.datasets.torchvision_masks import PetSegmentation, VocSegmentation
 from thawline.datasets.torchvision_sets import TorchvisionDataset
@@ -41,6 +42,7 @@ __all__ = [
     "PetSegmentation",
     "Split",
     "Splits",
+    "TarShards",
     "TorchvisionDataset",
     "VocBoxes",
     "VocSegmentation",

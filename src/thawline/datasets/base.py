@@ -13,9 +13,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from thawline.datasets.by_class import ByClass
 from thawline.datasets.by_presence import ByPresence
+from thawline.datasets.columns import chosen
+from thawline.datasets.inspections import Inspections
 from thawline.datasets.pools import MOST_NAMED, Division, Pool, counted, listed, shortened
 from thawline.datasets.splits import PARTS, Collection, Part, Split, Splits, Subset, fingerprint
-from thawline.datasets.targets import Look
+from thawline.datasets.targets import Annotations, Look
 from thawline.errors import Problem, UsageError
 from thawline.specs import Spec
 
@@ -93,7 +95,8 @@ class DividedDataset(Spec):
         collection, division = self.collect(), self.division()
         pool = self._pool(collection, division, cache_dir)
         division.check(pool)
-        indices = {part: np.flatnonzero(np.asarray(pool.parts) == part).astype(np.int64) for part in PARTS}
+        parts = np.asarray(pool.parts)
+        indices = {part: np.flatnonzero(parts == part).astype(np.int64) for part in PARTS}
         cut_notes = self._cut_missing(pool, division, indices, data_seed)
         indices["train"] = division.subset(pool, indices["train"], data_seed)
         return Splits(
@@ -101,7 +104,7 @@ class DividedDataset(Spec):
             val=Split(pool.images, indices["val"]),
             test=Split(pool.images, indices["test"]),
             classes=pool.classes,
-            fingerprint=fingerprint(pool.keys, [look.digest for look in pool.looks], pool.digests),
+            fingerprint=fingerprint(pool.keys, (look.digest for look in pool.looks), pool.digests),
             notes=tuple(cut_notes),
             warnings=(
                 *collection.warnings,
@@ -110,7 +113,7 @@ class DividedDataset(Spec):
                 *_repeated(indices, pool),
             ),
             left_out=dict(sorted(collection.left_out.items())),
-            contents=tuple(pool.contents),
+            contents=pool.contents,
             target=collection.target,
         )
 
@@ -119,42 +122,36 @@ class DividedDataset(Spec):
         return self._pool(self.collect(), self.division(), cache_dir)
 
     def _pool(self, collection: Collection, division: Division, cache_dir: Path | None) -> Pool:
-        images = collection.images
+        images, said = collection.images, collection.annotations
         found = division.candidates(collection)
-        inspections = dict(zip(found.indices, images.inspect(found.indices, cache_dir), strict=True))
-        looks = dict(
-            zip(found.indices, division.looks(collection, found, [*inspections.values()], cache_dir), strict=True)
-        )
-        bad = {index: problem for index in found.indices if (problem := inspections[index].problem)}
-        bad_targets = {index: why for index in found.indices if index not in bad and (why := looks[index].unreadable)}
-        if self.on_unreadable == "skip":
-            problems = []
-        else:
-            problems = [Problem("dataset", f"unreadable image {images.locate(i)}: {why}") for i, why in bad.items()]
-            problems += _unreadable_targets(collection, bad_targets)
-            problems = [*_remedied(problems)]
-        good = [index for index in found.indices if index not in bad and index not in bad_targets]
-        problems += _mistakes(collection, {index: looks[index] for index in good})
+        inspections = Inspections.of(images.inspect(found.indices.tolist(), cache_dir))
+        looks = division.looks(collection, found, inspections, cache_dir)
+        bad = inspections.problems
+        bad_targets = {} if said is None else _unreadable(looks, bad)
+        out = dict(sorted((bad | bad_targets).items()))
+        places = np.delete(np.arange(len(looks)), [*out])
+        good, good_looks = found.indices[places], chosen(looks, places)
+        problems: list[Problem] = []
+        if self.on_unreadable == "error":
+            problems = _remedied(_unreadable_problems(collection, found.indices, bad, bad_targets))
+        if said is not None:
+            problems += _mistakes(said, good, good_looks)
         if problems:
             raise UsageError(problems)
-        out = {index: f"{images.key(index)}: {why}" for index, why in (bad | bad_targets).items()}
-        left_out = listed([out[index] for index in found.indices if index in out])
+        keys = [*map(images.key, good.tolist())]
+        left_out = [f"{images.key(int(found.indices[place]))}: {why}" for place, why in out.items()]
         return Pool(
-            images=Subset(
-                images,
-                np.array(good, dtype=np.int64),
-                division.targets(collection, good, [looks[index] for index in good]),
-            ),
-            keys=[images.key(index) for index in good],
-            digests=[inspections[index].digest for index in good],
-            contents=[inspections[index].pixels for index in good],
-            looks=[looks[index] for index in good],
-            parts=[collection.parts[index] for index in good],
+            images=Subset(images, good, division.targets(collection, good.tolist(), good_looks)),
+            keys=keys,
+            digests=chosen(inspections.digests, places),
+            contents=chosen(inspections.pixels, places),
+            looks=good_looks,
+            parts=[collection.parts[index] for index in good.tolist()],
             classes=tuple(collection.classes[label] for label in found.kept),
             warnings=[
                 *found.warnings,
-                *([f"{counted(len(out), 'unreadable image')} left out: {left_out}"] if out else []),
-                *_remarks({images.key(index): inspections[index].remarks + looks[index].remarks for index in good}),
+                *([f"{counted(len(out), 'unreadable image')} left out: {listed(left_out)}"] if out else []),
+                *_remarks(keys, places, inspections, () if said is None else good_looks),
             ],
         )
 
@@ -172,7 +169,7 @@ class DividedDataset(Spec):
                 continue
             train = indices["train"]
             indices["train"], indices[part] = division.cut(pool, train, share, part, seed)
-            alike = len(train) - len({pool.contents[index] for index in train})
+            alike = len(train) - len(np.unique(pool.pixels_number[train]))
             together = f"; {alike} are copies of others, and copies stay in one part" if alike else ""
             notes.append(f"the set has no {part} part: {len(indices[part])} images cut from train, {how}{together}")
         return notes
@@ -231,22 +228,29 @@ def _remedied(problems: list[Problem]) -> list[Problem]:
     return [*problems[:MOST_NAMED], remedy]
 
 
-def _unreadable_targets(collection: Collection, bad: Mapping[int, str]) -> list[Problem]:
-    said = collection.annotations
-    if said is None:
-        return []
-    return [Problem("dataset", f"unreadable annotation {said.locate(index)}: {why}") for index, why in bad.items()]
+def _unreadable(looks: Sequence[Look], bad: Mapping[int, str]) -> dict[int, str]:
+    """By place, why an annotation does not decode; not of images that are bad themselves."""
+    return {place: look.unreadable for place, look in enumerate(looks) if look.unreadable and place not in bad}
 
 
-def _mistakes(collection: Collection, looks: Mapping[int, Look]) -> list[Problem]:
+def _unreadable_problems(
+    collection: Collection, indices: NDArray[np.int64], bad: Mapping[int, str], bad_targets: Mapping[int, str]
+) -> list[Problem]:
+    images, said = collection.images, collection.annotations
+    problems = [f"unreadable image {images.locate(int(indices[place]))}: {why}" for place, why in sorted(bad.items())]
+    if said is not None:
+        problems += [
+            f"unreadable annotation {said.locate(int(indices[place]))}: {why}" for place, why in bad_targets.items()
+        ]
+    return [Problem("dataset", problem) for problem in problems]
+
+
+def _mistakes(said: Annotations, indices: NDArray[np.int64], looks: Sequence[Look]) -> list[Problem]:
     """What is wrong with what the set says of its images."""
-    said = collection.annotations
-    if said is None:
-        return []
     return shortened(
         [
             Problem("dataset", f"{said.locate(index)}: {mistake}")
-            for index, look in looks.items()
+            for index, look in zip(indices.tolist(), looks, strict=True)
             for mistake in look.mistakes
         ]
     )
@@ -257,11 +261,10 @@ def _repeated(indices: dict[Part, NDArray[np.int64]], pool: Pool) -> list[str]:
     warnings = []
     pairs: tuple[tuple[Part, Part], ...] = (("val", "train"), ("test", "train"), ("test", "val"))
     for later, earlier in pairs:
-        digests = {pool.digests[index] for index in indices[earlier]}
-        contents = {pool.contents[index] for index in indices[earlier]}
-        members = indices[later]
-        same_bytes = sum(pool.digests[index] in digests for index in members)
-        same_pixels = [pool.keys[index] for index in members if pool.contents[index] in contents]
+        members, before = indices[later], indices[earlier]
+        same_bytes = np.isin(pool.bytes_number[members], pool.bytes_number[before]).sum()
+        copies = members[np.isin(pool.pixels_number[members], pool.pixels_number[before])]
+        same_pixels = [pool.keys[index] for index in copies.tolist()]
         if same_pixels:
             how = f"{same_bytes} byte for byte, {len(same_pixels) - same_bytes} pixel for pixel in another file"
             warnings.append(
@@ -271,13 +274,27 @@ def _repeated(indices: dict[Part, NDArray[np.int64]], pool: Pool) -> list[str]:
     return warnings
 
 
-def _remarks(remarks: Mapping[str, Sequence[str]]) -> list[str]:
-    """A warning for each kind of thing that images have and that is not used."""
+def _remarks(
+    keys: Sequence[str], places: NDArray[np.int64], inspections: Inspections, looks: Sequence[Look]
+) -> list[str]:
+    """A warning for each kind of thing that images have and that is not used.
+
+    Args:
+        keys: Of the n usable images.
+        places: (n,) their inspections.
+        inspections: Of them and others.
+        looks: At what the set says of them, where there may be anything to remark.
+    """
+    remarked = {place: each.remarks for place, each in inspections.unusual.items() if each.problem is None}
+    indices = np.flatnonzero(np.isin(places, [*remarked])).tolist()
+    remarks = [(index, remark) for index in indices for remark in remarked[int(places[index])]]
+    remarks += [(index, remark) for index, look in enumerate(looks) for remark in look.remarks]
     by_kind: dict[str, list[str]] = {}
-    for key, kinds in remarks.items():
-        for kind in kinds:
-            by_kind.setdefault(kind, []).append(key)
-    return [f"{counted(len(keys), 'image')} with {kind} ({listed(keys, 3)})" for kind, keys in sorted(by_kind.items())]
+    for index, kind in sorted(remarks):
+        by_kind.setdefault(kind, []).append(keys[index])
+    return [
+        f"{counted(len(names), 'image')} with {kind} ({listed(names, 3)})" for kind, names in sorted(by_kind.items())
+    ]
 
 
 def _are(items: Sequence[str]) -> str:

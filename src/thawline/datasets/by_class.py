@@ -9,13 +9,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from thawline.datasets.columns import ArrayColumn
+from thawline.datasets.cuts import cut, first_of_each_class
 from thawline.datasets.pools import Candidates, Pool, listed
-from thawline.datasets.splits import PARTS, Collection, Inspection, Part, cut, first_of_each_class
+from thawline.datasets.splits import PARTS, Collection, Inspection, Part
 from thawline.datasets.targets import Look
 from thawline.errors import Problem, UsageError, nearest, usage_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ClassLooks(ArrayColumn[Look]):
+    """The classes of n images: `labels` (n,) count through `names`."""
+
+    names: Sequence[str]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, place: int) -> Look:
+        """The look at the image of a place."""
+        label = int(self.labels[place])
+        return Look(self.names[label], frozenset([label]))
+
+    def taken(self, places: NDArray[np.int64]) -> ClassLooks:
+        """Those of the images at these places."""
+        return ClassLooks(self.names, self.labels[places])
 
 
 @dataclass(frozen=True)
@@ -37,20 +59,21 @@ class ByClass:
         images = collection.images
         kept, mistakable = _chosen(self.classes, collection.classes)
         # The order of the keys, so that the fingerprint fixes which image an index stands for.
-        wanted = sorted((i for i in range(len(images)) if int(images.targets[i]) in kept), key=images.key)
-        return Candidates(wanted, kept, mistakable)
+        wanted = sorted(np.flatnonzero(np.isin(images.targets, kept)).tolist(), key=images.key)
+        return Candidates(np.array(wanted, dtype=np.int64), kept, mistakable)
 
     def looks(
         self, collection: Collection, found: Candidates, inspections: Sequence[Inspection], cache_dir: Path | None
-    ) -> list[Look]:
+    ) -> Sequence[Look]:
         """The class of each image, under its new number."""
-        new = {label: number for number, label in enumerate(found.kept)}
-        labels = [int(collection.images.targets[index]) for index in found.indices]
-        return [Look(collection.classes[label], frozenset([new[label]])) for label in labels]
+        names = [collection.classes[label] for label in found.kept]
+        return ClassLooks(names, np.searchsorted(found.kept, collection.images.targets[found.indices]))
 
     def targets(self, collection: Collection, indices: Sequence[int], looks: Sequence[Look]) -> NDArray[np.int64]:
         """(n,) the new numbers of the classes."""
-        return np.array([label for look in looks for label in look.present], dtype=np.int64)
+        if not isinstance(looks, ClassLooks):
+            raise TypeError("images that are divided by class have one each")
+        return looks.labels
 
     def check(self, pool: Pool) -> None:
         """Every part that has images must have all classes."""
@@ -76,7 +99,7 @@ class ByClass:
             raise usage_error(
                 "dataset", f"class {name!r} has {counts.min()} training images: no {part} part can be cut from it"
             )
-        rest, chosen = cut(pool.keys, pool.images.targets, train, share, part, seed, pool.contents)
+        rest, chosen = cut(pool.keys, pool.images.targets, train, share, part, seed, pool.pixels_number)
         _check_cut(pool, chosen, part)
         return rest, chosen
 
@@ -95,10 +118,12 @@ class ByClass:
 
     def remarks(self, pool: Pool, indices: Mapping[Part, NDArray[np.int64]]) -> list[str]:
         """A warning where the same image has several classes."""
-        labels: dict[str, set[int]] = {}
-        for content, label in zip(pool.contents, pool.images.targets.tolist(), strict=True):
-            labels.setdefault(content, set()).add(label)
-        several = [key for key, content in zip(pool.keys, pool.contents, strict=True) if len(labels[content]) > 1]
+        labels, content = pool.images.targets, pool.pixels_number
+        lowest = np.full(len(labels), len(pool.classes), dtype=np.int64)
+        np.minimum.at(lowest, content, labels)
+        mixed = np.zeros(len(labels), dtype=np.bool_)
+        mixed[content[labels != lowest[content]]] = True
+        several = [pool.keys[index] for index in np.flatnonzero(mixed[content]).tolist()]
         return [f"{len(several)} images have a copy in another class: {listed(several, 4)}"] if several else []
 
 

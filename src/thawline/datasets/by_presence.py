@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thawline.datasets.cuts import ranked
 from thawline.datasets.pools import Candidates, Pool, listed
-from thawline.datasets.splits import PARTS, Collection, Inspection, Part, ranked
+from thawline.datasets.splits import PARTS, Collection, Inspection, Part
 from thawline.datasets.targets import Annotations, Look
 from thawline.errors import usage_error
 
@@ -45,14 +46,15 @@ class ByPresence:
     def candidates(self, collection: Collection) -> Candidates:
         """All images, in the order of their keys."""
         images = collection.images
-        return Candidates(sorted(range(len(images)), key=images.key), list(range(len(collection.classes))), [])
+        order = np.array(sorted(range(len(images)), key=images.key), dtype=np.int64)
+        return Candidates(order, list(range(len(collection.classes))), [])
 
     def looks(
         self, collection: Collection, found: Candidates, inspections: Sequence[Inspection], cache_dir: Path | None
     ) -> list[Look]:
         """A look at each annotation."""
         sizes = [inspection.size for inspection in inspections]
-        return _annotations(collection).inspect(found.indices, sizes, cache_dir)
+        return _annotations(collection).inspect(found.indices.tolist(), sizes, cache_dir)
 
     def targets(self, collection: Collection, indices: Sequence[int], looks: Sequence[Look]) -> NDArray[Any]:
         """(n, ...) what the annotations say."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -67,6 +67,13 @@ def _as_encoded(place: Path, names: Sequence[str]) -> Path | None:
 def normal(name: str) -> str:
     """Composed accents: macOS and some archives write them apart, others together."""
     return unicodedata.normalize("NFC", name)
+
+
+def in_order(names: Collection[str]) -> tuple[str, ...]:
+    """Classes in the order of their names, or of their numbers where all of them are numbers."""
+    if all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
 
 
 def _is_file(path: Path) -> bool:

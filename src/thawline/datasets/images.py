@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thawline.datasets import image_files
-from thawline.datasets.looks import Looks, Stamp, in_threads, stamp
+from thawline.datasets.columns import Texts
+from thawline.datasets.inspections import inspected
+from thawline.datasets.looks import OpenFile
 from thawline.datasets.splits import Inspection
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class ArrayImages:
         """The image's name."""
         return self.keys[index]
 
-    def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> list[Inspection]:
+    def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> Sequence[Inspection]:
         """The digest of each image's pixels. There is nothing to keep: this is as fast as reading."""
         digests = [hashlib.sha256(self.pixels[index].tobytes()).hexdigest() for index in indices]
         height, width = self.pixels.shape[1:3]
@@ -71,6 +73,10 @@ class FileImages:
     paths: Sequence[str]
     targets: NDArray[np.generic]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.paths, Texts):
+            object.__setattr__(self, "paths", Texts(self.paths))
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -90,54 +96,12 @@ class FileImages:
         """The image's path."""
         return str(self.root / self.paths[index])
 
-    def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> list[Inspection]:
+    def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> Sequence[Inspection]:
         """Hash and decode every file.
 
-        A file is not decoded again while its stamp (`thawline.datasets.looks.Stamp`) is that of an earlier look.
+        A file is not decoded again while its stamp (`thawline.datasets.looks.stamp`) is that of an earlier look.
         """
-        known = Looks.load("images", self.root, cache_dir)
-        found = in_threads("reading the data set", lambda index: self._look(self.paths[index], known), indices)
-        known.save(
-            {
-                self.paths[index]: (look.stamp, _values(look.inspection))
-                for index, look in zip(indices, found, strict=True)
-                if look.stamp is not None
-            }
-        )
-        return [look.inspection for look in found]
-
-    def _look(self, path: str, known: Looks) -> _Look:
-        file = self.root / path
-        try:
-            stamped = stamp(file)
-            inspection = _inspection(known.of(path, stamped))
-            if inspection is None:
-                content = file.read_bytes()
-                examined = image_files.examine(content)
-                digest = hashlib.sha256(content).hexdigest()
-                inspection = Inspection(digest, examined.problem, examined.pixels, examined.remarks, examined.size)
-        except (OSError, ValueError) as error:
-            return _Look(None, Inspection("", f"cannot be read: {getattr(error, 'strerror', None) or error}"))
-        return _Look(stamped, inspection)
-
-
-class _Look(NamedTuple):
-    """What was found in a file while it had a stamp; None: it could not be read."""
-
-    stamp: Stamp | None
-    inspection: Inspection
-
-
-def _inspection(found: list[Any] | None) -> Inspection | None:
-    """What an earlier look found, where it is whole."""
-    match found:
-        case [str(digest), str() | None as problem, str(pixels), [*remarks], [int(height), int(width)]]:
-            whole = len(digest) == 64 and (problem is not None or len(pixels) == 32)
-            if whole and all(isinstance(remark, str) for remark in remarks):
-                return Inspection(digest, problem, pixels, tuple(remarks), (height, width))
-    return None
-
-
-def _values(inspection: Inspection) -> list[Any]:
-    """What `_inspection` makes an inspection of again, as JSON gives it back."""
-    return [*inspection[:3], list(inspection.remarks), list(inspection.size)]
+        paths = [self.paths[index] for index in indices]
+        # A path is not put together by pathlib: of small files that would be a fifth of a second look at them.
+        top = str(self.root / "_")[:-1]
+        return inspected(self.root, paths, lambda index: OpenFile(top + paths[index]), cache_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from thawline.datasets.image_files import UnreadableImageError
-from thawline.datasets.looks import Looks, Stamp, in_threads, stamp
+from thawline.datasets.looks import Looking, OpenFile
 from thawline.datasets.mask_values import NO_CLASS, MaskCoding, WrongMaskError, mask_values
 from thawline.datasets.targets import IGNORE, Look, Objects, Size, as_objects
 from thawline.errors import usage_error
@@ -214,26 +215,20 @@ def _look_at(
     root: Path, paths: Sequence[str], coding: str, examine: Callable[[bytes], _FileLook], cache_dir: Path | None
 ) -> list[_FileLook]:
     """Decode every file once; again only after it, or what its values mean, has changed."""
-    known = Looks.load("masks", root, cache_dir)
-
-    def look(path: str) -> tuple[Stamp | None, _FileLook]:
-        try:
-            stamped = stamp(root / path)
-            found = _file_look(known.of(path, stamped), coding)
-            return stamped, found or _examined((root / path).read_bytes(), examine)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            return None, _FileLook(unreadable=f"cannot be read: {reason}")
-
-    found = in_threads("reading the annotations", look, paths)
-    known.save(
-        {
-            path: (stamped, [coding, *map(_plain, values)])
-            for path, (stamped, values) in zip(paths, found, strict=True)
-            if stamped is not None
-        }
+    looking = Looking(
+        "reading the annotations",
+        "masks",
+        root,
+        paths,
+        opened=lambda index: OpenFile(root / paths[index]),
+        examine=lambda content: json.dumps([coding, *_examined(content, examine)]).encode(),
+        usable=lambda value: json.loads(value)[0] == coding,
     )
-    return [values for _, values in found]
+    found = looking.all(cache_dir)
+    return [
+        _FileLook(unreadable=found.unread[index]) if index in found.unread else _FileLook(*json.loads(value)[1:])
+        for index, value in enumerate(found.values)
+    ]
 
 
 def _examined(content: bytes, examine: Callable[[bytes], _FileLook]) -> _FileLook:
@@ -243,20 +238,6 @@ def _examined(content: bytes, examine: Callable[[bytes], _FileLook]) -> _FileLoo
         return _FileLook(unreadable=str(error))
     except WrongMaskError as error:
         return _FileLook(mistakes=(str(error),))
-
-
-def _file_look(found: list[Any] | None, coding: str) -> _FileLook | None:
-    """What an earlier look found, where it is whole and of the same coding."""
-    match found:
-        case [str(name), str(), [*_], [int(), int()], str() | None, [*_], [*objects]] if name == coding:
-            whole = all(isinstance(item, list) and len(item) == 5 for item in objects)
-            return _FileLook(*found[1:]) if whole else None
-    return None
-
-
-def _plain(value: Any) -> Any:
-    """Lists for tuples, at any depth."""
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _misfit(look: _FileLook, size: Size, image: str) -> tuple[str, ...]:

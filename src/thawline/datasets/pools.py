@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from thawline.datasets.columns import numbered
 from thawline.datasets.splits import Collection, Inspection, Part, Subset
 from thawline.datasets.targets import Look
 from thawline.errors import Problem
@@ -42,17 +44,27 @@ class Pool:
     classes: tuple[str, ...]
     warnings: Sequence[str]
 
+    @cached_property
+    def bytes_number(self) -> NDArray[np.int64]:
+        """(N,) the same number for images of the same content."""
+        return numbered(self.digests)
+
+    @cached_property
+    def pixels_number(self) -> NDArray[np.int64]:
+        """(N,) the same number for images of the same pixels: copies."""
+        return numbered(self.contents)
+
 
 class Candidates(NamedTuple):
     """Which images of a collection are wanted.
 
     Attributes:
-        indices: Of the images.
+        indices: (n,) of the images.
         kept: The index in the collection of each class that is kept.
         warnings: What a reader of the results has to know of the choice.
     """
 
-    indices: list[int]
+    indices: NDArray[np.int64]
     kept: list[int]
     warnings: list[str]
 
@@ -66,7 +78,7 @@ class Division(Protocol):
 
     def looks(
         self, collection: Collection, found: Candidates, inspections: Sequence[Inspection], cache_dir: Path | None
-    ) -> list[Look]:
+    ) -> Sequence[Look]:
         """A look at the target of each candidate; raises UsageError where targets are wrong."""
         ...
 

@@ -1,25 +1,19 @@
-"""What every data set comes down to: images with labels and keys, and which of them are train, val and test.
-
-Cuts and subsets rank the images of a class by a hash of (purpose, data seed, key). So which images are drawn does
-not depend on their order on disk, nor on the other classes, and a smaller subset is the beginning of a larger one.
-"""
+"""What every data set comes down to: images with labels and keys, and which of them are train, val and test."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from thawline.datasets.targets import Annotations, Size
-from thawline.randomness import counter_seed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +67,7 @@ class InspectableImages(Images, Protocol):
         """Where a person finds the image, for messages."""
         ...
 
-    def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> list[Inspection]:
+    def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> Sequence[Inspection]:
         """One inspection per index; what is known from an earlier look may be kept in `cache_dir`."""
         ...
 
@@ -140,15 +134,18 @@ class Split:
         """The target of each sample, (n, ...)."""
         return self.images.targets[self.indices]
 
-    @cached_property
+    @property
     def keys(self) -> tuple[str, ...]:
         """The name of each sample, in order."""
-        return tuple(self.images.key(int(index)) for index in self.indices)
+        return tuple(self._keys())
 
     @cached_property
     def sha256(self) -> str:
         """The SHA-256 of the keys in order: two splits with the same digest hold the same samples."""
-        return _sha256_of_lines(json.dumps(key) for key in self.keys)
+        return _sha256_of_lines(map(encode_basestring_ascii, self._keys()))
+
+    def _keys(self) -> Iterator[str]:
+        return map(self.images.key, self.indices.tolist())
 
 
 @dataclass(frozen=True)
@@ -177,7 +174,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
-    contents: tuple[str, ...] = ()
+    contents: Sequence[str] = ()
     target: str = "class"
     closed: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
@@ -220,88 +217,13 @@ class Dataset(Protocol):
         ...
 
 
-def fingerprint(keys: Sequence[str], class_names: Sequence[str], digests: Sequence[str]) -> str:
+def fingerprint(keys: Sequence[str], class_names: Iterable[str], digests: Iterable[str]) -> str:
     """The SHA-256 of the sorted (key, class name, content digest) of all images."""
-    return _sha256_of_lines(sorted(json.dumps(item) for item in zip(keys, class_names, digests, strict=True)))
-
-
-def ranked(keys: Sequence[str], indices: NDArray[np.int64], purpose: str, data_seed: int) -> NDArray[np.int64]:
-    """`indices` (n,) in a random order that is a function of the purpose, the data seed and each sample's own key."""
-    # A file name that is no valid text holds surrogates, which cannot be hashed as they stand.
-    names = [keys[index].encode("utf-8", "surrogateescape").decode("latin-1") for index in indices]
-    ranks = [counter_seed(purpose, data_seed, name) for name in names]
-    return indices[np.argsort(np.array(ranks, dtype=np.int64), kind="stable")]
-
-
-def cut(
-    keys: Sequence[str],
-    labels: NDArray[np.int64],
-    indices: NDArray[np.int64],
-    share: float,
-    purpose: str,
-    seed: int,
-    contents: Sequence[str] | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Divide `indices` (n,) into a rest and a part of `share`, the same share of every class.
-
-    Samples with equal `contents` stay on one side, whatever their classes: then a class may get fewer than its share.
-    Every class keeps at least one sample on both sides, where its contents allow; the caller checks that.
-    """
-    groups: dict[str, list[int]] = {}
-    for index in indices.tolist():
-        groups.setdefault(keys[index] if contents is None else contents[index], []).append(index)
-    firsts = {members[0]: members for members in groups.values()}
-    order = ranked(keys, np.array(list(firsts), dtype=np.int64), purpose, seed)
-    sizes = Counter(labels[indices].tolist())
-    room = Counter({label: min(max(_rounded(size * share), 1), size - 1) for label, size in sizes.items()})
-    taken: list[int] = []
-    served: set[int] = set()
-    for first in order.tolist():
-        needed = Counter(labels[firsts[first]].tolist())
-        if all(room[label] >= count for label, count in needed.items()):
-            room -= needed
-            served |= needed.keys()
-            taken += firsts.pop(first)
-    for label in sorted(sizes.keys() - served):
-        taken += _smallest_group(label, labels, firsts, sizes - Counter(labels[taken].tolist()))
-    part = np.sort(np.array(taken, dtype=np.int64))
-    return np.setdiff1d(indices, part, assume_unique=True), part
-
-
-def _smallest_group(
-    label: int, labels: NDArray[np.int64], groups: dict[int, list[int]], left: Counter[int]
-) -> list[int]:
-    """Take the smallest group with a sample of the class that leaves every class one; nothing where there is none."""
-    for first, members in sorted(groups.items(), key=lambda item: (len(item[1]), item[0])):
-        needed = Counter(labels[members].tolist())
-        if label in needed and all(left[other] > count for other, count in needed.items()):
-            return groups.pop(first)
-    return []
-
-
-def first_of_each_class(
-    keys: Sequence[str],
-    labels: NDArray[np.int64],
-    indices: NDArray[np.int64],
-    n_per_class: int | None,
-    share: float | None,
-    seed: int,
-) -> NDArray[np.int64]:
-    """A class-balanced subset of `indices` (n,): `n_per_class` samples of each class, or the same share of each.
-
-    For one seed, a subset with fewer samples lies inside every subset with more, however it is asked for.
-    """
-    chosen: list[NDArray[np.int64]] = []
-    for label in np.unique(labels[indices]):
-        members = indices[labels[indices] == label]
-        count = n_per_class if n_per_class is not None else max(_rounded(len(members) * (share or 1.0)), 1)
-        chosen.append(ranked(keys, members, "subset", seed)[:count])
-    return np.sort(np.concatenate(chosen))
-
-
-def _rounded(value: float) -> int:
-    """Half a sample counts as one: Python's own rounding would send 0.5 and 2.5 down but 1.5 up."""
-    return int(value + 0.5)
+    lines = [
+        f"[{encode_basestring_ascii(key)}, {encode_basestring_ascii(name)}, {encode_basestring_ascii(digest)}]"
+        for key, name, digest in zip(keys, class_names, digests, strict=True)
+    ]
+    return _sha256_of_lines(sorted(lines))
 
 
 def _sha256_of_lines(lines: Iterable[str]) -> str:

@@ -1,0 +1,36 @@
+"""What planning a folder of images costs: ``python benchmarks/plan_job.py ROOT CACHE`` prints it as JSON."""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+
+def main(root: Path, cache: Path) -> None:
+    """List, hash, check and divide the images below `root`, with what is known of them in `cache`."""
+    from thawline.datasets import Digits, ImageFolder
+
+    Digits().load(0)  # what is imported at first use
+    gc.collect()
+    before, began, first = psutil.Process().memory_info().rss, time.process_time(), time.perf_counter()
+    splits = ImageFolder(root=root).load(0, cache)
+    digests = [split.sha256 for split in (splits.train, splits.val, splits.test) if split is not None]
+    seconds, wall = time.process_time() - began, time.perf_counter() - first
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    gc.collect()
+    kept = psutil.Process().memory_info().rss
+    said = {
+        "cpu_seconds": seconds, "wall_seconds": wall, "peak_bytes": peak - before, "kept_bytes": kept - before,
+        "images": len(splits.images), "digests": [splits.fingerprint, *digests],
+    }  # fmt: skip
+    print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
