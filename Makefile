@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-EXTRAS := dev,docs,tensorboard,lora,segmentation,export,slurm,ray,parquet,optuna
+EXTRAS := dev,docs,tensorboard,lora,segmentation,export,slurm,ray,parquet,optuna,huggingface
 # Not all of the lowest versions have wheels for newer Pythons.
 LOWEST := .venv-lowest
 LOWEST_PYTHON ?= python3.11

@@ -7,6 +7,7 @@ classes, numbers) with `check` and `collect`, and a yaml in ``conf/dataset``.
 from thawline.datasets.base import AnnotatedDataset, ImageDataset
 from thawline.datasets.coco import Coco
 from thawline.datasets.digits import Digits
+from thawline.datasets.hugging_face import HuggingFaceDataset
 from thawline.datasets.ignored import not_reading
 from thawline.datasets.image_folder import ImageFolder
 from thawline.datasets.images import ArrayImages, FileImages
@@ -30,6 +31,7 @@ __all__ = [
     "Dataset",
     "Digits",
     "FileImages",
+    "HuggingFaceDataset",
     "ImageDataset",
     "ImageFolder",
     "Images",
