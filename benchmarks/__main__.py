@@ -17,12 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.dense import DENSE_SETUPS, NOTE, dense_section
+from benchmarks.half import TITLE as HALF
+from benchmarks.half import half_section
 from benchmarks.images import REPOSITORY, photographs, small_images
 from benchmarks.jobs import DEPTHS, Setup, command, depth_of, least_flops, plain_job, records
 from benchmarks.measure import Cost, copied_bytes_per_second, cost_of, matmul_flops_per_second
 from benchmarks.page import Page
 from benchmarks.peers import TITLE as PEERS
 from benchmarks.peers import peers_section
+from benchmarks.tried import TRIED
 
 MANY = 30
 _IMPORTS = "import pytorch_lightning, timm, torchmetrics"
@@ -87,13 +90,15 @@ class Table:
 def main() -> None:
     """Measure and write the tables."""
     parser = argparse.ArgumentParser(prog="benchmarks")
-    parser.add_argument("--only", nargs="*", default=None, help="only these networks, these tasks, or peers")
-    parser.add_argument("--smoke", action="store_true", help="masks, boxes and peers: a few images or epochs")
+    parser.add_argument("--only", nargs="*", default=None, help="only these networks, these tasks, peers, or half")
+    parser.add_argument(
+        "--smoke", action="store_true", help="masks, boxes, peers and half: few images, epochs or steps"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dense-seeds", type=int, default=2, help="seeds of masks and boxes")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "performance.md")
     arguments = parser.parse_args()
-    page = Page(arguments.output, [each.title for each in (*SETUPS, *DENSE_SETUPS)] + [PEERS])
+    page = Page(arguments.output, [each.title for each in (*SETUPS, *DENSE_SETUPS)] + [HALF, PEERS])
     rate = matmul_flops_per_second()
     text = ""
     with tempfile.TemporaryDirectory() as temporary:
@@ -101,19 +106,23 @@ def main() -> None:
         imports = min(cost_of(["-c", _IMPORTS], place).seconds for _ in range(3))
         head = [*_header(imports), ""]
         before = {DENSE_SETUPS[0].title: ["# Masks and boxes", "", *NOTE.splitlines(), ""], PEERS: ["# Peers", ""]}
+        before[HALF] = ["# Precision", ""]
         for setup in SETUPS:
             if _wanted(arguments.only, setup.model):
                 page.put(setup.title, _section(_measure(setup, arguments.seeds, place, rate), arguments.seeds), rate)
-                text = page.write(head, before)
+                text = page.write(head, before, TRIED.splitlines())
         for each in DENSE_SETUPS:
             if _wanted(arguments.only, each.task):
                 wanted = each.smaller() if arguments.smoke else each
                 lines = dense_section(wanted, arguments.dense_seeds, place, (rate, copied_bytes_per_second()))
                 page.put(each.title, lines, rate)
-                text = page.write(head, before)
+                text = page.write(head, before, TRIED.splitlines())
+        if _wanted(arguments.only, "half"):
+            page.put(HALF, half_section(place, smoke=arguments.smoke), rate)
+            text = page.write(head, before, TRIED.splitlines())
         if _wanted(arguments.only, "peers"):
             page.put(PEERS, peers_section(place, smoke=arguments.smoke), rate)
-            text = page.write(head, before)
+            text = page.write(head, before, TRIED.splitlines())
     print(text)
 
 

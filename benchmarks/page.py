@@ -51,18 +51,19 @@ class Page:
         """
         self._sections[title] = Measured(lines, _here(rate), figures or {})
 
-    def write(self, head: Sequence[str], before: dict[str, Sequence[str]]) -> str:
+    def write(self, head: Sequence[str], before: dict[str, Sequence[str]], end: Sequence[str] = ()) -> str:
         """Write both files; the page's text.
 
         Args:
             head: the lines at its top.
             before: title -> lines that stand before that section.
+            end: the lines at its end.
         """
         lines = list(head)
         kept = {title: self._sections[title] for title in self._order if title in self._sections}
         for title, section in kept.items():
             lines += [*before.get(title, ()), f"## {title}", "", *section.lines, "", section.where, ""]
-        text = "\n".join(lines)
+        text = "\n".join([*lines, *end])
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text(text)
         self._kept.write_text(json.dumps({title: asdict(section) for title, section in kept.items()}, indent=1) + "\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -278,6 +279,8 @@ def _problems(error: ValidationError, model: type[BaseModel], path: str) -> list
             message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
             if item["type"] not in ("missing", "value_error") or not isinstance(item["input"], Mapping):
                 message += f" (got {_short(item['input'])})"
+            if item["type"] == "literal_error":
+                message += nearest(str(item["input"]), re.findall(r"'([^']+)'", item["ctx"]["expected"]))
         wants_text = item["type"] in _TEXT_ERRORS and isinstance(item["input"], (bool, int, float))
         if wants_text:
             message = f"{_short(item['input'])} is not text; with quotes around it, it is"

@@ -139,6 +139,22 @@ def test_auto_lays_the_channels_last_where_convolutions_are_depthwise(train, mon
     assert seen == [expected]
 
 
+def test_runs_of_a_sweep_have_their_own_layouts(thawline, monkeypatch):
+    seen = []
+    fit = Trainer.fit
+
+    def watched(self, module, **keywords):
+        seen.append(module.model.get_parameter("backbone.conv1.0.weight").stride())
+        fit(self, module, **keywords)
+
+    monkeypatch.setattr(Trainer, "fit", watched)
+    layouts = ("trainer.channels_last=false,true", "freeze_policy=full", "trainer.max_epochs=1", "sweep.report=false")
+    assert thawline("train", "-m", *TINY, *layouts).status == 0
+    first, last = seen
+    # Of (output, input, row, column), which moves one place in memory.
+    assert (first.index(1), last.index(1)) == (3, 1)
+
+
 def test_stored_views_are_the_augmented_run_itself(train, thawline, tmp_path):
     augmented = (
         "transform=flip_crop",

@@ -80,17 +80,20 @@ class Launching:
             planned: the sweep.
             session: what the plans share.
             report: whether to make its report, if the command wants one.
-            data: whether to say what there is to know of the data.
+            data: whether to say what there is to know of the data, and of the precision on this CPU.
 
         Raises:
             SweepIncomplete: a cell is not done at the end.
         """
         from thawline.commands.console import console
         from thawline.commands.data_notes import print_data
+        from thawline.commands.precision_notes import print_precision
 
         console.print(f"sweep [bold]{planned.name}[/]: {len(planned.plans)} runs", highlight=False)
         if data:
             print_data(planned.plans)
+        if data and self.here:
+            print_precision(planned.plans, session)
         if self._in_this_process:
             from thawline.sweeps.local import run_all
 

@@ -144,6 +144,7 @@ def _job(config: DictConfig) -> str:
     with Bars(console, shown=config.trainer.progress):
         with step("loading libraries"):
             from thawline.commands.data_notes import print_data
+            from thawline.commands.precision_notes import print_precision
             from thawline.planning.devices import require_devices
             from thawline.planning.plan import plan_run
             from thawline.records import read_record
@@ -163,6 +164,7 @@ def _job(config: DictConfig) -> str:
             plan.settings.logger, record, Mirrored(plan.folder, plan.identity, plan.label, group, plan.config)
         )
     print_data([plan])
+    print_precision([plan], session)
     failures = run_all([plan], session, group=group, console=console)
     if failures:
         raise failures[0].error

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from thawline.execution import distributed
+from thawline.execution.arithmetic import mixed_precision
 from thawline.network.model import TransferModel
 from thawline.planning.context import RunContext
 from thawline.planning.devices import device_of
@@ -20,7 +21,6 @@ from thawline.training.batches import OrderedBatches, Rows, Shard
 from thawline.training.evaluation import MetricBatches, Predictions
 
 Metrics = dict[str, float | None]
-_MIXED = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 def outputs_in_batches(
@@ -44,9 +44,9 @@ def outputs_for(plan: Plan, model: TransferModel, pixels: torch.Tensor) -> Any:
 
     The model is moved to the run's device, and left in eval mode.
     """
-    device, mixed = device_of(plan.settings), _MIXED.get(plan.settings.trainer.precision)
+    device = device_of(plan.settings)
     model.to(device).eval()
-    with torch.inference_mode(), torch.autocast(device.type, dtype=mixed, enabled=mixed is not None):
+    with torch.inference_mode(), mixed_precision(plan.settings):
         return _on_cpu(model(pixels.to(device)))
 
 

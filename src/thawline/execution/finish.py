@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from safetensors.torch import save
 
 from thawline.execution import distributed
+from thawline.execution.arithmetic import arithmetic_of
 from thawline.execution.divergence import divergence
 from thawline.execution.evaluate import Metrics, shifted_metrics, shifted_splits
 from thawline.execution.gallery import write_gallery, write_thumbnails
@@ -336,6 +337,7 @@ def _provenance(plan: Plan, backbone: Backbone, results: RunResults) -> Provenan
         **provenance.software().model_dump(),
         hardware=provenance.hardware(),
         threads=torch.get_num_threads(),
+        arithmetic=arithmetic_of(plan, backbone.module),
         command=Invocation.current().command,
         options=Invocation.current().choosing,
         started_at=results.started_at,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from thawline.execution.arithmetic import channels_last, mixed_precision
 from thawline.execution.decoding import decoded_images
 from thawline.freeze_policies import Phase
 from thawline.heads import strides_of
@@ -109,9 +110,10 @@ def phase_inputs(
     if reason:
         return _explained(whole, reason)
     try:
-        line = run.session.lines.of_phase(
-            model, phase, _example(plan, model), reuse=pristine, of_maps=bool(strides_of(plan.settings.head))
-        )
+        with mixed_precision(plan.settings):
+            line = run.session.lines.of_phase(
+                model, phase, _example(plan, model), reuse=pristine, of_maps=bool(strides_of(plan.settings.head))
+            )
     except UntraceableError as error:
         return _explained(whole, f"not traceable: {error}")
     if line.is_whole:
@@ -251,7 +253,7 @@ class _LineStore:
             "rows": indices.tolist() if views else 0,
             "device": _kind_of(self._run.device),
             "precision": plan.settings.trainer.precision,
-            "channels_last": plan.settings.trainer.channels_last,
+            "channels_last": channels_last(plan.settings, self._run.session.networks.skeleton(plan.settings).module),
             "torch": torch.__version__,
             "timm": timm.__version__,
         }
@@ -308,8 +310,7 @@ class _LineStore:
     def _computed(self, side: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The line's values as the run's own forward pass computes them, on its device and in its precision."""
         device = self._run.device
-        mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(self._run.settings.trainer.precision)
-        with torch.no_grad(), torch.autocast(device.type, dtype=mixed, enabled=mixed is not None):
+        with torch.no_grad(), mixed_precision(self._run.settings):
             values = side(*(value.to(device) for value in inputs))
         kinds = (value.dtype for value in self._line.values)
         return tuple(value.to(device="cpu", dtype=kind) for value, kind in zip(values, kinds, strict=True))

@@ -147,7 +147,7 @@ class Pack:
         self._contract.remember()
         inputs = phase_inputs(run, self._model, plan.phases[0])
         self._thaw_line, self._inputs = inputs.thaw_line, inputs
-        self._features = {part: features(inputs, self._model, part) for part in ("train", "val")}
+        self._features = {part: features(plan.settings, inputs, self._model, part) for part in ("train", "val")}
         self._metrics = plan.settings.task.metrics(plan.outputs)
 
     def _train(self, plans: Sequence[Plan]) -> None:
@@ -246,7 +246,7 @@ class Pack:
     def _evaluated(self, plan: Plan, best: _Best, split: Split) -> tuple[Metrics, Predictions]:
         """The metrics and predictions of a probe on the test split, whose features all probes of the pack share."""
         if "test" not in self._features:
-            self._features["test"] = features(self._inputs, self._model, "test")
+            self._features["test"] = features(plan.settings, self._inputs, self._model, "test")
         inputs, targets = self._features["test"]
         logits = inputs @ best.weight.t() + best.bias
         predictions = Predictions.of(plan.settings.task, logits, targets, torch.from_numpy(split.indices))

@@ -10,24 +10,28 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from thawline.execution.arithmetic import mixed_precision
 from thawline.execution.evaluate import metrics_of
 from thawline.execution.fitting import Fit, OnEpoch
 from thawline.execution.inputs import PhaseInputs
 from thawline.network.model import TransferModel
 from thawline.planning.plan import Plan
+from thawline.planning.settings import RunSettings
 from thawline.training.probes import regularisation_path
 
 _BATCH = 512
 
 
-def features(inputs: PhaseInputs, model: TransferModel, part: str) -> tuple[torch.Tensor, torch.Tensor]:
+def features(
+    settings: RunSettings, inputs: PhaseInputs, model: TransferModel, part: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What the head reads for each sample of a part, (N, D) in the order of its rows, and the labels (N,)."""
     kept: list[torch.Tensor] = []
     handle = model.head.register_forward_pre_hook(lambda module, values: kept.append(values[0].detach().cpu().float()))
     data, device = inputs.parts[part], model.pixel_mean.device
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), mixed_precision(settings):
             for start in range(0, len(data.rows), _BATCH):
                 values = data.inputs.read(0, data.rows[start : start + _BATCH])
                 inputs.forwards.evaluate(*(value.to(device) for value in values))
@@ -42,8 +46,8 @@ def solve_path(plan: Plan, model: TransferModel, fit: Fit, on_epoch: OnEpoch) ->
     if spec is None or not isinstance(model.head, nn.Linear):
         raise TypeError("a path is solved for a linear head")
     fit.contract.remember()
-    train, labels = features(fit.inputs, model, "train")
-    val, val_labels = features(fit.inputs, model, "val")
+    train, labels = features(plan.settings, fit.inputs, model, "train")
+    val, val_labels = features(plan.settings, fit.inputs, model, "val")
     classes = len(plan.outputs)
     began = time.perf_counter()
     path = regularisation_path(

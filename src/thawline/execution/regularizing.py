@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from thawline.execution.arithmetic import weights_dtype
 from thawline.execution.decoding import decoded_images
 from thawline.execution.weights import backbone_of
 from thawline.layer_groups import LayerGroup
@@ -25,9 +26,6 @@ from thawline.training.penalties import Penalties, Penalty
 if TYPE_CHECKING:
     from thawline.backbones import Backbone, BackboneSpec
     from thawline.datasets import Split
-
-_TRUE_TYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
-"""Precisions that change the type of the model's parameters when a fit starts."""
 
 
 def why_whole(plan: Plan) -> str:
@@ -105,14 +103,14 @@ class Regularizing:
             seed=settings.seed,
             data_seed=settings.data_seed,
             device=device,
-            dtype=_TRUE_TYPES.get(settings.trainer.precision, torch.float32),
+            dtype=weights_dtype(settings.trainer),
         )
 
     def _frozen(self, module: nn.Module, backbone: Backbone) -> TransferModel:
         """Images -> features (B, D), in eval mode, in the type that the fit's model will have."""
         model = TransferModel(module, nn.Identity(), backbone.mean, backbone.std)
         model.set_trainable(())
-        return model.eval().to(_TRUE_TYPES.get(self._run.settings.trainer.precision, torch.float32))
+        return model.eval().to(weights_dtype(self._run.settings.trainer))
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from torch import nn
 
 from thawline.adapters import attach
 from thawline.errors import usage_error
+from thawline.execution.arithmetic import channels_last
 from thawline.files import atomic_write
 from thawline.heads import strides_of
 from thawline.network.model import TransferModel
 from thawline.planning.context import RunContext
-from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan, plan_of_run, weights_file
 from thawline.planning.session import Session
 from thawline.planning.settings import RunSettings
@@ -124,20 +124,9 @@ def backbone_of(run: RunContext, spec: BackboneSpec, field: str = "backbone", st
 
 def _laid_out(backbone: Backbone, settings: RunSettings) -> Backbone:
     """The same network with its tensors in memory as the run has them."""
-    trainer = settings.trainer
-    last = trainer.channels_last
-    if last == "auto" and device_of(settings).type == "cuda":
-        last = trainer.precision != "32-true"
-    elif last == "auto":
-        # On a CPU depthwise convolutions take half the time so, and 3 x 3 ones at low resolution a quarter more.
-        last = any(isinstance(module, nn.Conv2d) and _is_depthwise(module) for module in backbone.module.modules())
-    if last:
+    if channels_last(settings, backbone.module):
         backbone.module.to(memory_format=torch.channels_last)
     return backbone
-
-
-def _is_depthwise(convolution: nn.Conv2d) -> bool:
-    return convolution.groups == convolution.in_channels > 1
 
 
 def with_head(plan: Plan, backbone: Backbone) -> TransferModel:

@@ -103,7 +103,7 @@ class Sizes(nn.Module):
         sized = ImageList(images, [images.size] * len(images))
         if targets is None:
             return sized, None
-        dtype = images.maps[0].dtype
+        dtype = _of_boxes(images.maps[0])
         return sized, [
             {**target, "boxes": target["boxes"].to(dtype), "labels": target["labels"] + self._first_class}
             for target in targets
@@ -135,11 +135,12 @@ class Anchors(AnchorGenerator):
     def forward(self, image_list: ImageList, feature_maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The anchors (A, 4) of all levels, xmin, ymin, xmax, ymax, once for each image."""
         first = feature_maps[0]
-        self.set_cell_anchors(first.dtype, first.device)
+        dtype = _of_boxes(first)
+        self.set_cell_anchors(dtype, first.device)
         steps = [torch.tensor(stride, device=first.device) for stride in self._strides]
         grids = [list(values.shape[-2:]) for values in feature_maps]
         anchors = torch.cat(self.grid_anchors(grids, [[step, step] for step in steps]))
-        return [anchors.to(first.dtype)] * len(image_list.image_sizes)
+        return [anchors.to(dtype)] * len(image_list.image_sizes)
 
 
 class Detector(nn.Module):
@@ -172,6 +173,11 @@ class Detector(nn.Module):
         """
         outcome: Outcome = self.model(BatchOfMaps(tuple(maps), self._size), targets if self.training else None)
         return outcome
+
+
+def _of_boxes(maps: torch.Tensor) -> torch.dtype:
+    """Boxes are in float32 or better: in bfloat16 a coordinate beyond 256 pixels is rounded to even ones."""
+    return torch.promote_types(maps.dtype, torch.float32)
 
 
 def _strides(features: Features, strides: Sequence[int]) -> tuple[float, ...]:

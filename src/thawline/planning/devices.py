@@ -66,6 +66,8 @@ def _require(trainer: TrainerSettings, field: str) -> None:
     gpus = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu") else 0
     if trainer.accelerator == "gpu" and not gpus:
         raise usage_error(f"{field}.accelerator", "gpu: this machine has no GPU that torch can use")
+    if not gpus and trainer.precision == "16-mixed":
+        raise usage_error(f"{field}.precision", "16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true")
     if gpus and trainer.devices > gpus:
         there = f"this machine has {gpus} GPU{'s' if gpus > 1 else ''} that torch can use"
         raise usage_error(f"{field}.devices", f"{trainer.devices}: {there}; trainer.accelerator=cpu takes processes")

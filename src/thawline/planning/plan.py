@@ -71,7 +71,9 @@ class Plan:
     def model_key(self) -> ModelKey:
         """The run's model before training."""
         adapter, head = repr(self.settings.adapter), repr(self.settings.head)
-        return ModelKey(self.start, adapter, head, self.outputs, self.transform.output_size)
+        trainer = self.settings.trainer
+        arithmetic = (trainer.precision, str(trainer.channels_last), trainer.accelerator)
+        return ModelKey(self.start, adapter, head, self.outputs, self.transform.output_size, arithmetic)
 
     @property
     def folder(self) -> Path:

@@ -45,7 +45,7 @@ class TrainerSettings(Spec):
         accelerator: where to compute; auto takes a GPU where there is one.
         devices: how many of them; at most what the machine has.
         strategy: how devices share a run: ddp copies the weights to each, fsdp gives each a share.
-        precision: of the arithmetic.
+        precision: of the arithmetic; mixed: float32 weights, layers in half precision, float32 losses.
         channels_last: keep channels last in memory: other last bits; auto where it is faster.
         gradient_clip: largest norm of the gradient; null clips nothing.
         early_stopping: epochs without a better validation metric before stopping; null never stops.

@@ -22,10 +22,20 @@ class Start:
 
 @dataclass(frozen=True)
 class ModelKey:
-    """A model as it is built, before any training: its start, what is put on it, and the size of its input (H, W)."""
+    """A model as it is built, before any training.
+
+    Attributes:
+        start: its weights.
+        adapter: what is put into it.
+        head: what is put on it.
+        outputs: the names of the head's outputs.
+        input_size: (H, W).
+        arithmetic: precision, layout and device; values at a thaw line are of one of them.
+    """
 
     start: Start
     adapter: str
     head: str
     outputs: tuple[str, ...]
     input_size: tuple[int, int]
+    arithmetic: tuple[str, str, str]

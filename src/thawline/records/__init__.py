@@ -24,6 +24,7 @@ from thawline.records.fitting import (
 )
 from thawline.records.names import RECORD_FILE
 from thawline.records.provenance import (
+    Arithmetic,
     Commit,
     Hardware,
     Provenance,
@@ -39,6 +40,7 @@ from thawline.records.record import Cost, GroupRecord, Parameters, Record, Split
 __all__ = [
     "IDENTITY_LENGTH",
     "RECORD_FILE",
+    "Arithmetic",
     "Commit",
     "ContractRecord",
     "Cost",

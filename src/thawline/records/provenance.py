@@ -36,6 +36,23 @@ class Hardware(RecordPart):
     gpus: list[str]
 
 
+class Arithmetic(RecordPart):
+    """In which numbers a run computed, and how its tensors lay in memory.
+
+    Attributes:
+        precision: ``trainer.precision``. Mixed: of training, validation, test and the values that are stored; what a
+            diagnostic or a regularizer measures before training is in float32.
+        device: cpu, cuda or mps.
+        channels_last: whether the backbone's channels were last in memory.
+        bfloat16_instructions: of the CPU: amx, avx512_bf16, arm_bf16, none, or unknown; None on another device.
+    """
+
+    precision: str
+    device: str
+    channels_last: bool
+    bfloat16_instructions: str | None = None
+
+
 class WeightsRecord(RecordPart):
     """The weights that a backbone started from: in words, and their SHA-256 (None: random).
 
@@ -97,6 +114,7 @@ class Provenance(Software):
     Attributes:
         hardware: of the machine.
         threads: CPU threads of an operation.
+        arithmetic: its precision and layout, and what the CPU has for it; None in records of earlier versions.
         command: the command line of the process.
         options: what a command of this run needs before its overrides: ``--allow``, ``--config-dir``, ...
         started_at: UTC, ISO 8601.
@@ -111,6 +129,7 @@ class Provenance(Software):
 
     hardware: Hardware
     threads: int | None = None
+    arithmetic: Arithmetic | None = None
     command: str = ""
     options: list[str] = Field(default_factory=list)
     started_at: str = ""

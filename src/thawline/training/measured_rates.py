@@ -66,7 +66,8 @@ class RenewedRates(Callback):
             sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
             for piece in pieces:
                 batch = module.transfer_batch_to_device(piece, module.device, 0)
-                loss = module.loss(module.outputs(batch).float(), batch)
+                with module.trainer.precision_plugin.forward_context():
+                    loss = module.loss(module.outputs(batch).float(), batch)
                 found = torch.autograd.grad(loss * batch.share, list(parameters.values()), allow_unused=True)
                 for name, gradient in zip(parameters, found, strict=True):
                     if gradient is not None:

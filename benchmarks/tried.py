@@ -1,0 +1,23 @@
+"""What was tried to make training faster on a CPU, and what it gave: kept, so that nobody tries it again unawares."""
+
+from __future__ import annotations
+
+TRIED = """# Tried, and what it gave
+
+Measured by hand on bare training steps, in batches of 32 on two threads unless the row says otherwise; a ratio above 1
+is faster.
+
+| tried | on | ratio of CPU seconds | built |
+|---|---|---:|---|
+| `torch.compile` | resnet18 at 64 px | 0.94 | no: it compiles for 20 to 80 s, once for each thaw line |
+| `torch.compile` | vit_tiny_patch16_224 at 64 px | 1.03 | no |
+| `torch.compile` | mobilenetv3_small_100 at 64 px | 1.08 to 1.11 | no |
+| five seeds of one suffix as one problem (`torch.func.vmap`) | mobilenetv3_small_100, k = 1 to 3 | 0.73 to 0.86 | no |
+| the same | vit_tiny_patch16_224, resnet18, k = 1 | 0.73 to 0.86 | no |
+| linear probes as one problem, by hand | any network, k = 0 | see *64 rates and decays* above | yes |
+| channels last, float32 | mobilenetv3_small_100 | about 2 | yes, where convolutions are depthwise |
+| autocast to bfloat16, channels last, with AMX | resnet18 at 224 px | 2.5 (1.24 s, 0.50 s) | yes, by choice |
+| autocast to bfloat16, with AMX | vit_tiny_patch16_224 at 224 px | 1.6 (1.04 s, 0.65 s) | yes, by choice |
+| autocast to bfloat16, with AMX | any network at 64 px | 1 or less | a warning |
+| autocast to bfloat16, with AMX | mobilenetv3_small_100 | 0.5 | a warning |
+"""
