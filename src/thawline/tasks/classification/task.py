@@ -53,9 +53,11 @@ class Classification(Task):
 
     def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, LossTerm]:
         """The cross-entropy, a mean over the batch."""
+        import torch
         from torch.nn import functional as F
 
-        mean = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
+        logits = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        mean = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         return {"loss": LossTerm(mean, len(targets))}
 
     def constant_loss(self, outputs: Sequence[str]) -> float:
