@@ -212,7 +212,39 @@ def test_relative_paths_are_those_of_the_command_also_in_a_folder_of_the_job(tha
     assert [path for path in Path("elsewhere").rglob("*") if path.is_file()] == []
 
 
+FIRST_LINE = """
+import io, sys
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+    def write(self, text):
+        if not self.getvalue():
+            slow = {"torch", "numpy", "hydra", "omegaconf", "pydantic", "rich", "yaml", "asyncio"} & set(sys.modules)
+            sys.stdout.write(f"after {slow or 'nothing'}: {text}\\n")
+        return super().write(text)
+sys.stderr = Terminal()
+from thawline.cli import main
+print(main(sys.argv[1:]))
+sys.stdout.write(sys.stderr.getvalue())
+"""
+
+
+def test_a_terminal_has_a_first_line_before_anything_slow_is_imported(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_LINE, "--config-dir", ".", "train", "seed=-1"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    first, status, *all_of_it = done.stdout.splitlines()
+    assert (first, status) == ("after nothing: thawline train: reading the configuration", "2")
+    wrong = "error: seed: Input should be greater than or equal to 0 (got -1)"
+    assert all_of_it == ["thawline train: reading the configuration", wrong]
+
+
 WITHOUT_TORCH = [
+    ["--help"],
+    ["train", "--help"],
+    ["status"],
+    ["runs"],
     ["explain", "freeze_policy"],
     ["list", "backbones"],
     ["list", "backbones", "resnet18"],
@@ -228,10 +260,11 @@ WITHOUT_TORCH = [
 
 def test_what_needs_no_torch_does_not_wait_for_it(tmp_path):
     script = f"""
-import sys
+import contextlib, sys
 from thawline.cli import main
 for command in {WITHOUT_TORCH}:
-    main(command)
+    with contextlib.suppress(SystemExit):
+        main(command)
     if "torch" in sys.modules:
         sys.exit(f"torch was imported for {{command}}")
 """

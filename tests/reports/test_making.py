@@ -11,7 +11,8 @@ import pytest
 from tests.reports.depth_sweeps import DEPTHS, study_of
 from thawline.cli import main
 from thawline.errors import UsageError
-from thawline.reports import find_sweep, make_report
+from thawline.reports import find_sweep, kept_files, make_report
+from thawline.reports.kept_files import note_files, sources_of
 from thawline.reports.loading import load_sweep
 
 
@@ -68,6 +69,44 @@ def test_reports_import_neither_torch_nor_a_framework(depths):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_files_of_a_report_are_kept_while_they_would_be_made_of_the_same(depths, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("thawline.reports.kept_files.program", lambda: "this version")
+    assert not make_report(depths, keep=True).kept
+    made = {path: path.stat().st_ino for path in (depths / "report").iterdir()}
+    files = [path for path in made if path.name != kept_files.MADE_FILE]
+    again = make_report(depths, keep=True)
+    assert again.kept
+    assert {path: path.stat().st_ino for path in (depths / "report").iterdir()} == made
+
+    def are_kept(*arguments):
+        sources = sources_of(load_sweep(depths), [depths], arguments)
+        return kept_files.are_kept(depths / "report", sources)
+
+    as_made = (None, None, None, (), None)
+    assert are_kept(*as_made)
+    assert not are_kept(None, None, 0.2, (), None)
+    for file in (again.html, again.figure_png, load_sweep(depths).runs[0].folder / "record.json"):
+        content = file.read_bytes()
+        file.unlink()
+        assert not are_kept(*as_made)
+        file.write_bytes(content)
+        assert not are_kept(*as_made)
+        note_files(depths / "report", sources_of(load_sweep(depths), [depths], as_made), files)
+        assert are_kept(*as_made)
+    (tmp_path / "matplotlibrc").write_text("font.size: 20\n")
+    assert not are_kept(*as_made)
+    (tmp_path / "matplotlibrc").unlink()
+    (depths / "protocol.json").touch()
+    assert not are_kept(*as_made)
+    (depths / "protocol.json").unlink()
+    assert are_kept(*as_made)
+    monkeypatch.setattr("thawline.reports.kept_files.program", lambda: "another version")
+    assert not are_kept(*as_made)
+    # The verb makes the files again, whatever is there.
+    assert not make_report(depths).kept
 
 
 def test_the_sweep_file_that_the_helper_writes_is_the_one_that_is_read(depths):

@@ -34,6 +34,20 @@ _VERBS = {
     "cache": ("cache", "list, verify or prune the store"),
     "sync": ("sync", "make a sweep's W&B runs again from its records, offline or --online"),
 }
+_FIRST_STEPS = {
+    "train": "reading the configuration",
+    "report": "reading the records",
+    "predict": "loading the run",
+    "average": "loading the runs",
+    "rank-sources": "reading the configuration",
+    "reproduce": "loading the run",
+    "verify": "reading the records",
+    "export": "loading the run",
+    "explain": "reading the fields",
+    "layers": "building the backbone",
+    "sync": "reading the records",
+}
+"""What a verb does first, of those that do not answer at once: whoever waits sees that it has begun, and with what."""
 _COMPOSING = frozenset({"train", "layers", "list", "rank-sources"})
 _ALIASES = {"sweep": "train -m"}
 
@@ -64,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: list[str]) -> int:
     if arguments and arguments[0].startswith("-sc"):
         return _complete(arguments)
+    _print_first_step(arguments)
     arguments = _common(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
@@ -72,6 +87,13 @@ def _main(arguments: list[str]) -> int:
         print(f"thawline {__version__}")
         return 0
     return _run(arguments[0], arguments[1:])
+
+
+def _print_first_step(arguments: Sequence[str]) -> None:
+    """Say on a terminal what begins, before anything is imported that takes time."""
+    verb = next((argument for argument in arguments if argument in _VERBS), "")
+    if verb in _FIRST_STEPS and sys.stderr.isatty():
+        print(f"thawline {verb}: {_FIRST_STEPS[verb]}", file=sys.stderr, flush=True)
 
 
 def _run(verb: str, rest: Sequence[str]) -> int:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from thawline.commands.outcome import FinishedSweep
     from thawline.planning.plan import Plan
     from thawline.records.protocol import ProtocolManifest
+    from thawline.sweeps.known import KnownPlan
 
 
-def print_run(plan: Plan) -> None:
+def print_run(plan: Plan | KnownPlan) -> None:
     """The metrics of a finished run and where its record is."""
     record = read_record(plan.folder)
     if record is None:

@@ -12,9 +12,10 @@ from thawline.commands.console import console, errors
 
 if TYPE_CHECKING:
     from thawline.planning.plan import Plan
+    from thawline.sweeps.known import KnownPlan
 
 
-def print_data(plans: Sequence[Plan]) -> None:
+def print_data(plans: Sequence[Plan] | Sequence[KnownPlan]) -> None:
     """Print the files left out of the data and the warnings of these runs, each once."""
     for left_out in dict.fromkeys(tuple(plan.splits.left_out.items()) for plan in plans):
         if left_out:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from thawline.planning.plan import Plan
     from thawline.planning.session import Session
+    from thawline.sweeps.known import KnownPlan
     from thawline.sweeps.sweep import PlannedSweep
 
 
@@ -51,16 +52,36 @@ class Launching:
         from thawline.runtime.steps import Bars, step
 
         with Bars(console, shown=self._config.trainer.progress), step("loading libraries"):
-            from thawline.planning.devices import require_workers
             from thawline.planning.session import Session
 
-            import_module("thawline.sweeps.sweep")  # with torch and all: while the bar says so
-        workers = self._config.hydra.launcher.get("workers") if self.here else None
-        if workers is not None:
-            require_workers(int(workers))
+            import_module("torch")  # while the bar says so
+        self._require_workers()
         return Session(runs=runs)
 
-    def plan(self, cells: Sequence[CellConfig], axes: Mapping[str, Sequence[str]], session: Session) -> PlannedSweep:
+    def known(self, cells: Sequence[CellConfig], axes: Mapping[str, Sequence[str]]) -> FinishedSweep | None:
+        """The sweep and its report, where every run of it is done and planned as it was; None: it is to be planned.
+
+        Nothing of this imports torch.
+        """
+        from thawline.commands.console import console
+        from thawline.commands.data_notes import print_data
+        from thawline.runtime.steps import Bars, step
+        from thawline.sweeps.known import known_plans
+        from thawline.sweeps.sweep import sweep_of
+
+        self._require_workers()
+        with Bars(console, shown=self._config.trainer.progress), step("looking for finished runs"):
+            plans = known_plans(cells, here=self.here)
+        if plans is None:
+            return None
+        planned = sweep_of(plans, axes, self.label, Invocation.current())
+        _print_name(planned)
+        print_data(planned.plans)
+        return _finished(planned, report=True)
+
+    def plan(
+        self, cells: Sequence[CellConfig], axes: Mapping[str, Sequence[str]], session: Session
+    ) -> PlannedSweep[Plan]:
         """The plans of all cells, whose manifest is written.
 
         Raises:
@@ -73,7 +94,9 @@ class Launching:
         with Bars(console, shown=self._config.trainer.progress), step("planning"):
             return plan_sweep(cells, axes, self.label, Invocation.current(), session, here=self.here)
 
-    def run(self, planned: PlannedSweep, session: Session, *, report: bool = True, data: bool = True) -> FinishedSweep:
+    def run(
+        self, planned: PlannedSweep[Plan], session: Session, *, report: bool = True, data: bool = True
+    ) -> FinishedSweep:
         """Run what of a sweep has no record yet.
 
         Args:
@@ -89,7 +112,7 @@ class Launching:
         from thawline.commands.data_notes import print_data
         from thawline.commands.precision_notes import print_precision
 
-        console.print(f"sweep [bold]{planned.name}[/]: {len(planned.plans)} runs", highlight=False)
+        _print_name(planned)
         if data:
             print_data(planned.plans)
         if data and self.here:
@@ -106,7 +129,14 @@ class Launching:
             raise SweepIncomplete(finished)
         return finished
 
-    def _launch(self, planned: PlannedSweep) -> None:
+    def _require_workers(self) -> None:
+        from thawline.planning.devices import require_workers
+
+        workers = self._config.hydra.launcher.get("workers") if self.here else None
+        if workers is not None:
+            require_workers(int(workers))
+
+    def _launch(self, planned: PlannedSweep[Plan]) -> None:
         """Hand the cells that are not done to a Hydra launcher; what became of them is read from their records."""
         from hydra.core.plugins import Plugins
 
@@ -124,7 +154,13 @@ class Launching:
             launcher.launch(pending, initial_job_idx=0)
 
 
-def _for_elsewhere(plan: Plan, planned: PlannedSweep) -> list[str]:
+def _print_name(planned: PlannedSweep[Plan] | PlannedSweep[KnownPlan]) -> None:
+    from thawline.commands.console import console
+
+    console.print(f"sweep [bold]{planned.name}[/]: {len(planned.plans)} runs", highlight=False)
+
+
+def _for_elsewhere(plan: Plan, planned: PlannedSweep[Plan]) -> list[str]:
     """What a job needs beside its run's overrides: the sweep, and the stage, that its record and trackers name."""
     from thawline.commands.quoting import quoted
 
@@ -137,7 +173,7 @@ def _for_elsewhere(plan: Plan, planned: PlannedSweep) -> list[str]:
     return [name, f"{STAGE}{{{','.join(items)}}}"]
 
 
-def _finished(planned: PlannedSweep, *, report: bool) -> FinishedSweep:
+def _finished(planned: PlannedSweep[Plan] | PlannedSweep[KnownPlan], *, report: bool) -> FinishedSweep:
     """What of the sweep is not done, and its report, which trackers get too."""
     from thawline.ledger.runs import status_of
 
@@ -149,6 +185,7 @@ def _finished(planned: PlannedSweep, *, report: bool) -> FinishedSweep:
     from thawline.reports import make_report
     from thawline.trackers.weights_and_biases import mirror_sweep
 
-    files = make_report(planned.folder, margin=settings.report.margin)
-    mirror_sweep(settings.logger, planned.name, planned.folder, files.folder)
+    files = make_report(planned.folder, margin=settings.report.margin, keep=True)
+    if not files.kept:
+        mirror_sweep(settings.logger, planned.name, planned.folder, files.folder)
     return FinishedSweep(planned, unfinished, files)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from thawline.planning.plan import Plan
     from thawline.records.protocol import ProtocolManifest
     from thawline.reports import ReportFiles
+    from thawline.sweeps.known import KnownPlan
     from thawline.sweeps.sweep import PlannedSweep
 
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class FinishedRun:
     """A run that is done."""
 
-    plan: Plan
+    plan: Plan | KnownPlan
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class FinishedSweep:
     Of a protocol it is the test stage, and `protocol` lists the others and what they chose.
     """
 
-    sweep: PlannedSweep
+    sweep: PlannedSweep[Plan] | PlannedSweep[KnownPlan]
     unfinished: tuple[Unfinished, ...]
     report: ReportFiles | None
     protocol: ProtocolManifest | None = None

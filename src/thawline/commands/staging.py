@@ -291,7 +291,7 @@ def _require_fresh_seeds(stage: Stage, done: Sequence[Finished]) -> None:
         raise RuntimeError(f"stage {stage.name} tests on seeds that chose what is tested")
 
 
-def _stage_entry(stage: Stage, planned: PlannedSweep) -> StageEntry:
+def _stage_entry(stage: Stage, planned: PlannedSweep[Plan]) -> StageEntry:
     points = [
         PointEntry(
             identity=identity,
@@ -306,6 +306,6 @@ def _stage_entry(stage: Stage, planned: PlannedSweep) -> StageEntry:
     return StageEntry(name=stage.name, purpose=stage.purpose, sweep=planned.name, points=points)
 
 
-def _records(planned: PlannedSweep) -> tuple[Record, ...]:
+def _records(planned: PlannedSweep[Plan]) -> tuple[Record, ...]:
     """The record of each cell; equal cells share one."""
     return tuple(require_record(run_folder(planned.output_dir, identity)) for identity in planned.cells)

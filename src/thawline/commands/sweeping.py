@@ -38,5 +38,9 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
 
     # No cell has a wrong field: found before torch is imported.
     cells = for_each(((point.label, point) for point in grid), len(grid), check)
+    known = launching.known(cells, grid.axes)
+    if known is not None:
+        ended.append(known)
+        return
     session = launching.new_session(len(cells))
     ended.append(launching.run(launching.plan(cells, grid.axes, session), session))

@@ -7,15 +7,19 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from thawline.commands.outcome import FinishedRun, FinishedSweep, ended
 from thawline.config_paths import conf_folder
 from thawline.errors import Problem, UsageError, WriteError, usage_error
 from thawline.runtime.signals import listening
+from thawline.sweeps.cells import CellConfig
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from thawline.sweeps.known import KnownPlan
 
 _FREE = re.compile(r"^(protocol\.space|[a-z][\w.]*\.(arguments|layer_weights))(\.|$)")
 
@@ -41,6 +45,7 @@ def train(argv: Sequence[str]) -> FinishedRun | FinishedSweep | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from thawline.commands.composing_once import composing_once
     from thawline.commands.diagnosis import diagnose, flags_first, is_override, one_line
     from thawline.commands.project import with_output_dir
     from thawline.commands.quoting import as_text
@@ -55,7 +60,8 @@ def train(argv: Sequence[str]) -> FinishedRun | FinishedSweep | None:
     sys.argv = ["thawline train", *arguments]
     ended.clear()
     try:
-        main()
+        with composing_once(multirun=bool({"-m", "--multirun"} & set(arguments))):
+            main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         # Hydra has no error of its own for a group whose option is a number.
         if not isinstance(error, (HydraException, OmegaConfBaseException)) and "Config group" not in str(error):
@@ -138,16 +144,22 @@ def _job(config: DictConfig) -> str:
         refuse_without_protocol(overrides)
     # A wrong field is found before torch is imported.
     values = checked(config, overrides)
+    cell = CellConfig(overrides, " ".join(overrides), values)
+    if HydraConfig.get().mode == RunMode.RUN and (known := _known(cell)) is not None:
+        ended.append(FinishedRun(known))
+        return known.identity
     from thawline.commands.console import console
     from thawline.runtime.steps import Bars, step
 
     with Bars(console, shown=config.trainer.progress):
         with step("loading libraries"):
+            import_module("torch")
             from thawline.commands.data_notes import print_data
             from thawline.commands.precision_notes import print_precision
             from thawline.planning.devices import require_devices
             from thawline.planning.plan import plan_run
             from thawline.records import read_record
+            from thawline.sweeps.known import remember_plans
             from thawline.sweeps.local import run_all
             from thawline.sweeps.remote import process_session
             from thawline.trackers.mirror import Mirrored
@@ -169,5 +181,19 @@ def _job(config: DictConfig) -> str:
     if failures:
         raise failures[0].error
     if HydraConfig.get().mode == RunMode.RUN:
+        remember_plans([cell], [plan], session)
         ended.append(FinishedRun(plan))
     return plan.identity
+
+
+def _known(cell: CellConfig) -> KnownPlan | None:
+    """The run, where it is done and planned as it was; nothing of this imports torch."""
+    from thawline.commands.data_notes import print_data
+    from thawline.sweeps.known import known_plans
+    from thawline.trackers.weights_and_biases import under_agent
+
+    plans = None if under_agent() else known_plans([cell])
+    if plans is None:
+        return None
+    print_data(plans)
+    return plans[0]

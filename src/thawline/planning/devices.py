@@ -52,11 +52,13 @@ def _most_side_by_side() -> int:
 
 
 def _require(trainer: TrainerSettings, field: str) -> None:
-    import torch
-
     if trainer.workers > _most_side_by_side():
         there = f"on this machine with {_cores()} at most {_most_side_by_side()}"
         raise usage_error(f"{field}.workers", f"{trainer.workers}: {there}")
+    if trainer.devices == 1 and trainer.accelerator in ("auto", "cpu"):
+        return  # which every machine has
+    import torch
+
     if trainer.accelerator == "mps":
         if not torch.backends.mps.is_available():
             raise usage_error(f"{field}.accelerator", "mps: this machine has no Apple GPU that torch can use")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from thawline.network.model import TransferModel
 from thawline.runtime.memory import free_what_earlier_runs_made
 from thawline.runtime.steps import step
-from thawline.store.store import Entry
-from thawline.thaw_line.partition import ThawLine, partition
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from thawline.freeze_policies import Phase
+    from thawline.network.model import TransferModel
     from thawline.planning.start import ModelKey
+    from thawline.store.store import Entry
+    from thawline.thaw_line.partition import ThawLine
 
 _MOST_LINES = 16
 
@@ -48,6 +48,8 @@ class SharedLines:
             if not is_first:
                 free_what_earlier_runs_made()
             return fresh
+        import torch
+
         model = self._model.to(fresh.pixel_mean.device)
         with torch.no_grad():
             model.load_state_dict(fresh.state_dict())
@@ -65,6 +67,8 @@ class SharedLines:
         kept = self._partitions.get(key)
         if kept is not None and reuse:
             return kept
+        from thawline.thaw_line.partition import partition
+
         with step("tracing the network"):
             if of_maps:
                 names = {name for name, _ in model.trunk.named_parameters()}

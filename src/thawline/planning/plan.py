@@ -134,7 +134,7 @@ def _plan(
     source = None
     if settings.source is not None:
         source = _plan(settings.source, source_config(config), (), session, f"source of {label}")
-    splits = _fitting(session.data.splits(settings), settings)
+    splits = fitting_splits(session.data.splits(settings), settings)
     outputs = settings.task.outputs(splits.classes)
     skeleton = session.networks.skeleton(settings)
     transform = session.networks.transform(settings)
@@ -159,7 +159,7 @@ def _plan(
         "format": IDENTITY_FORMAT,
         "settings": {**settings.deciding(), "transform": transform.deciding()},
         "code": {module: file.sha256 for module, file in code.items()},
-        "data": _data_identity(splits),
+        "data": data_identity(splits),
         "further_tests": {item.name: [item.fingerprint, item.split.sha256] for item in shifted},
         "input": _input_identity(skeleton),
         "weights": f"run:{source.identity}" if source else weights_identity(settings.backbone, settings, session),
@@ -190,7 +190,7 @@ def _plan(
     )
 
 
-def _fitting(splits: Splits, settings: RunSettings) -> Splits:
+def fitting_splits(splits: Splits, settings: RunSettings) -> Splits:
     """The data set's splits, without test where the run may not open it.
 
     Raises:
@@ -213,7 +213,7 @@ def _input_identity(skeleton: Backbone) -> dict[str, Any]:
     }
 
 
-def _data_identity(splits: Splits) -> dict[str, Any]:
+def data_identity(splits: Splits) -> dict[str, Any]:
     """The images with their targets, which class an output stands for, and which split each image is in."""
     return {
         "fingerprint": splits.fingerprint,

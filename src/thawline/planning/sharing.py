@@ -6,14 +6,11 @@ import copy
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
-
 from thawline.adapters import Attached, attach, refuse_unused
 from thawline.datasets import not_reading
 from thawline.files import sha256_of_file
 from thawline.heads import strides_of
 from thawline.network import Network, SourceClassifier
-from thawline.network.model import TransferModel, network_of
 from thawline.preprocessing import Preprocessing
 from thawline.records import require_record, run_folder
 from thawline.runtime.steps import step
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
 
     from thawline.backbones import Backbone, BackboneSpec
     from thawline.datasets import Dataset, Splits
+    from thawline.network.model import TransferModel
     from thawline.planning.settings import CacheSettings, RunSettings
     from thawline.transforms import Transform
 
@@ -126,6 +124,7 @@ class SharedNetworks:
         self, settings: RunSettings, outputs: tuple[str, ...], classifier: SourceClassifier | None = None
     ) -> Network:
         """The parameters of the settings' model by name; `classifier` is what a source in training will have."""
+        from thawline.network.model import network_of
 
         def make() -> Network:
             model, attached = self.model_skeleton(settings, outputs, classifier)
@@ -139,6 +138,10 @@ class SharedNetworks:
         self, settings: RunSettings, outputs: tuple[str, ...], classifier: SourceClassifier | None = None
     ) -> tuple[TransferModel, Attached]:
         """The settings' model on the meta device, and what its adapter has attached."""
+        import torch
+
+        from thawline.network.model import TransferModel
+
         backbone = copy.deepcopy(self.skeleton(settings))
         attached = Attached(backbone.groups, ())
         with torch.device("meta"):

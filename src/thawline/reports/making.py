@@ -11,6 +11,7 @@ from thawline.files import atomic_write
 from thawline.reports.escaping import plain
 from thawline.reports.figures import draw, shows_layers
 from thawline.reports.joining import load_sweeps
+from thawline.reports.kept_files import are_kept, note_files, sources_of
 from thawline.reports.latex import latex_table, with_columns
 from thawline.reports.page import html_page
 from thawline.reports.rendering import csv_text, markdown_report, markdown_table
@@ -38,6 +39,8 @@ class ReportFiles:
     markdown: Path
     html: Path
     study: Study
+    kept: bool = False
+    """Whether these are the files of an earlier report, made from the same."""
 
     @property
     def answer(self) -> tuple[str, ...]:
@@ -65,6 +68,7 @@ def make_report(
     *,
     columns: Sequence[str] = (),
     figure_inches: float | None = None,
+    keep: bool = False,
 ) -> ReportFiles:
     """Make the report of a sweep, or of several as one study, from its records alone.
 
@@ -80,6 +84,7 @@ def make_report(
         margin: the difference that does not matter; see `make_study`.
         columns: of ``table.tex``, by name; by default all.
         figure_inches: the width that every figure is drawn for; by default a paper's column or its text, as each needs.
+        keep: leave the files of an earlier report as they are where they would be made from the same.
 
     Raises:
         UsageError: there is nothing to report, no such metric, axis or column, or the margin is not above 0.
@@ -99,9 +104,14 @@ def make_report(
         html=folder / "report.html",
         study=study,
     )
-    for path, content in _contents(study, files, columns).items():
+    sources = sources_of(study.sweep, folders, [metric, axis, margin, columns, figure_inches])
+    if keep and are_kept(folder, sources):
+        return replace(files, kept=True)
+    contents = _contents(study, files, columns)
+    for path, content in contents.items():
         with atomic_write(path) as stream:
             stream.write(content if isinstance(content, bytes) else content.encode("utf-8", errors="replace"))
+    note_files(folder, sources, list(contents))
     return files
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from thawline.invocation import Invocation
 from thawline.planning.devices import require_devices
@@ -14,17 +15,20 @@ from thawline.planning.session import Session
 from thawline.records import run_folder
 from thawline.records.manifest import CellEntry, Manifest
 from thawline.sweeps.cells import CellConfig, for_each
+from thawline.sweeps.known import KnownPlan, remember_plans
 from thawline.sweeps.manifest import write_manifest
+
+_Planned = TypeVar("_Planned", Plan, KnownPlan)
 
 
 @dataclass(frozen=True)
-class PlannedSweep:
+class PlannedSweep(Generic[_Planned]):
     """The plans of a sweep in the order of the grid; equal runs occur once. `cells` has the identity of each cell."""
 
     name: str
     folder: Path
     output_dir: Path
-    plans: tuple[Plan, ...]
+    plans: tuple[_Planned, ...]
     cells: tuple[str, ...]
 
     def run_folders(self) -> list[Path]:
@@ -40,7 +44,7 @@ def plan_sweep(
     session: Session,
     *,
     here: bool = True,
-) -> PlannedSweep:
+) -> PlannedSweep[Plan]:
     """Plan every cell before the first one starts, and write the sweep's manifest.
 
     Args:
@@ -61,8 +65,17 @@ def plan_sweep(
             require_devices(planned.settings)
         return planned
 
-    plans: dict[str, Plan] = {}
-    planned_cells = for_each(((cell.label, cell) for cell in cells), len(cells), plan)
+    plans = for_each(((cell.label, cell) for cell in cells), len(cells), plan)
+    sweep = sweep_of(plans, axes, label, invocation)
+    remember_plans(cells, plans, session)
+    return sweep
+
+
+def sweep_of(
+    planned_cells: Sequence[_Planned], axes: Mapping[str, Sequence[str]], label: str, invocation: Invocation
+) -> PlannedSweep[_Planned]:
+    """The sweep of these cells, whose manifest is written; see `plan_sweep`."""
+    plans: dict[str, _Planned] = {}
     for planned in planned_cells:
         plans.setdefault(planned.identity, planned)
     first = next(iter(plans.values()))
