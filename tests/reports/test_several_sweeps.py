@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.make_records import record, scores, sweep
+from tests.make_records import PROVENANCE, record, scores, sweep
 from tests.reports.depth_sweeps import rows_of
 from thawline.records import Record
 from thawline.reports.joining import load_sweeps
@@ -24,13 +24,17 @@ def made(overrides: list[str], place: dict[str, str], **changes: Any) -> Record:
 
 
 def depths(name: str, k: list[str], seeds: list[str] = SEEDS, *constant: str, **settings: Any) -> Path:
-    """A sweep over `k` and `seeds` whose cells also have the `constant` overrides; `settings` decide its numbers."""
+    """A sweep over `k` and `seeds` whose cells also have the `constant` overrides; `settings` decide its numbers.
+
+    `data` is the fingerprint of its images.
+    """
+    provenance = {**PROVENANCE, "data_fingerprint": settings.pop("data", "0" * 64)}
 
     def make(overrides: list[str], place: dict[str, str]) -> Record:
         overrides.extend([*constant, "logger=none", f"sweep.name={name}"])
         parts = {"settings": {"seed": int(place["seed"]), "freeze_policy": {"k": int(place["freeze_policy.k"])}}}
         parts["settings"] |= settings
-        made_run = made(overrides[:-1], place, identity_parts=parts)
+        made_run = made(overrides[:-1], place, identity_parts=parts, provenance=provenance)
         return made_run.model_copy(update={"overrides": list(overrides)})
 
     return sweep(Path("outputs"), {"freeze_policy.k": k, "seed": seeds}, make, name)
@@ -71,15 +75,40 @@ def test_a_value_that_one_sweep_gives_and_the_other_has_by_default_is_the_same()
     assert len(row.runs) == 4
 
 
-def test_data_sets_are_conditions_and_a_field_that_an_option_lacks_is_not_named():
+def folder_of_images(name: str, root: str, data: str, seeds: list[str] = SEEDS) -> Path:
+    said = ["dataset=image_folder", f"dataset.root={root}"]
+    return depths(name, ["0", "1"], seeds, *said, dataset={"_target_": "ImageFolder"}, data=data)
+
+
+def test_data_sets_are_conditions_and_a_folder_is_called_by_its_name():
     digits = depths("digits", ["0", "1"], SEEDS, "dataset=digits", dataset={"_target_": "Digits"})
-    folder = ["dataset=image_folder", "dataset.root=flowers"]
-    flowers = depths("flowers", ["0", "1"], SEEDS, *folder, dataset={"_target_": "ImageFolder"})
-    study = study_of(digits, flowers)
-    assert study.axes.conditions == ("dataset", "dataset.root")
+    study = study_of(digits, folder_of_images("flowers", "/data/sets/flowers", "f"))
+    assert study.axes.conditions == ("dataset",)
     assert study.axes.data_sets
-    assert [group.label for group in study.conditions] == ["digits", "image_folder, root=flowers"]
+    assert [group.label for group in study.conditions] == ["digits", "flowers"]
     assert [len(group.rows) for group in study.conditions] == [2, 2]
+
+
+def test_folders_of_one_name_have_as_much_of_their_paths_as_tells_them_apart():
+    roots = ["/data/a/flowers", "/data/b/flowers", "birds", "/data/digits"]
+    folders = [folder_of_images(f"set-{number}", root, root) for number, root in enumerate(roots)]
+    digits = depths("digits", ["0", "1"], SEEDS, "dataset=digits", dataset={"_target_": "Digits"})
+    study = study_of(*folders, digits)
+    labels = ["a/flowers", "b/flowers", "birds", "data/digits", "digits"]
+    assert [group.label for group in study.conditions] == labels
+    # Sets that lie in one folder of many are told apart by their own names.
+    sets = [
+        depths(name, ["0"], SEEDS, f"dataset={name}", "dataset.root=/data", dataset={"name": name})
+        for name in ("dtd", "svhn")
+    ]
+    assert [group.label for group in study_of(*sets).conditions] == ["dtd", "svhn"]
+
+
+def test_two_ways_to_one_folder_are_one_data_set():
+    near = folder_of_images("near", "flowers", "f", ["0"])
+    far = folder_of_images("far", "/data/flowers", "f", ["1"])
+    study = study_of(near, far)
+    assert (study.axes.conditions, [len(row.runs) for row in study.rows]) == ((), [2, 2])
 
 
 def test_where_sweeps_differ_in_what_no_command_says_each_is_a_condition():

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from thawline.config_paths import options
 from thawline.reports.axes import SWEEP, is_replicate
 from thawline.reports.loading import Cell, LoadedSweep, load_sweep, natural
 
+_DATA_SET, _ROOT = "dataset", "dataset.root"
 # What decides no number: where files go, how fast they come, and files of settings, whose contents count instead.
 _BESIDES = ("sweep", "output_dir", "logger", "cache", "hydra", "experiments")
 _HOW_RUN = ("accelerator", "devices", "progress", "workers", "threads", "checkpoint_seconds", "eval_batch_size")
@@ -41,7 +43,7 @@ def join(sweeps: Sequence[LoadedSweep]) -> LoadedSweep:
     members = [cell for cell, _ in cells.values()]
     swept = dict.fromkeys(axis for sweep in sweeps for axis in sweep.axes)
     placing = _Placing(members, tuple(swept))
-    places = [placing.place(cell) for cell in members]
+    places = _by_folder_names(members, [placing.place(cell) for cell in members])
     if _differ_unseen(members, places):
         places = [{SWEEP: name, **place} for place, (_, name) in zip(places, cells.values(), strict=True)]
     values = {key: list(dict.fromkeys(place[key] for place in places)) for key in (places[0] if places else {})}
@@ -119,6 +121,50 @@ class _Placing:
         if said is None and cell.run is not None and group not in self._divided:
             said = cell.run.settings.get(key)
         return _canonical(said or "")
+
+
+def _by_folder_names(cells: Sequence[Cell], places: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The places, with each data set that is a folder of the user's own called by the folder's name alone.
+
+    Folders that are called alike have as much of their paths before it as tells them apart; paths that lead to the
+    same images are one.
+    """
+    own = _options_of_own_folders()
+    data: dict[str, str] = {}
+    for cell, place in zip(cells, places, strict=True):
+        if place.get(_ROOT) and place.get(_DATA_SET) in own:
+            data[place[_ROOT]] = data.get(place[_ROOT]) or (cell.run.settings.get("data", "") if cell.run else "")
+    first = {content: root for root, content in reversed(data.items()) if content}
+    roots = {root: first.get(content, root) for root, content in data.items()}
+    others = {(place.get(_DATA_SET, ""),) for place in places if place.get(_ROOT) not in roots}
+    paths = {root: PurePath(root).parts for root in dict.fromkeys(roots.values())}
+    names = {
+        root: _apart(parts, [*others, *(rest for other, rest in paths.items() if other != root)])
+        for root, parts in paths.items()
+    }
+    found = [
+        {**place, _DATA_SET: names[roots[place[_ROOT]]], _ROOT: ""} if place.get(_ROOT) in roots else place
+        for place in places
+    ]
+    if any(place.get(_ROOT) for place in found):
+        return found
+    return [{key: value for key, value in place.items() if key != _ROOT} for place in found]
+
+
+def _apart(parts: Sequence[str], others: Sequence[Sequence[str]]) -> str:
+    """The shortest end of a path that is the end of none of the others."""
+    for length in range(1, len(parts)):
+        if all(tuple(other[-length:]) != tuple(parts[-length:]) for other in others):
+            return "/".join(parts[-length:])
+    return str(PurePath(*parts))
+
+
+def _options_of_own_folders() -> frozenset[str]:
+    """The data sets that are a folder of the user's own: what it holds is known by its name alone."""
+    import yaml
+
+    nodes = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in options(_DATA_SET).items()}
+    return frozenset(name for name, node in nodes.items() if node.get("root") == "???")
 
 
 def _names(sweeps: Sequence[LoadedSweep]) -> list[str]:
