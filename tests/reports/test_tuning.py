@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 
 from tests.make_records import record, scores, sweep
 from tests.reports.depth_sweeps import study_of
@@ -15,7 +18,8 @@ from thawline.records import write_record
 from thawline.reports import make_report
 from thawline.reports.sections import make_document
 from thawline.reports.tuning import TITLE
-from thawline.reports.tuning_curves import budgets_shown
+from thawline.reports.tuning_curves import budgets_shown, tuned_groups
+from thawline.reports.tuning_figure import tuning_figure
 
 # With one trial the probe is ahead, with all four it is full fine-tuning.
 TRIALS = {"linear_probe": (0.80, 0.82, 0.81, 0.81), "full": (0.30, 0.90, 0.84, 0.60)}
@@ -137,3 +141,22 @@ def test_the_figure_is_written_beside_the_page(tmp_path):
 def test_budgets_are_doublings_up_to_all_trials(trials, shown):
     assert budgets_shown(trials) == shown
     assert all(later / earlier >= 1.4 for earlier, later in itertools.pairwise(shown))
+
+
+@pytest.mark.parametrize(("inches", "strategies", "where"), [(3.25, 4, "Above"), (3.25, 1, ""), (7.0, 4, "Left")])
+def test_the_figure_has_the_width_that_was_asked_for_and_its_text_has_room(tmp_path, inches, strategies, where):
+    names = ["linear_probe", "full_fine_tuning", "gradual_unfreezing", "last_k"][:strategies]
+    trials = {name: (0.5, 0.6 + 0.01 * place, 0.7, 0.9) for place, name in enumerate(names)}
+    study = dataclasses.replace(study_of(tuned(tmp_path, trials)), figure_inches=inches)
+    (group,) = tuned_groups(study)
+    figure, caption = tuning_figure(study, group)
+    assert (f"{where}: all settings." in caption) == bool(where)
+    assert figure.get_figwidth() == inches
+    figure.set_dpi(200)
+    figure.draw_without_rendering()
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in shown]
+    assert [text for text, box in boxes if box.x0 < -1 or box.x1 > figure.bbox.width + 1] == []
+    panels = [axes for axes in figure.findobj(Axes) if axes.get_visible()]
+    assert len(panels) == (1 if strategies == 1 else 1 + strategies)
+    assert min(axes.get_window_extent().width for axes in panels) > 0.9 * figure.dpi

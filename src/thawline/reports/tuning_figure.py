@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thawline.reports.figure_style import COLOURS, COLUMN_INCHES, MARKERS, PAGE_INCHES, capital, drawable, inside
+from thawline.reports.figure_style import (
+    COLOURS,
+    COLUMN_INCHES,
+    MARKERS,
+    NARROW_INCHES,
+    PAGE_INCHES,
+    capital,
+    drawable,
+    inside,
+)
 from thawline.reports.study import Study
 from thawline.reports.tuning_curves import ALPHA, Tuned, TunedGroup, budgets_shown
 
@@ -19,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_CURVES = len(COLOURS)
 _LIGHT = "#BBBBBB"
+_LETTERS_TO_THE_INCH = 9
+"""Of a panel's title, with the room that the numbers of its axis take."""
 
 
 def tuning_figure(study: Study, group: TunedGroup) -> tuple[Figure, str]:
@@ -31,23 +42,33 @@ def tuning_figure(study: Study, group: TunedGroup) -> tuple[Figure, str]:
         _draw_bands([figure.subplots()], study, group, tuned)
         _label_axes(figure.axes[0], study, group)
         return figure, _caption(study, group, len(tuned))
-    across = len(tuned) if len(tuned) <= 3 else math.ceil(len(tuned) / 2)
+    width = study.figure_inches or PAGE_INCHES
+    narrow = width < NARROW_INCHES
+    across = min(2, len(tuned)) if narrow else len(tuned) if len(tuned) <= 3 else math.ceil(len(tuned) / 2)
     down = math.ceil(len(tuned) / across)
-    figure = Figure(figsize=(study.figure_inches or PAGE_INCHES, max(2.6, 1.35 * down + 0.5)), layout="constrained")
-    halves = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.0, 0.5 * across), wspace=0.02)
-    left, right = halves.ravel().tolist()
-    together = left.subplots()
+    # Where there is no room beside each other, the panels stand below.
+    tall = 1.35 * down + 0.5
+    figure = Figure(figsize=(width, 2.4 + tall if narrow else max(2.6, tall)), layout="constrained")
+    if narrow:
+        halves = figure.subfigures(2, 1, squeeze=False, height_ratios=(2.4, tall))
+    else:
+        halves = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.0, 0.5 * across), wspace=0.02)
+    first, second = halves.ravel().tolist()
+    together = first.subplots()
     for place, item in enumerate(tuned):
         _draw_curve(together, item, place, marker=MARKERS[place])
     _label_axes(together, study, group)
     together.legend(loc="best")
-    panels = right.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel().tolist()
+    panels = second.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel().tolist()
     for panel in panels[len(tuned) :]:
         panel.set_visible(False)
     drawn = panels[: len(tuned)]
+    # The legend of the first part has the whole names.
+    wide = width if narrow else width * 0.5 * across / (1.0 + 0.5 * across)
+    most = max(8, int(_LETTERS_TO_THE_INCH * wide / across))
     _draw_bands(drawn, study, group, tuned)
     for place, (panel, item) in enumerate(zip(drawn, tuned, strict=True)):
-        panel.set_title(drawable(item.label, 24), loc="left", color=COLOURS[place])
+        panel.set_title(drawable(item.label, most), loc="left", color=COLOURS[place])
         if place >= len(tuned) - across:
             panel.set_xlabel("trials")
             panel.tick_params(labelbottom=True)
@@ -122,9 +143,11 @@ def _limits(study: Study, tuned: Sequence[Tuned]) -> tuple[float, float]:
 
 def _caption(study: Study, group: TunedGroup, drawn: int) -> str:
     quantity = "Mean" if group.tuned[0].curve.quantity == "mean" else "Median"
+    narrow = (study.figure_inches or PAGE_INCHES) < NARROW_INCHES
+    first, second = ("Above", "Below") if narrow else ("Left", "Right")
     text = (
         f"{quantity} of the best validation {study.metric_label} of so many trials of the search. "
-        f"{'' if drawn == 1 else 'Left: all settings. Right: each with its band, the others in grey. '}The band"
+        f"{'' if drawn == 1 else f'{first}: all settings. {second}: each with its band, the others in grey. '}The band"
         f"{' holds for all budgets' if drawn == 1 else 's hold for all budgets and settings'} at once with "
         f"{100 * (1 - ALPHA):.0f} %."
     )
