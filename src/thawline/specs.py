@@ -62,11 +62,13 @@ class Spec(BaseModel):
     """Base of every config node of ours: immutable, and a field that it does not know is an error.
 
     `TASKS` names the tasks that a part has a meaning for; None: every one. `NEUTRAL` names the fields that cannot
-    change a run's numbers (paths, devices, progress bars): they are left out of the run's identity.
+    change a run's numbers (paths, devices, progress bars): they are left out of the run's identity. `ADDED` names those
+    that came later: they are left out where they have their default, so that the runs of before keep theirs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, validate_default=True)
     NEUTRAL: ClassVar[frozenset[str]] = frozenset()
+    ADDED: ClassVar[frozenset[str]] = frozenset()
     TASKS: ClassVar[frozenset[str] | None] = None
 
     @property
@@ -77,7 +79,9 @@ class Spec(BaseModel):
     def deciding(self) -> dict[str, Any]:
         """What of this node decides a run's numbers, as plain values; ``_target_`` is a `stable_name`."""
         values: dict[str, Any] = {"_target_": stable_name(type(self))}
-        for name in type(self).model_fields.keys() - self.NEUTRAL:
+        fields = type(self).model_fields
+        unset = {name for name in self.ADDED if getattr(self, name) == fields[name].default}
+        for name in fields.keys() - self.NEUTRAL - unset:
             values[name] = _plain(getattr(self, name))
         values.update({name: _plain(value) for name, value in (self.model_extra or {}).items()})
         return values

@@ -76,6 +76,54 @@ def test_another_data_seed_draws_another_subset_of_the_same_training_images(tmp_
     assert set(first.keys) | set(second.keys) <= set(everything.load(0).train.keys)
 
 
+def test_train_and_val_are_limited_together_exactly_stratified_and_nested():
+    full = Digits().load(5)
+    sets = [Digits(n_train_val=count).load(5) for count in (12, 50, 250)]
+    assert [(len(one.train), len(one.val)) for one in sets] == [(10, 2), (40, 10), (200, 50)]
+    assert per_class(sets[1].with_val_in_train().train, 10) == [5] * 10
+    whole, some = (np.array(per_class(one.with_val_in_train().train, 10)) for one in (full, sets[2]))
+    assert np.all(np.abs(some - 250 * whole / whole.sum()) < 1)
+    assert per_class(sets[2].val, 10) == [5] * 10
+    kept = [{*one.train.keys, *one.val.keys} for one in sets]
+    assert kept[0] < kept[1] < kept[2] < {*full.train.keys, *full.val.keys}
+    for one in sets:
+        assert_apart(one)
+        assert (one.test.sha256, one.fingerprint) == (full.test.sha256, full.fingerprint)
+        joined = one.with_val_in_train()
+        assert (joined.val, set(joined.train.keys)) == (None, {*one.train.keys, *one.val.keys})
+        assert set(joined.opened) == {"train", "test"}
+    assert sets[0].warnings == ("8 of 10 classes have no validation image",)
+    others = Digits(n_train_val=50).load(6)
+    assert {*others.train.keys, *others.val.keys} != kept[1]
+
+
+def test_a_validation_part_of_the_sets_own_gives_its_share(tmp_path):
+    root = split_folders(tmp_path / "set", n=10)
+    splits = ImageFolder(root=root, n_train_val=10).load(0)
+    assert (per_class(splits.train, 2), per_class(splits.val, 2), len(splits.test)) == ([4, 4], [1, 1], 20)
+    assert all(key.startswith("val/") for key in splits.val.keys)
+    assert splits.notes == ()
+    scarce = ImageFolder(root=root, n_train_val=100).load(0)
+    assert (len(scarce.train), len(scarce.val)) == (20, 20)
+    assert scarce.notes == (
+        "dataset.n_train_val asks for 100 images, and there are fewer: 20 for train and 20 for val are all",
+    )
+
+
+def test_a_limit_leaves_every_class_an_image_and_is_no_part_of_an_identity_that_has_none(tmp_path):
+    with pytest.raises(UsageError) as error:
+        Digits(n_train_val=10).load(0)
+    message = "there are too few different images for a val part beside which training shows every class"
+    assert problems(error) == [f"dataset: {message}"]
+    with pytest.raises(UsageError) as error:
+        ImageFolder(root=split_folders(tmp_path / "set"), n_train_val=2).load(0)
+    assert problems(error) == ["dataset.n_train_val: 1 of 2 classes would have no training image"]
+    assert "n_train_val" not in Digits().deciding()
+    assert Digits(n_train_val=20).deciding() == {**Digits().deciding(), "n_train_val": 20}
+    with pytest.raises(UsageError, match="fraction and n_train_val both choose a subset: give one of them"):
+        resolve({"dataset": {"_target_": "thawline.datasets.Digits", "n_train_val": 30, "fraction": 0.5}})
+
+
 def test_the_digest_of_a_split_is_of_all_its_keys_in_order():
     split = Digits().load(0).train
     digest = split.sha256

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.datasets.image_folders import problems
 from thawline.datasets import MultiHotCsv
-from thawline.datasets.by_presence import spread
+from thawline.datasets.stratified import spread
 from thawline.errors import UsageError
 
 RARE = 4
@@ -46,6 +46,16 @@ def test_parts_show_each_class_as_often_as_the_whole(folder):
     assert others.test.sha256 == splits.test.sha256
     assert others.val.sha256 != splits.val.sha256
     assert others.fingerprint == splits.fingerprint
+
+
+def test_train_and_val_are_limited_together(folder):
+    full = MultiHotCsv(root=folder).load(3)
+    sets = [MultiHotCsv(root=folder, n_train_val=count).load(3) for count in (20, 50)]
+    assert [(len(one.train), len(one.val)) for one in sets] == [(16, 4), (40, 10)]
+    kept = [{*one.train.keys, *one.val.keys} for one in sets]
+    assert kept[0] < kept[1] < {*full.train.keys, *full.val.keys}
+    assert {one.test.sha256 for one in sets} == {full.test.sha256}
+    assert np.all(sets[0].with_val_in_train().train.targets.max(axis=0) == 1)
 
 
 def test_a_smaller_subset_lies_in_every_larger_one_and_begins_with_the_rare_classes(folder):

@@ -36,10 +36,11 @@ def print_run(plan: Plan | KnownPlan) -> None:
         values = [record.metrics[split].get(name) for split in splits]
         table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
     console.print(table)
-    counts = record.parameters
+    counts, selection = record.parameters, record.selection
+    kept = "kept as the last one" if selection.kept == "last" else f"chosen by {selection.monitor}"
     console.print(
-        f"trainable {counts.trainable:,} of {counts.total:,} parameters; epoch {record.selection.epoch} chosen by "
-        f"{record.selection.monitor}; {record.cost.total_seconds:.1f} s"
+        f"trainable {counts.trainable:,} of {counts.total:,} parameters; epoch {record.selection.epoch} {kept}; "
+        f"{record.cost.total_seconds:.1f} s"
     )
     if record.diverged:
         errors.print(f"[red]diverged[/]: {escape(record.divergence)}", highlight=False, soft_wrap=True)

@@ -5,42 +5,27 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf
-
-from thawline.commands.composing import Composer, Grid, changed, key_of
-from thawline.commands.composing import Point as Cell
+from thawline.commands.candidates import compared
+from thawline.commands.composing import Composer, changed, key_of
 from thawline.commands.diagnosis import checked
 from thawline.commands.outcome import FinishedSweep
-from thawline.dotted import dotted
-from thawline.errors import Problem, UsageError, nearest_path, usage_error
-from thawline.freeze_policies import LastK
 from thawline.invocation import Invocation
 from thawline.protocols import Candidate, Finished, Point, Protocol, Stage
-from thawline.protocols.space import Dimension, dimension, tuned_fields
 from thawline.records import Record, StageRecord, require_record, run_folder
 from thawline.records.protocol import CandidateEntry, PointEntry, ProtocolManifest, StageEntry
-from thawline.specs import resolve
 from thawline.sweeps.cells import CellConfig, for_each
 from thawline.sweeps.manifest import write_protocol
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from thawline.commands.launching import Launching
     from thawline.planning.plan import Plan
     from thawline.planning.session import Session
     from thawline.sweeps.sweep import PlannedSweep
 
-_ITS_OWN = {
-    "seed": "a protocol gives its runs their seeds; protocol.seed changes them all",
-    "open_test": "a protocol opens the test split in its last stage and in no other",
-    "sweep.stage": "a protocol sets it",
-}
-_SPACE = "protocol.space."
+_RETRAINED = "train_on=train_val"
 
 
 def run_protocol(launching: Launching, composer: Composer, arguments: Sequence[str]) -> FinishedSweep:
@@ -55,106 +40,9 @@ def run_protocol(launching: Launching, composer: Composer, arguments: Sequence[s
         UsageError: the protocol or a run cannot be used; nothing of its stage has been run.
         SweepIncomplete: a run of a stage is not done, so that the next stage cannot begin.
     """
-    grid = Grid(composer, arguments)
-    _refuse(arguments, grid)
-    bases = for_each(((cell.label, cell) for cell in grid), len(grid), _base)
-    protocol = bases[0].protocol
-    session = launching.new_session(len(bases) * max(1, protocol.budget))
-    plans = for_each(((base.label, base) for base in bases), len(bases), lambda base: _planned(base, session))
-    numbered = ((base.label, (index, base, plan)) for index, (base, plan) in enumerate(zip(bases, plans, strict=True)))
-    axes = {key: values for key, values in grid.axes.items() if not _of_protocol(key)}
-    candidates = for_each(numbered, len(bases), lambda item: _candidate(*item, axes))
+    protocol, candidates, plans, axes, session = compared(composer, arguments, launching.new_session)
     name = plans[0].settings.sweep.name or f"{launching.label}-{_digest(protocol, candidates, plans)}"
     return _Stages(launching, composer, session, protocol, candidates, axes, name).run()
-
-
-@dataclass(frozen=True)
-class _Base:
-    """A cell of the command's grid.
-
-    Attributes:
-        overrides: without those of the protocol.
-        label: what of them is swept.
-        strategy: the option of ``strategy``, or else of ``freeze_policy``.
-        values: the configuration of a run, which keeps the test split closed.
-        protocol: with the space of this cell.
-        tuned: the fields that the command itself puts into the space.
-    """
-
-    overrides: tuple[str, ...]
-    label: str
-    strategy: str
-    values: Mapping[str, Any]
-    protocol: Protocol
-    tuned: frozenset[str]
-
-
-def _base(cell: Cell) -> _Base:
-    """The cell with its values and its protocol, right as far as that can be known without torch."""
-    own = tuple(line for line in cell.overrides if not _of_protocol(key_of(line)))
-    if not any(key_of(line).lstrip("+") == "protocol" for line in cell.overrides):
-        own = (*own, "protocol=none")  # an experiment has chosen it, and would for the command of each run
-    spaces = (key_of(line).lstrip("+") for line in cell.overrides)
-    tuned = frozenset(key.removeprefix(_SPACE) for key in spaces if key.startswith(_SPACE))
-    choices = cell.config.hydra.runtime.choices
-    chosen = {key_of(line): line.partition("=")[2] for line in own}
-    strategy = next(
-        str(value)
-        for group in ("strategy", "freeze_policy")
-        if (value := chosen.get(group, choices.get(group))) not in (None, "null")
-    )
-    values = {**checked(cell.config, own), "open_test": False}
-    label = cell.label if cell.label != " ".join(cell.overrides) else strategy
-    return _Base(own, label, strategy, values, _protocol(cell.config), tuned)
-
-
-def _protocol(config: DictConfig) -> Protocol:
-    node = OmegaConf.to_container(config.protocol, resolve=True)
-    found = resolve(node, "protocol")
-    if not isinstance(found, Protocol):
-        raise usage_error("protocol", f"{config.protocol._target_} is no protocol")
-    return found
-
-
-def _planned(base: _Base, session: Session) -> Plan:
-    from thawline.planning.plan import plan_run
-
-    return plan_run(base.values, base.overrides, session, base.label)
-
-
-def _candidate(index: int, base: _Base, plan: Plan, axes: Collection[str]) -> Candidate:
-    """What of the grid is compared, with its space: what the command itself sets is not tuned."""
-    given = {key_of(line).lstrip("+") for line in base.overrides}
-    groups = len(plan.network.groups)
-    entries = {field: entry for field, entry in tuned_fields(base.protocol.space) if field not in given}
-    problems = [Problem(f"{_SPACE}{field}", "the command sets this field, too") for field in sorted(base.tuned & given)]
-    space: dict[str, Dimension] = {}
-    for field, entry in entries.items():
-        try:
-            space[field] = dimension(field, entry, _configured(base.values, field), groups)
-        except UsageError as error:
-            problems += error.problems
-    if not problems and base.protocol.budget and not space:
-        problems.append(Problem("protocol.space", "no field is left that could be tuned"))
-    if problems:
-        raise UsageError(problems)
-    chosen = {key_of(line): line.partition("=")[2] for line in base.overrides}
-    place = {key: chosen[key] for key in axes}
-    policy = plan.settings.freeze_policy
-    depth = policy.count(plan.network) if isinstance(policy, LastK) else None
-    return Candidate(index, base.label, base.strategy, base.overrides, place, space, depth)
-
-
-def _configured(values: Mapping[str, Any], field: str) -> Any:
-    """The value of a field of a configuration.
-
-    Raises:
-        UsageError: it has no such field.
-    """
-    known = dict(dotted(values))
-    if field not in known:
-        raise usage_error(f"{_SPACE}{field}", f"there is no field {field!r}{nearest_path(field, known)}")
-    return known[field]
 
 
 class _Stages:
@@ -191,6 +79,8 @@ class _Stages:
         cells = for_each(
             zip(labels, stage.points, strict=True), len(stage.points), lambda point: self._cell(stage, name, point)
         )
+        if self._protocol.retrains and not is_test:
+            self._require_retrainable(cells)
         planned = self._launching.plan(cells, {**self._axes, **_axes_of(stage)}, self._session)
         if not is_test and any("test" in plan.splits.opened for plan in planned.plans):
             raise RuntimeError(f"a run of stage {stage.name} has a test split")
@@ -206,10 +96,10 @@ class _Stages:
     def _cell(self, stage: Stage, name: str, point: Point) -> CellConfig:
         """The run of a point: nothing that the protocol says can open the test split, or close it where it is due."""
         candidate = self._candidates[point.candidate]
-        opened = f"open_test={'true' if stage.purpose == 'test' else 'false'}"
-        cell = changed(
-            self._composer, candidate.overrides, [*point.overrides, opened], {*candidate.values, *stage.axes}
-        )
+        is_test = stage.purpose == "test"
+        own = [f"open_test={'true' if is_test else 'false'}"]
+        own += [_RETRAINED] if is_test and self._protocol.retrains else []
+        cell = changed(self._composer, candidate.overrides, [*point.overrides, *own], {*candidate.values, *stage.axes})
         values = checked(cell.config, cell.overrides)
         asked = StageRecord(
             protocol=self._name,
@@ -221,6 +111,17 @@ class _Stages:
         )
         values["sweep"] = {**values["sweep"], "name": name, "stage": asked.model_dump()}
         return CellConfig(cell.overrides, cell.label, values)
+
+    def _require_retrainable(self, cells: Sequence[CellConfig]) -> None:
+        """Refuse, before anything is tuned, what the test stage could not train without validation images."""
+        from thawline.planning.plan import plan_run
+
+        key, value = _RETRAINED.split("=")
+
+        def planned(cell: CellConfig) -> Plan:
+            return plan_run({**cell.config, "open_test": True, key: value}, cell.overrides, self._session, cell.label)
+
+        for_each(((cell.label, cell) for cell in cells), len(cells), planned)
 
     def _manifest(self, *, complete: bool = False) -> ProtocolManifest:
         choices = self._protocol.choices(self._candidates, self._done)
@@ -246,25 +147,6 @@ class _Stages:
             independent_trials=self._protocol.independent_trials,
             complete=complete,
         )
-
-
-def _refuse(arguments: Sequence[str], grid: Grid) -> None:
-    """Refuse fields that are the protocol's to set, and a sweep over its own.
-
-    Raises:
-        UsageError: with a problem for each.
-    """
-    keys = dict.fromkeys(key_of(line).lstrip("+~") for line in arguments)
-    problems = [Problem(key, _ITS_OWN[key]) for key in keys if key in _ITS_OWN]
-    swept = [key.lstrip("+~") for key in grid.axes]
-    problems += [Problem(key, "is the same for all that is compared") for key in swept if _of_protocol(key)]
-    problems += [Problem(key, _ITS_OWN["seed"]) for key in swept if key == "data_seed"]
-    if problems:
-        raise UsageError(problems)
-
-
-def _of_protocol(key: str) -> bool:
-    return key.lstrip("+~").partition(".")[0] == "protocol"
 
 
 def _digest(protocol: Protocol, candidates: Sequence[Candidate], plans: Sequence[Plan]) -> str:

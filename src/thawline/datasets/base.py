@@ -6,7 +6,7 @@ import unicodedata
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
@@ -14,18 +14,16 @@ from pydantic import BeforeValidator, Field, model_validator
 from thawline.datasets.by_class import ByClass
 from thawline.datasets.by_presence import ByPresence
 from thawline.datasets.columns import chosen
+from thawline.datasets.dividing import Amounts, divided
 from thawline.datasets.inspections import Inspections
 from thawline.datasets.pools import MOST_NAMED, Division, Pool, counted, listed, shortened
-from thawline.datasets.splits import PARTS, Collection, Part, Split, Splits, Subset, fingerprint
+from thawline.datasets.splits import Collection, Part, Split, Splits, Subset, fingerprint
 from thawline.datasets.targets import Annotations, Look
 from thawline.errors import Problem, UsageError
 from thawline.specs import Spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_TEST_SEED = 0
-"""The test part is cut by this seed whatever the data seed, so that all runs are evaluated on the same images."""
 
 
 def _expanded(value: Any) -> Any:
@@ -60,13 +58,18 @@ class DividedDataset(Spec):
             the data seed, stratified, before the subset is drawn.
         test_fraction: Share that becomes the test part where the set has none: cut stratified, the same images for
             every data seed.
+        n_train_val: Images kept of training and validation together, of which `val_fraction` are for validation; null
+            keeps all. Stratified, by the data seed; fewer are part of more.
         on_unreadable: What an image that does not decode does: stop the run (error), or be left out and noted (skip).
     """
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"n_train_val"})
 
     fraction: float | None = Field(None, gt=0, le=1)
     val_fraction: float = Field(0.2, gt=0, lt=1)
     test_fraction: float = Field(0.2, gt=0, lt=1)
     on_unreadable: Literal["error", "skip"] = "error"
+    n_train_val: int | None = Field(None, ge=2)
 
     @abstractmethod
     def check(self) -> None:
@@ -95,9 +98,8 @@ class DividedDataset(Spec):
         collection, division = self.collect(), self.division()
         pool = self._pool(collection, division, cache_dir)
         division.check(pool)
-        parts = np.asarray(pool.parts)
-        indices = {part: np.flatnonzero(parts == part).astype(np.int64) for part in PARTS}
-        cut_notes = self._cut_missing(pool, division, indices, data_seed)
+        amounts = Amounts(self.val_fraction, self.test_fraction, self.n_train_val)
+        indices, notes = divided(pool, division, amounts, data_seed)
         indices["train"] = division.subset(pool, indices["train"], data_seed)
         return Splits(
             train=Split(pool.images, indices["train"]),
@@ -105,7 +107,7 @@ class DividedDataset(Spec):
             test=Split(pool.images, indices["test"]),
             classes=pool.classes,
             fingerprint=fingerprint(pool.keys, (look.digest for look in pool.looks), pool.digests),
-            notes=tuple(cut_notes),
+            notes=tuple(notes),
             warnings=(
                 *collection.warnings,
                 *pool.warnings,
@@ -155,25 +157,6 @@ class DividedDataset(Spec):
             ],
         )
 
-    def _cut_missing(
-        self, pool: Pool, division: Division, indices: dict[Part, NDArray[np.int64]], data_seed: int
-    ) -> list[str]:
-        """Cut what is empty of test and val from train, in place; returns a note for each cut."""
-        notes = []
-        cuts: tuple[tuple[Part, float, int, str], ...] = (
-            ("test", self.test_fraction, _TEST_SEED, "the same for every data seed"),
-            ("val", self.val_fraction, data_seed, f"by data seed {data_seed}"),
-        )
-        for part, share, seed, how in cuts:
-            if len(indices[part]):
-                continue
-            train = indices["train"]
-            indices["train"], indices[part] = division.cut(pool, train, share, part, seed)
-            alike = len(train) - len(np.unique(pool.pixels_number[train]))
-            together = f"; {alike} are copies of others, and copies stay in one part" if alike else ""
-            notes.append(f"the set has no {part} part: {len(indices[part])} images cut from train, {how}{together}")
-        return notes
-
 
 class ImageDataset(DividedDataset):
     """Base of the data sets whose images have one class each.
@@ -190,8 +173,7 @@ class ImageDataset(DividedDataset):
 
     @model_validator(mode="after")
     def _one_subset(self) -> ImageDataset:
-        if self.n_per_class is not None and self.fraction is not None:
-            raise ValueError("n_per_class and fraction both choose a subset: give one of them")
+        _require_one(n_per_class=self.n_per_class, fraction=self.fraction, n_train_val=self.n_train_val)
         return self
 
     def division(self) -> Division:
@@ -211,13 +193,20 @@ class AnnotatedDataset(DividedDataset):
 
     @model_validator(mode="after")
     def _one_subset(self) -> AnnotatedDataset:
-        if self.n_images is not None and self.fraction is not None:
-            raise ValueError("n_images and fraction both choose a subset: give one of them")
+        _require_one(n_images=self.n_images, fraction=self.fraction, n_train_val=self.n_train_val)
         return self
 
     def division(self) -> Division:
         """By image: parts and subsets show each class about as often as the whole."""
         return ByPresence(self.n_images, self.fraction)
+
+
+def _require_one(**amounts: float | None) -> None:
+    given = [name for name, amount in amounts.items() if amount is not None]
+    if len(given) > 1:
+        raise ValueError(
+            f"{' and '.join(given)} {'both' if len(given) == 2 else 'all'} choose a subset: give one of them"
+        )
 
 
 def _remedied(problems: list[Problem]) -> list[Problem]:

@@ -117,14 +117,24 @@ class ByClass:
         return first_of_each_class(pool.keys, pool.images.targets, train, self.n_per_class, self.fraction, seed)
 
     def remarks(self, pool: Pool, indices: Mapping[Part, NDArray[np.int64]]) -> list[str]:
-        """A warning where the same image has several classes."""
+        """Which classes a limited part lacks, and a warning where the same image has several classes."""
+        lacking = {
+            part: np.bincount(pool.images.targets[indices[part]], minlength=len(pool.classes)) == 0 for part in PARTS
+        }
+        if lacking["train"].any():
+            message = f"{lacking['train'].sum()} of {len(pool.classes)} classes would have no training image"
+            raise usage_error("dataset.n_train_val", message)
+        few = int(lacking["val"].sum())
+        warnings = [f"{few} of {len(pool.classes)} classes have no validation image"] if few else []
         labels, content = pool.images.targets, pool.pixels_number
         lowest = np.full(len(labels), len(pool.classes), dtype=np.int64)
         np.minimum.at(lowest, content, labels)
         mixed = np.zeros(len(labels), dtype=np.bool_)
         mixed[content[labels != lowest[content]]] = True
         several = [pool.keys[index] for index in np.flatnonzero(mixed[content]).tolist()]
-        return [f"{len(several)} images have a copy in another class: {listed(several, 4)}"] if several else []
+        if several:
+            warnings.append(f"{len(several)} images have a copy in another class: {listed(several, 4)}")
+        return warnings
 
 
 def _chosen(wanted: Sequence[int | str] | None, names: Sequence[str]) -> tuple[list[int], list[str]]:

@@ -42,7 +42,7 @@ def cut(
     firsts, copies = _groups(contents, indices)
     label_of = labels.tolist()
     sizes = np.bincount(labels[indices])
-    room = [min(max(_rounded(size * share), 1), size - 1) for size in sizes.tolist()]
+    room = [min(max(rounded(size * share), 1), size - 1) for size in sizes.tolist()]
     untouched = list(room)
     taken: list[int] = []
     left: list[int] = []
@@ -102,11 +102,11 @@ def first_of_each_class(
     by_class = indices[np.argsort(labels[indices], kind="stable")]
     chosen: list[NDArray[np.int64]] = []
     for members in np.split(by_class, np.flatnonzero(np.diff(labels[by_class])) + 1):
-        count = n_per_class if n_per_class is not None else max(_rounded(len(members) * (share or 1.0)), 1)
+        count = n_per_class if n_per_class is not None else max(rounded(len(members) * (share or 1.0)), 1)
         chosen.append(ranked(keys, members, "subset", seed)[:count])
     return np.sort(np.concatenate(chosen))
 
 
-def _rounded(value: float) -> int:
+def rounded(value: float) -> int:
     """Half a sample counts as one: Python's own rounding would send 0.5 and 2.5 down but 1.5 up."""
     return int(value + 0.5)

@@ -154,7 +154,7 @@ class Splits:
 
     Attributes:
         train: The labelled training samples, after the choice of a subset.
-        val: The samples that select epoch, depth and learning rate.
+        val: The samples that select epoch, depth and learning rate; None: they are trained on, too.
         test: The samples that are looked at once; None: they stay closed.
         classes: The class names, if the targets are classes.
         fingerprint: SHA-256 of the content of all images, whichever part or subset they are in.
@@ -167,7 +167,7 @@ class Splits:
     """
 
     train: Split
-    val: Split
+    val: Split | None
     test: Split | None
     classes: tuple[str, ...]
     fingerprint: str
@@ -181,12 +181,20 @@ class Splits:
     @property
     def opened(self) -> dict[str, Split]:
         """The splits that may be read, by name."""
-        splits = {"train": self.train, "val": self.val}
-        return splits if self.test is None else {**splits, "test": self.test}
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
 
     def without_test(self) -> Splits:
         """The same set with its test split closed."""
         return self if self.test is None else dataclasses.replace(self, test=None, closed=self.test.indices)
+
+    def with_val_in_train(self) -> Splits:
+        """The same set with one training split of all its training and validation samples."""
+        if self.val is None:
+            return self
+        together = Split(self.images, np.union1d(self.train.indices, self.val.indices))
+        note = f"the {len(self.train)} images of train and the {len(self.val)} of val are trained on together"
+        return dataclasses.replace(self, train=together, val=None, notes=(*self.notes, note))
 
     @property
     def images(self) -> Images:

@@ -102,7 +102,7 @@ def _of_one_class(folder: Path, classes: Sequence[str], cache_dir: Path | None) 
 def _settings(dataset: DividedDataset, folder: Path, classes: Sequence[str]) -> dict[str, Any]:
     """Those of the run's data set, but for the folder, and without a choice among its images."""
     values = {name: getattr(dataset, name) for name in type(dataset).model_fields}
-    values |= {"root": folder, "on_unreadable": "skip", "fraction": None}
+    values |= {"root": folder, "on_unreadable": "skip", "fraction": None, "n_train_val": None}
     if "n_images" in values:
         values["n_images"] = None
     if "classes" in values and values["classes"] is None:

@@ -240,7 +240,10 @@ class _Average:
 
         Returns its rank by the run's `SelectionRule`.
         """
-        values, _ = self._evaluated(self._run.plan.splits.val.indices)
+        val = self._run.plan.splits.val
+        if val is None:
+            raise TypeError("the plan has no validation split")
+        values, _ = self._evaluated(val.indices)
         row = {"phase": "average", "epoch": len(self._results.history), **about}
         row |= {f"val/{name}": value for name, value in values.items()}
         self._results.history.append(row)
@@ -312,7 +315,8 @@ def soup_plan(plans: Sequence[Plan], method: str, overrides: Sequence[str], sess
 def alike(plan: Plan) -> Hashable:
     """Equal for runs whose weights can be averaged: one network, head and source, one validation and test split."""
     splits, transform = plan.splits, plan.transform
-    data = (splits.fingerprint, splits.val.sha256, splits.test.sha256 if splits.test else None)
+    evaluated = tuple(split.sha256 for name, split in splits.opened.items() if name != "train")
+    data = (splits.fingerprint, evaluated)
     return (plan.model_key, data, str(transform.fixed))
 
 

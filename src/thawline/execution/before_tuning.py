@@ -28,7 +28,7 @@ def before_tuning(
     """The metrics of the copy before tuning, on validation splits: the test splits stay closed.
 
     ``before/target``: with the new head as it is initialised, and what the task measures of the source's features
-    without any training.
+    without any training; not where the run trains on its validation split.
     ``before/source``: with the source run's own head, on the source's validation split.
 
     Raises:
@@ -41,35 +41,39 @@ def before_tuning(
     if plan.settings.adapter is not None:  # it may change the network from the start, as visual prompts do
         device = model.pixel_mean.device
         model = TransferModel(backbone.module, model.head, backbone.mean, backbone.std).to(device)
-    features = {
-        name: session.once(
-            "features",
-            (source.identity, splits.fingerprint, split.sha256),
-            functools.partial(_features, run, model, split),
-        )
-        for name, split in (("train", splits.train), ("val", splits.val))
-    }
-    targets = {"train": _targets(splits.train), "val": _targets(splits.val)}
-    target = _metrics(model.head, features["val"], targets["val"], plan)
-    target |= plan.settings.task.without_training(features, targets, plan.outputs)
+    found = {}
+    if splits.val is not None:
+        read = {"train": splits.train, "val": splits.val}
+        features = {
+            name: session.once(
+                "features",
+                (source.identity, splits.fingerprint, split.sha256),
+                functools.partial(_features, run, model, split),
+            )
+            for name, split in read.items()
+        }
+        targets = {name: _targets(split) for name, split in read.items()}
+        found["before/target"] = _metrics(model.head, features["val"], targets["val"], plan)
+        found["before/target"] |= plan.settings.task.without_training(features, targets, plan.outputs)
+    source_val = source.splits.val
+    if source_val is None:
+        return found
     classifier = backbone.source_classifier
     head = nn.Linear(classifier.weight.shape[1], classifier.weight.shape[0])
     with torch.no_grad():
         head.weight.copy_(classifier.weight)
         head.bias.copy_(torch.zeros(len(classifier.weight)) if classifier.bias is None else classifier.bias)
-    source_val = source.splits.val
     source_features = session.once(
         "features", f"{source.identity} val", lambda: _features(run.with_plan(source), model, source_val)
     )
     again = _metrics(head, source_features, _targets(source_val), source)
-    _require_recorded(source, again, source_record)
-    return {"before/target": target, "before/source": again}
+    _require_recorded(source, again, source_record, len(source_val))
+    return {**found, "before/source": again}
 
 
-def _require_recorded(source: Plan, again: dict[str, float | None], source_record: Record) -> None:
+def _require_recorded(source: Plan, again: dict[str, float | None], source_record: Record, samples: int) -> None:
     """Compare headline metric and loss with those of the source run, which may have computed less precisely."""
     exact = source.settings.trainer.precision == "32-true"
-    samples = len(source.splits.val.indices)
     for name in dict.fromkeys((source_record.headline, "loss")):
         definition = source_record.metric_definitions.get(name)
         ours, theirs = again.get(name), source_record.metrics["val"].get(name)

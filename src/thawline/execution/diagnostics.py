@@ -136,6 +136,8 @@ def _distances(source: torch.Tensor, tuned: torch.Tensor) -> dict[str, Any]:
 
 def _validation_rows(plan: Plan) -> Rows:
     """At most `samples` rows of the validation split, the same ones for every strategy."""
+    if plan.splits.val is None:
+        raise TypeError("the plan has no validation split")
     settings, rows = plan.settings, plan.splits.val.indices
     return np.sort(rows[permutation(len(rows), "diagnostics", settings.data_seed)[: settings.diagnostics.samples]])
 

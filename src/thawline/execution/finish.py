@@ -127,12 +127,11 @@ class RunResults:
         self.samples += len(plan.splits.train.indices) * len(module.history)
         self.contract.append(fit.contract.of_phase(fit.phase.name))
         self.phases.append(_phase_record(model, fit))
-        self.selection = Selection.by(
-            plan.settings.rule,
-            value=best.value,
-            phase=fit.index,
-            epoch=fit.first_epoch + max(0, best.epoch),
-        )
+        rule, epoch = plan.settings.rule, fit.first_epoch + max(0, best.epoch)
+        if plan.splits.val is None:
+            self.selection = Selection.last(rule, phase=fit.index, epoch=epoch)
+        else:
+            self.selection = Selection.by(rule, value=best.value, phase=fit.index, epoch=epoch)
 
 
 class Diagnoses(Protocol):

@@ -100,7 +100,8 @@ def prepare_fit(
     )
     contract = FreezeContract(trained, whole=model)
     handed_on = index + 1 < len(plan.phases) and plan.phases[index + 1].optimizer_state == "keep"
-    best = BestEpoch(trained, settings.rule, keep_optimizer=handed_on)
+    rule = None if plan.splits.val is None else settings.rule
+    best = BestEpoch(trained, rule, keep_optimizer=handed_on)
     batches = Batches(
         inputs.parts,
         batch_size=settings.trainer.batch_size,
@@ -182,6 +183,7 @@ def _trainer(plan: Plan, phase: Phase, callbacks: list[Callback]) -> pl.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        limit_val_batches=None if plan.splits.val is not None else 0,
         use_distributed_sampler=False,
         log_every_n_steps=1,
         default_root_dir=plan.folder,

@@ -62,6 +62,7 @@ def _can_be_packed(plan: Plan) -> bool:
     return (
         kind is not None
         and isinstance(settings.task, Classification)
+        and plan.splits.val is not None
         and set(settings.optimizer.arguments) <= _ARGUMENTS[kind]
         and len(plan.phases) == 1
         and plan.phases[0].trainable == {"head.weight", "head.bias"} == set(plan.network.head)

@@ -79,7 +79,9 @@ class Regularizing:
         run, plan = self._run, self._run.plan
         settings, splits, device = plan.settings, plan.splits, run.device
         decoded = decoded_images(run)
-        key = (plan.model_key, repr(plan.transform), splits.fingerprint, splits.train.sha256, splits.val.sha256)
+        read = {name: split for name, split in splits.opened.items() if name != "test"}
+        digests = tuple(split.sha256 for split in read.values())
+        key = (plan.model_key, repr(plan.transform), splits.fingerprint, digests)
 
         def build(teacher: Teacher) -> Observer:
             built = backbone_of(run, cast("BackboneSpec", teacher), f"regularizer.{name}.teacher")
@@ -97,7 +99,7 @@ class Regularizing:
             observer=student,
             source=source,
             source_classifier=self._backbone.source_classifier,
-            samples=lambda split: _SplitSamples({"train": splits.train, "val": splits.val}[split], decoded, device),
+            samples=lambda split: _SplitSamples(read[split], decoded, device),
             build=build,
             remember=remember,
             seed=settings.seed,

@@ -141,7 +141,8 @@ class _Run:
         for index, phase in enumerate(run.plan.phases):
             if saved is None or index >= saved.phase:
                 fit = self._fit(index, phase, saved.fit if saved is not None and index == saved.phase else None)
-        results.metrics["val"] = self._validated()
+        if run.plan.splits.val is not None:
+            results.metrics["val"] = self._validated()
         evaluate = functools.partial(self._evaluated, fit)
         record = finish(Finished(run, self._model, self._backbone, results, evaluate, self._diagnosis))
         if distributed.is_first():
@@ -166,7 +167,10 @@ class _Run:
         return self._results
 
     def _fit(self, index: int, phase: Phase, state: dict[str, Any] | None) -> Fit:
-        """Train one phase, from `state` on if it was broken, and leave the model at its best epoch by validation."""
+        """Train one phase, from `state` on if it was broken, and leave the model at its best epoch by validation.
+
+        Where there is no validation split, at its last one.
+        """
         run, plan, results = self._run, self._run.plan, self._results
         self._model.set_trainable(phase.trainable, statistics_frozen=phase.running_statistics == "frozen")
         self._model.train()

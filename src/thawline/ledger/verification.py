@@ -129,8 +129,17 @@ def _of_config(record: Record, parts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_selection(record: Record) -> Iterator[str]:
-    """The selected epoch is the best of its phase, and the validation metrics are its row of the history."""
+    """The selected epoch is the best of its phase, and the validation metrics are its row of the history.
+
+    Without a validation split it is the last one, and there are no such metrics.
+    """
     history, selection, val = record.history, record.selection, record.metrics.get("val")
+    if selection.kept == "last":
+        if selection.epoch != len(history) - 1:
+            yield f"selection.epoch: {selection.epoch} is not the last of {len(history)} epochs"
+        if val is not None or "val" in record.splits:
+            yield "selection.kept: the last epoch, and there is a validation split"
+        return
     if val is None or not any(name.startswith("val/") for row in history for name in row):
         return
     if not 0 <= selection.epoch < len(history):

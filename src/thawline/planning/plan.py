@@ -24,6 +24,7 @@ from thawline.planning.settings import RunSettings, parse, recorded_config, sour
 from thawline.planning.shift import ShiftedSet, shifted_sets
 from thawline.planning.start import ModelKey, Start
 from thawline.planning.task_fit import check_task
+from thawline.planning.without_validation import check_without_validation
 from thawline.preprocessing import Preprocessing
 from thawline.records import RECORD_FILE, identity_of, require_record, run_folder
 from thawline.records.names import MODEL_FILE
@@ -141,6 +142,8 @@ def _plan(
     classifier = _classifier_to_come(settings, source, session)
     network = session.networks.network(settings, outputs, classifier)
     phases = phases_of(settings.freeze_policy, network, settings.trainer.max_epochs)
+    if splits.val is None:
+        check_without_validation(settings, phases)
     if settings.trainer.shards_weights:
         _check_shared(settings, splits)
     if settings.probe is not None and settings.regularizer:
@@ -191,7 +194,7 @@ def _plan(
 
 
 def fitting_splits(splits: Splits, settings: RunSettings) -> Splits:
-    """The data set's splits, without test where the run may not open it.
+    """The data set's splits, without test where the run may not open it, without val where it trains on it.
 
     Raises:
         UsageError: the task has no use for targets of this kind.
@@ -200,7 +203,8 @@ def fitting_splits(splits: Splits, settings: RunSettings) -> Splits:
     if splits.target != task.TARGET:
         needed = f"{task.NAME} needs a data set whose targets are of kind {task.TARGET!r}"
         raise usage_error("task", f"{needed}; those of this one are of kind {splits.target!r}")
-    return splits if settings.open_test else splits.without_test()
+    splits = splits if settings.open_test else splits.without_test()
+    return splits.with_val_in_train() if settings.train_on == "train_val" else splits
 
 
 def _input_identity(skeleton: Backbone) -> dict[str, Any]:

@@ -194,10 +194,13 @@ class AverageSettings(Spec):
 class RunSettings(Spec):
     """One run. Fields hold validated specs; `source` is the whole configuration of the source run, if there is one.
 
-    `open_test` says whether the run may open the test split, after everything is chosen on validation.
+    `train_on` says whether the run trains on the training split alone, or on the validation split, too; then nothing
+    can be chosen, and the last epoch is kept. `open_test` says whether the run may open the test split, after
+    everything is chosen on validation.
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"logger", "output_dir", "sweep", "report", "source"})
+    ADDED: ClassVar[frozenset[str]] = frozenset({"train_on"})
 
     backbone: BackboneSpec
     adapter: Adapter | None = None
@@ -214,6 +217,7 @@ class RunSettings(Spec):
     task: Task
     loss: LossSettings
     metrics: MetricSettings
+    train_on: Literal["train", "train_val"] = "train"
     open_test: bool = True
     shift: dict[str, Shift] = Field(default_factory=dict)
     diagnostics: DiagnosticsSettings = DiagnosticsSettings()
@@ -327,8 +331,8 @@ def source_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     source = dict(config["source"])
     weights = source.pop("weights", None)
-    # Further tests and diagnostics speak of the target; the source has those that its own node names.
-    config = {**config, "shift": {}, "diagnostics": {}}
+    # Further tests, diagnostics and what is trained on speak of the target; the source has what its own node names.
+    config = {**config, "shift": {}, "diagnostics": {}, "train_on": "train"}
     if isinstance(config.get("sweep"), Mapping):
         config["sweep"] = {**config["sweep"], "stage": None}  # all stages share it
     regularizer, adapter = source.pop("regularizer", {}), source.pop("adapter", None)

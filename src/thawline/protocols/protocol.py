@@ -124,6 +124,16 @@ class Protocol(Spec):
         """Whether what is tried is drawn independently, not proposed from what was tried before."""
         return True
 
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """Fields that have the same value in all runs, by their names; the last part of each is the protocol's own."""
+        return {}
+
+    @property
+    def retrains(self) -> bool:
+        """Whether the runs of the test stage train on the validation images, too, and keep their last epoch."""
+        return False
+
     @abstractmethod
     def next_stage(self, candidates: Sequence[Candidate], done: Sequence[Finished]) -> Stage | None:
         """The stage that follows on those that are done; None where it was the last one.

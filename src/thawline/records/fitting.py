@@ -173,9 +173,17 @@ class FreezeContractRecord(RecordPart):
 
 
 class Selection(RecordPart):
-    """The checkpoint that was tested, chosen on validation.
+    """The checkpoint that was tested: the best epoch on validation, or the last one where there is no validation split.
 
-    `tie_break` is the metric that decided where `monitor` tied; None: the first of the equals was kept.
+    Attributes:
+        monitor: the metric that chose it, ``val/top1``; of the last epoch the name of the metric alone, which chose
+            nothing.
+        mode: which direction of it is better.
+        tie_break: the metric that decided where `monitor` tied; None: the first of the equals was kept.
+        value: of the metric at the epoch; None: it has no finite one, or nothing was chosen.
+        phase: the index of its phase.
+        epoch: its number in the run.
+        kept: the best epoch, or the last one.
     """
 
     monitor: str
@@ -184,6 +192,12 @@ class Selection(RecordPart):
     value: float | None
     phase: int
     epoch: int
+    kept: Literal["best", "last"] = "best"
+
+    @classmethod
+    def last(cls, rule: SelectionRule, *, phase: int, epoch: int) -> Selection:
+        """The last epoch, of a run that has no validation split; it is compared with others by the rule's metric."""
+        return cls(monitor=rule.metric, mode=rule.direction, value=None, phase=phase, epoch=epoch, kept="last")
 
     @classmethod
     def by(cls, rule: SelectionRule, *, value: float | None, phase: int, epoch: int) -> Selection:

@@ -50,8 +50,8 @@ class CoTuning(Spec):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """The features of the model and of the source."""
-        return frozenset({"forward", "source"})
+        """The features of the model and of the source; the relation is calibrated on validation."""
+        return frozenset({"forward", "source", "validation"})
 
     def check(self, field: str, backbone: nn.Module, network: Network, *, source_classifier: bool) -> None:
         """The source has a classifier."""

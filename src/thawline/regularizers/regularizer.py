@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from thawline.regularizers.observation import Observer
 
-Need = Literal["source", "forward"]
+Need = Literal["source", "forward", "validation"]
 """``source``: an untouched copy of the backbone. ``forward``: what the whole model computes from images; the phase then
-cannot run on values stored at the thaw line."""
+cannot run on values stored at the thaw line. ``validation``: the samples of the validation split."""
 
 _Made = TypeVar("_Made")
 

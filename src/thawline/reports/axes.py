@@ -14,7 +14,7 @@ OPENS = "open_test"
 SWEEP = "sweep"
 """The axis of a study of several sweeps that differ in what no other axis says."""
 _REPLICATES = ("seed", "data_seed")
-_AMOUNTS = ("n_per_class", "fraction", "val_fraction", "test_fraction", "classes")
+_AMOUNTS = ("n_per_class", "n_images", "n_train_val", "fraction", "val_fraction", "test_fraction", "classes")
 _DEPTHS = ("k", "depth")
 
 

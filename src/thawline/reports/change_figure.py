@@ -89,7 +89,7 @@ def change_figure(study: Study, groups: Groups, rows: Sequence[Row]) -> tuple[Fi
         for label, row in zip(panel.get_yticklabels(), drawn, strict=True):
             label.set_fontweight("bold" if study.is_chosen(row) else "normal")
     _name_groups(panels[-1], groups, named)
-    return figure, _caption(maps, len(drawn), len(rows))
+    return figure, _caption(maps, len(drawn), len(rows), chosen=study.any_validated)
 
 
 def _draw(figure: Figure, axes: Axes, which: _Map, values: list[list[float]]) -> None:
@@ -165,7 +165,7 @@ def _name_groups(axes: Axes, groups: Groups, most: int) -> None:
     axes.set_xlabel("layer group, input to output")
 
 
-def _caption(maps: Sequence[_Map], drawn: int, rows: int) -> str:
+def _caption(maps: Sequence[_Map], drawn: int, rows: int, *, chosen: bool) -> str:
     sentences = []
     if _DRIFT in maps:
         sentences.append(
@@ -177,7 +177,7 @@ def _caption(maps: Sequence[_Map], drawn: int, rows: int) -> str:
             "Linear CKA between the outputs of source and tuned network on validation images, averaged over "
             "positions: 1 is the same up to rotation and scale."
         )
-    sentences.append("Means over the seeds; bold: chosen on validation.")
+    sentences.append(f"Means over the seeds{'; bold: chosen on validation' if chosen else ''}.")
     if drawn < rows:
         sentences.append(f"The first {drawn} of {rows} rows are drawn; all are in layers.csv.")
     return " ".join(sentences)

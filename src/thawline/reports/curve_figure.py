@@ -33,26 +33,34 @@ def curve_figure(study: Study) -> tuple[Figure, str] | None:
     figure = Figure(
         figsize=(width, 3.8 + 0.15 * min(len(rows), _MOST_IN_LEGEND) if narrow else 2.5), layout="constrained"
     )
-    loss, metric = (figure.subplots(2, 1, sharex=True) if narrow else figure.subplots(1, 2)).tolist()
+    if any(run.validation for row in rows for run in row.runs.values()):
+        loss, metric = (figure.subplots(2, 1, sharex=True) if narrow else figure.subplots(1, 2)).tolist()
+    else:
+        loss, metric = figure.subplots(), None
     colours = _colours(len(rows))
     drawn = 0
     for row, colour in zip(rows, colours, strict=True):
         drawn += _draw_row(loss, metric, study, row, colour, _MOST_RUNS - drawn)
     for axes, label in ((loss, "training loss"), (metric, f"validation {study.axis_label}")):
+        if axes is None:
+            continue
         if axes is metric or not narrow:
             axes.set_xlabel("epoch")
         axes.set_ylabel(drawable(label, 60))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
-    metric.set_ylim(inside(metric.get_ylim(), study.definition.lower, study.definition.upper))
-    _legend(figure, rows, colours, below=narrow)
-    return figure, _caption(study, len(rows), len(every))
+    if metric is not None:
+        metric.set_ylim(inside(metric.get_ylim(), study.definition.lower, study.definition.upper))
+    _legend(figure, rows, colours, below=narrow, dots=metric is not None)
+    return figure, _caption(study, len(rows), len(every), validated=metric is not None)
 
 
-def _draw_row(loss: Axes, metric: Axes, study: Study, row: Row, colour: Any, most: int) -> int:
+def _draw_row(loss: Axes, metric: Axes | None, study: Study, row: Row, colour: Any, most: int) -> int:
     runs = [run for run in row.runs.values() if len(run.train_loss) > 1][: max(0, most)]
     scored = [(run, run.validation[study.metric]) for run in runs if study.metric in run.validation]
     _draw_lines(loss, [run.train_loss for run in runs], colour)
+    if metric is None:
+        return len(runs)
     _draw_lines(metric, [scores for _, scores in scored], colour)
     kept = [(run.chosen_epoch, scores[run.chosen_epoch]) for run, scores in scored if run.chosen_epoch < len(scores)]
     kept = [(epoch, score) for epoch, score in kept if math.isfinite(score)]
@@ -80,20 +88,23 @@ def _colours(count: int) -> list[Any]:
     return [shades(0.95 * place / (count - 1)) for place in range(count)]
 
 
-def _legend(figure: Figure, rows: Sequence[Row], colours: Sequence[Any], *, below: bool) -> None:
+def _legend(figure: Figure, rows: Sequence[Row], colours: Sequence[Any], *, below: bool, dots: bool) -> None:
     from matplotlib.lines import Line2D
 
     step = math.ceil(len(rows) / _MOST_IN_LEGEND)
     entries = [
         Line2D([], [], color=colours[place], label=drawable(rows[place].label)) for place in range(0, len(rows), step)
     ]
-    entries.append(Line2D([], [], color=GREY, linestyle="none", marker="o", markersize=3, label="epoch kept"))
+    if dots:
+        entries.append(Line2D([], [], color=GREY, linestyle="none", marker="o", markersize=3, label="epoch kept"))
     figure.legend(handles=entries, loc="outside lower center" if below else "outside right center")
 
 
-def _caption(study: Study, drawn: int, every: int) -> str:
-    text = (
-        f"Learning curves of the runs: training loss and validation {study.metric_label} after each epoch. The dot is "
-        "the epoch whose weights were kept."
-    )
+def _caption(study: Study, drawn: int, every: int, *, validated: bool) -> str:
+    text = "Learning curves of the runs: training loss after each epoch. The weights of the last one were kept."
+    if validated:
+        text = (
+            f"Learning curves of the runs: training loss and validation {study.metric_label} after each epoch. The dot "
+            "is the epoch whose weights were kept."
+        )
     return capital(text) + (f" The first {drawn} of {every} rows are drawn." if drawn < every else "")

@@ -104,6 +104,8 @@ def _facets(study: Study) -> list[tuple[str, list[Group]]]:
 def _best_lines(study: Study, groups: Sequence[Group]) -> list[Group]:
     if len(groups) <= len(COLOURS):
         return list(groups)
+    if not study.any_validated:
+        return list(groups[: len(COLOURS)])
     best = study.best_first(group.chosen for group in groups if group.chosen)[: len(COLOURS)]
     return [group for group in groups if any(group.chosen is row for row in best)]
 
@@ -379,7 +381,7 @@ def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, 
     entries.append(Patch(facecolor=base, alpha=0.2, linewidth=0, label=f"{study.split_label}, 95 % interval"))
     dots: dict[str, Any] = {"alpha": 0.6, "linestyle": "none", "marker": "o", "markersize": 3}
     entries.append(Line2D([], [], color=base, label=f"{study.split_label}, each seed", **dots))
-    beside = study.split != VALIDATION
+    beside = study.split != VALIDATION and study.any_validated
     if beside:
         dashed: dict[str, Any] = {"alpha": 0.55, "linewidth": 0.9, "linestyle": (0, (4, 2))}
         entries.append(Line2D([], [], color=base, label="validation, mean", **dashed))
@@ -391,7 +393,8 @@ def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, 
             )
         )
     ring: dict[str, Any] = {"markerfacecolor": "none", "markersize": 7, "markeredgewidth": 1.1}
-    entries.append(Line2D([], [], color=base, linestyle="none", marker="o", label="chosen on validation", **ring))
+    if study.any_validated:
+        entries.append(Line2D([], [], color=base, linestyle="none", marker="o", label="chosen on validation", **ring))
     if any(row.summary(study.split, study.metric).diverged for row in study.rows):
         entries.append(Line2D([], [], color=base, linestyle="none", marker="x", markersize=4, label="diverged"))
     if below:
@@ -403,10 +406,11 @@ def _legend(figure: Figure, axes: Axes, study: Study, names: dict[str, str], *, 
 def _depth_caption(study: Study, facets: Sequence[tuple[str, list[Group]]], *, wide: bool) -> str:
     along = "the number of unfrozen layer groups" if study.axes.depth_is_layers else plain(study.axes.depth or "", 60)
     open_dots = "" if wide else ", its seeds as open dots"
+    chosen = study.any_validated
     dashed = f" Dashed: validation mean{open_dots}." if study.split != VALIDATION else ""
     text = (
         f"{capital(study.metric_label)} against {along}. Solid: {study.split_label} mean over the seeds with its 95 % "
-        f"{study.interval_label}, every seed as a dot.{dashed} Ring: chosen on validation."
+        f"{study.interval_label}, every seed as a dot.{f'{dashed} Ring: chosen on validation.' if chosen else ''}"
     )
     text += beaten_caption(study)
     text += f" {capital(study.direction_note)}." if study.direction_note else ""
@@ -414,5 +418,6 @@ def _depth_caption(study: Study, facets: Sequence[tuple[str, list[Group]]], *, w
         text += " Intervals over two seeds are not drawn; they are in the tables."
     drawn = sum(len(groups) for _, groups in facets)
     if drawn < len(study.series):
-        text += f" Of {len(study.series)} lines the {drawn} best by validation are drawn; all are in the tables."
+        best = f"{drawn} best by validation" if chosen else f"first {drawn}"
+        text += f" Of {len(study.series)} lines the {best} are drawn; all are in the tables."
     return text

@@ -124,6 +124,11 @@ class LoadedRun:
         return "test" in self.metrics
 
     @property
+    def is_validated(self) -> bool:
+        """Whether the run has a validation split: one that trains on it, too, has none."""
+        return "val" in self.metrics
+
+    @property
     def last_phase(self) -> str:
         """The name of the phase that was trained last."""
         return self.phase_of_epoch[-1] if self.phase_of_epoch else ""

@@ -33,7 +33,7 @@ from thawline.reports.figures import draw_changes, draw_curves
 from thawline.reports.gallery import galleries
 from thawline.reports.per_class import by_class
 from thawline.reports.race import race
-from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
+from thawline.reports.split_names import SPLIT_LABELS, TEST
 from thawline.reports.study import Study
 from thawline.reports.tables import (
     LONGEST_NAME,
@@ -179,7 +179,7 @@ def _before(study: Study) -> Iterable[Section]:
 
 def _every_run(study: Study) -> Iterable[Section]:
     digits = study.digits
-    splits = (VALIDATION, TEST) if study.any_tested else (VALIDATION,)
+    splits = study.splits
     lines = []
     for row in study.rows[:_MOST_ROWS]:
         summary = row.summary(study.split, study.metric)
@@ -256,13 +256,10 @@ def _provenance(study: Study) -> Iterable[Section]:
 
 
 def _method(study: Study) -> Iterable[Section]:
-    best = "largest" if study.mode == "max" else "smallest"
     rows = (
         "Rows are the cells of the sweep that differ in their seeds alone. k is the number of layer groups that train"
         f"{', ' + study.axes.how_counted if study.axes.how_counted else ''}; k = 0 trains the head alone, 'in part' "
-        "means that not all parameters of these groups train. A row is chosen by the "
-        f"{best} {study.metric_label} on validation, a mean over its runs; {ties_in_words(study)}. A run's checkpoint "
-        f"is selected on validation by {_selected(study)}; {_opened(study)}."
+        f"means that not all parameters of these groups train. {_chosen(study)} {_kept(study)}; {_opened(study)}."
     )
     numbers = (
         f"Standard deviations have n - 1 in the denominator. The interval of a mean is the {study.interval_label}, cut "
@@ -279,10 +276,30 @@ def _opened(study: Study) -> str:
     return f"the test set is opened once {which}, after that"
 
 
+def _chosen(study: Study) -> str:
+    """How a row is chosen."""
+    if not study.any_validated:
+        return "No row is chosen: no run has validation images."
+    best = "largest" if study.mode == "max" else "smallest"
+    by = f"{best} {study.metric_label} on validation, a mean over its runs; {ties_in_words(study)}"
+    return f"A row is chosen by the {by}."
+
+
+def _kept(study: Study) -> str:
+    """Which epoch of a run is kept."""
+    last = "keeps its last epoch: it trained on its validation images, too"
+    if not study.any_validated:
+        return f"A run {last}"
+    told = f"A run's checkpoint is selected on validation by {_selected(study)}"
+    return f"{told}, and a run without validation images {last}" if study.unvalidated else told
+
+
 def _selected(study: Study) -> str:
     """What the runs selected their checkpoint by, and how they told equals apart."""
     rules: dict[str, None] = {}
     for run in study.sweep.runs:
+        if not run.is_validated:
+            continue
         monitor = run.definitions[run.monitor.removeprefix("val/")].label
         tie_break = run.selection_tie_break and run.definitions[run.selection_tie_break.removeprefix("val/")].label
         rules[f"{monitor}, ties by {tie_break}" if tie_break else f"{monitor}, of equals the first"] = None

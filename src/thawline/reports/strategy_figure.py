@@ -142,9 +142,10 @@ def _strategy_legend(figure: Figure, study: Study) -> None:
     if any(study.is_in_the_running(row) is False for row in study.rows):
         hollow = {**mean, **OUT_OF_THE_RUNNING, "markersize": 4.2}
         entries.append(Line2D([], [], color=colour, label="mean, beaten by another", **hollow))
-    if study.split != VALIDATION:
+    if study.split != VALIDATION and study.any_validated:
         entries.append(Line2D([], [], color=other, label="validation", **diamond))
-    entries.append(Line2D([], [], color=colour, linestyle="none", marker="o", label="chosen on validation", **ring))
+    if study.any_validated:
+        entries.append(Line2D([], [], color=colour, linestyle="none", marker="o", label="chosen on validation", **ring))
     if any(row.summary(study.split, study.metric).diverged for row in study.rows):
         entries.append(Line2D([], [], color=colour, linestyle="none", marker="x", markersize=4, label="diverged"))
     figure.legend(handles=entries, loc="outside lower center", ncols=2, columnspacing=1.2)
@@ -152,10 +153,12 @@ def _strategy_legend(figure: Figure, study: Study) -> None:
 
 def _strategy_caption(study: Study, strategies: int, facets: int) -> str:
     diamond = " Diamond: validation mean." if study.split != VALIDATION else ""
+    order, chosen = ", best on validation first", f"{diamond} Ring and bold: chosen on validation."
+    if not study.any_validated:
+        order, chosen = "", ""
     text = (
-        f"{capital(study.metric_label)} of each strategy, best on validation first. Filled: {study.split_label} mean "
-        f"over the seeds with its 95 % {study.interval_label}, every seed as a small dot.{diamond} Ring and bold: "
-        "chosen on validation."
+        f"{capital(study.metric_label)} of each strategy{order}. Filled: {study.split_label} mean over the seeds with "
+        f"its 95 % {study.interval_label}, every seed as a small dot.{chosen}"
     )
     text += beaten_caption(study)
     text += f" {capital(study.direction_note)}." if study.direction_note else ""

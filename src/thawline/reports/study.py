@@ -99,6 +99,22 @@ class Study:
         """Whether any of the compared runs opened the test split."""
         return any(run.is_tested for row in self.rows for run in row.runs.values())
 
+    @cached_property
+    def unvalidated(self) -> int:
+        """How many of the compared runs have no validation split: they trained on it, too."""
+        return sum(not run.is_validated for row in self.rows for run in row.runs.values())
+
+    @cached_property
+    def any_validated(self) -> bool:
+        """Whether any of the compared runs has a validation split; otherwise nothing can be chosen."""
+        return any(run.is_validated for row in self.rows for run in row.runs.values())
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Validation and test, as far as any run has them."""
+        there = {VALIDATION: self.any_validated or not self.any_tested, TEST: self.any_tested}
+        return tuple(split for split, is_there in there.items() if is_there)
+
     @property
     def direction_note(self) -> str:
         """For a metric of which less is better a note that says so; empty for the others."""
@@ -137,7 +153,10 @@ class Study:
         """
         found = self.best_of(run for row in self.rows if not row.dropped for run in row.runs.values())
         if found is None:
-            raise usage_error("sweep", f"{self.sweep.folder}: no run has a finite {self.rule.metric} on validation")
+            why = f"no run has a finite {self.rule.metric} on validation"
+            if not self.any_validated:
+                why = "its runs trained on their validation images, so none of them is the best by validation; name one"
+            raise usage_error("sweep", f"{self.sweep.folder}: {why}")
         return found
 
     def best_of(self, runs: Iterable[LoadedRun]) -> LoadedRun | None:

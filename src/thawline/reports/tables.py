@@ -124,7 +124,7 @@ def result_table(study: Study, most: int | None = None) -> Table:
     extra = study.side_tests if len(study.side_tests) <= MOST_EXTRA_COLUMNS else ()
     headings = ["", *axes.values(), "k", "groups trained", "trainable", "share %"]
     # The interval stands behind the split that it is of.
-    before = (VALIDATION, TEST) if study.split == TEST else (VALIDATION,)
+    before = study.splits if study.split == TEST else (VALIDATION,)
     behind = (TEST, *extra) if study.any_tested and TEST not in before else extra
     headings += [*(f"{split} {study.metric}" for split in before), "95 % interval"]
     headings += [*(f"{split} {study.metric}" for split in behind), "runs", "seconds"]
@@ -173,10 +173,13 @@ def _censored(study: Study, axes: Sequence[str], width: int) -> list[Line]:
 
 
 def _how_to_read(study: Study, most: int | None) -> str:
-    told = f"{CHOSEN} best validation mean" + (" of its condition" if len(study.conditions) > 1 else "")
-    if len(study.series) > len(study.conditions):
-        told += f"; {CHOSEN_IN_LINE} best of its line of the figure"
-    told += f". Mean ± standard deviation over the runs.{_interval_note(study.interval_label, study.split_label)}"
+    told = ""
+    if study.any_validated:
+        told = f"{CHOSEN} best validation mean" + (" of its condition" if len(study.conditions) > 1 else "")
+        if len(study.series) > len(study.conditions):
+            told += f"; {CHOSEN_IN_LINE} best of its line of the figure"
+        told += ". "
+    told += f"Mean ± standard deviation over the runs.{_interval_note(study.interval_label, study.split_label)}"
     if study.stages is not None and study.stages.dropped:
         told += f" {DROPPED} dropped by the race: never chosen, and without an interval unless it was audited."
     if study.direction_note:
@@ -247,7 +250,7 @@ def _width(table: Table, places: Sequence[int]) -> int:
 
 def table_rows(study: Study) -> list[dict[str, object]]:
     """The rows of ``table.csv``: numbers in full precision, None where there is none."""
-    splits = (VALIDATION, *((TEST,) if study.any_tested else ()), *study.further_tests)
+    splits = (*study.splits, *study.further_tests)
     return [_table_row(study, row, splits) for row in study.rows]
 
 

@@ -25,7 +25,7 @@ def training_warnings(study: Study) -> list[str]:
 
 def ended_too_early(run: LoadedRun) -> bool:
     """Whether the last epoch was the best by validation: more epochs may have been better still."""
-    return len(run.train_loss) > 1 and run.chosen_epoch == len(run.train_loss) - 1
+    return len(run.train_loss) > 1 and run.is_validated and run.chosen_epoch == len(run.train_loss) - 1
 
 
 def training_loss_rose(run: LoadedRun) -> bool:

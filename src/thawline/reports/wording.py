@@ -46,6 +46,8 @@ def _answer(study: Study, group: Group) -> str:
     if stands and not where and stands.startswith("with "):
         stands = f"W{stands[1:]}"
     lead, where = (f"{where}{stands} ", "") if stands else ("", where)
+    if group.chosen is None and not study.any_validated:
+        return f"{lead}{where}{_of_each(study, group)}"
     if group.chosen is None:
         return f"{where}no run has a finite validation {study.metric_label} yet, so nothing can be chosen."
     chosen = group.chosen
@@ -67,6 +69,15 @@ def _answer(study: Study, group: Group) -> str:
         parts.append(f"; on test it has {_result(study, chosen, TEST)}")
     differences = _differences(study, chosen, references)
     return " ".join(filter(None, ["".join(parts) + ".", differences]))
+
+
+def _of_each(study: Study, group: Group) -> str:
+    """The results of all rows, where none is chosen."""
+    rows = [row for row in group.rows if row.runs]
+    told = [f"{_result(study, row, study.split)} for {_named(study, row)}" for row in rows[:_MOST_NAMED]]
+    more = f"; and {len(rows) - _MOST_NAMED} more in the table" if len(rows) > _MOST_NAMED else ""
+    lower = f" ({study.direction_note})" if study.direction_note else ""
+    return f"{study.split_label} {study.metric_label}{lower} is {'; '.join(told)}{more}."
 
 
 def _result(study: Study, row: Row, split: str) -> str:
@@ -174,6 +185,7 @@ def warnings(study: Study) -> tuple[str, ...]:
     """What a reader must know before believing the numbers."""
     return (
         *_closed(study),
+        *_without_validation(study),
         *study.notes,
         *_incomplete(study),
         *_diverged(study),
@@ -201,6 +213,17 @@ def _closed(study: Study) -> list[str]:
         "opened."
     )
     return [text]
+
+
+def _without_validation(study: Study) -> list[str]:
+    """That nothing is chosen among runs that trained on their validation images."""
+    if not study.unvalidated:
+        return []
+    how = "trained on their validation images, too (train_on=train_val), and kept their last epoch"
+    if not study.any_validated:
+        return [f"The runs {how}. Nothing is chosen among them: that would take images which they have not seen."]
+    runs = sum(len(row.runs) for row in study.rows)
+    return [f"{study.unvalidated} of {runs} runs {how}: they have no validation score, and are never chosen."]
 
 
 def _of_data(study: Study) -> list[str]:
@@ -258,7 +281,8 @@ def _reasons(rows: Sequence[Row]) -> str:
 def _unequal(study: Study) -> list[str]:
     told = []
     for group in study.conditions:
-        apart = sum(not row.dropped for row in group.rows) - len(group.candidates)
+        could = (row for row in group.rows if not row.dropped and any(run.is_validated for run in row.runs.values()))
+        apart = sum(1 for _ in could) - len(group.candidates)
         if apart and group.candidates:
             where = f"On {short(group.label)}, " if group.label else ""
             rows = "row has" if apart == 1 else "rows have"

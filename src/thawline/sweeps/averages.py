@@ -116,7 +116,9 @@ def _finished(folder: Path, manifest: Manifest, session: Session) -> tuple[list[
         except (OSError, ValueError):
             left_out.append(f"run {cell.identity}: not done")
             continue
-        if record.diverged or record.selection.value is None:
+        if record.selection.kept == "last":
+            left_out.append(f"run {cell.identity}: trained on its validation images, which would choose the average")
+        elif record.diverged or record.selection.value is None:
             left_out.append(f"run {cell.identity}: diverged")
         elif record.config.get("average") is None:
             found.append(_Finished(_plan(place, session), tuple(cell.overrides)))
@@ -127,6 +129,8 @@ def _plan(folder: Path, session: Session) -> Plan:
     record = require_record(folder)
     if record.config.get("average") is not None:
         raise usage_error("", f"{folder} is an average itself")
+    if record.selection.kept == "last":
+        raise usage_error("", f"{folder} trained on its validation images, which would choose the average")
     if record.diverged:
         raise usage_error("", f"{folder} diverged: {record.divergence}")
     return plan_of_run(folder, session)

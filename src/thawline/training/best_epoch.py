@@ -1,4 +1,4 @@
-"""The best epoch on validation, whose tensors are kept."""
+"""The best epoch on validation, or the last one, whose tensors are kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BestEpoch(Checkpoint):
 
     Args:
         model: the whole model.
-        rule: how epochs are compared.
+        rule: how epochs are compared; None: there is no validation split, and the last epoch is kept.
         keep_optimizer: keep what the optimizer remembered at the best epoch too, for the phase that goes on with it.
 
     Attributes:
@@ -33,7 +33,7 @@ class BestEpoch(Checkpoint):
         auxiliary: what regularizers train themselves, at the best epoch.
     """
 
-    def __init__(self, model: TransferModel, rule: SelectionRule, *, keep_optimizer: bool = False) -> None:
+    def __init__(self, model: TransferModel, rule: SelectionRule | None, *, keep_optimizer: bool = False) -> None:
         self._model, self._rule, self._rank = model, rule, NEVER
         self._keep_optimizer = keep_optimizer
         self.tensors: dict[str, torch.Tensor] = {}
@@ -80,12 +80,14 @@ class BestEpoch(Checkpoint):
 
     def consider(self, row: Mapping[str, Any], epoch: int, updated: Iterable[str]) -> bool:
         """Keep the model's `updated` tensors if this row of the history is the best so far; says whether it is."""
-        rank = self._rule.rank(row, "val/")
-        if not rank > self._rank:
-            return False
+        if self._rule is not None:
+            rank = self._rule.rank(row, "val/")
+            if not rank > self._rank:
+                return False
+            self._rank, self.value = rank, row[f"val/{self._rule.metric}"]
         state = self._model.state_dict()
         self.tensors = {name: whole(state[name]).detach().clone() for name in sorted(updated)}
-        self.epoch, self.value, self._rank = epoch, row[f"val/{self._rule.metric}"], rank
+        self.epoch = epoch
         return True
 
     def restore(self) -> None:

@@ -49,7 +49,8 @@ def _of_interest(study: Study) -> list[tuple[int, Row]]:
     for group in study.conditions:
         if group.chosen is not None:
             first += [group.chosen, study.probe_of(group.chosen), study.full_of(group.chosen)]
-    rows = [row for row in (*first, *study.best_first(study.rows)) if row is not None]
+    others = study.best_first(study.rows) if study.any_validated else study.rows
+    rows = [row for row in (*first, *others) if row is not None]
     unique = list({places[id(row)]: row for row in rows}.items())
     return unique[:_MOST_MATRICES]
 

@@ -19,7 +19,7 @@ from thawline.reports.loading import Cell
 from thawline.reports.page.confusions import confusions
 from thawline.reports.page.details import changes, curves
 from thawline.reports.rows import Row
-from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
+from thawline.reports.split_names import SPLIT_LABELS
 from thawline.reports.study import Study
 from thawline.reports.tables import axis_values, trained_groups
 
@@ -124,8 +124,7 @@ class _Shown:
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """Validation, test, and the further test sets but for corrupted copies, which have tables of their own."""
-        tested = (TEST,) if self.study.any_tested else ()
-        return (VALIDATION, *tested, *self.study.side_tests)
+        return (*self.study.splits, *self.study.side_tests)
 
     @cached_property
     def definitions(self) -> dict[str, Any]:

@@ -128,8 +128,8 @@ const charts = {
     const { views, title, beaten } = panels(data.axis ? depthView : strategyView);
     const by = data.axis ? `by ${data.axis.title}` : "of each strategy";
     const dots = state.seeds ? "; small dots are single runs" : "";
-    const chosen = data.axis ? "the ring is" : "the diamond is";
-    return { views, title, height: 300, said: `${capital(title)}, ${by}: means over the runs with 95 % intervals${dots}; ${chosen} what validation chose${beaten ? ", and another row beats the pale ones" : ""}. The table below has the numbers.` };
+    const chosen = data.rows.some((row) => row.chosen || row.chosen_in_line) ? `; ${data.axis ? "the ring" : "the diamond"} is what validation chose` : "";
+    return { views, title, height: 300, said: `${capital(title)}, ${by}: means over the runs with 95 % intervals${dots}${chosen}${beaten ? ", and another row beats the pale ones" : ""}. The table below has the numbers.` };
   },
   cost: () => {
     const { views, title } = panels(costView);
@@ -145,7 +145,7 @@ const charts = {
       curve.loss.forEach((loss, epoch) => {
         const kept = epoch === curve.kept;
         const told = { title: row.label || "one run", ...run.seeds, run: run.identity };
-        if (kept) Object.assign(told, { "epoch kept": epoch + 1, "training loss": digits(loss), metric: digits(curve.metric[epoch]) });
+        if (kept) Object.assign(told, { "epoch kept": epoch + 1, "training loss": digits(loss), ...(curve.metric.length ? { metric: digits(curve.metric[epoch]) } : {}) });
         const said = kept ? spoken(told) : "";
         epochs.push({ run: index, row: run.row, line: row.line, depth: row.x, epoch: epoch + 1, loss, metric: curve.metric[epoch] ?? null, kept, told, said });
       });
@@ -154,9 +154,10 @@ const charts = {
     const shown = { epochs, lines: lines(), depths, depthColours: depthColours(depths.length) };
     const some = data.curves.runs.length < data.curves.of ? ` The first ${data.curves.runs.length} of ${data.curves.of} runs.` : "";
     const label = data.metrics[0].label;
-    const views = [curveView(shown, "loss", "training loss"), curveView(shown, "metric", `validation ${label}`)];
+    const validated = data.curves.runs.some((curve) => curve.metric.length);
+    const views = [curveView(shown, "loss", "training loss"), ...(validated ? [curveView(shown, "metric", `validation ${label}`)] : [])];
     const key = depths.map((depth, index) => [shown.depthColours[index], `${data.axis.counts ? "k = " : ""}${depth}`]);
-    return { views, height: 240, key, said: `Training loss and validation ${label} after each epoch, a line for each run. The dot is the epoch whose weights were kept.${some}` };
+    return { views, height: 240, key, said: `Training loss${validated ? ` and validation ${label}` : ""} after each epoch, a line for each run. The dot is the epoch whose weights were kept.${some}` };
   },
   changes: () => {
     const views = data.changes.map(({ groups, rows: members }, network) => {
