@@ -25,6 +25,8 @@ from benchmarks.measure import Cost, copied_bytes_per_second, cost_of, matmul_fl
 from benchmarks.page import Page
 from benchmarks.peers import TITLE as PEERS
 from benchmarks.peers import peers_section
+from benchmarks.start import TITLE as START
+from benchmarks.start import start_section
 from benchmarks.tried import TRIED
 
 MANY = 30
@@ -90,7 +92,9 @@ class Table:
 def main() -> None:
     """Measure and write the tables."""
     parser = argparse.ArgumentParser(prog="benchmarks")
-    parser.add_argument("--only", nargs="*", default=None, help="only these networks, these tasks, peers, or half")
+    parser.add_argument(
+        "--only", nargs="*", default=None, help="only these networks, these tasks, peers, half, or start"
+    )
     parser.add_argument(
         "--smoke", action="store_true", help="masks, boxes, peers and half: few images, epochs or steps"
     )
@@ -98,7 +102,7 @@ def main() -> None:
     parser.add_argument("--dense-seeds", type=int, default=2, help="seeds of masks and boxes")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "performance.md")
     arguments = parser.parse_args()
-    page = Page(arguments.output, [each.title for each in (*SETUPS, *DENSE_SETUPS)] + [HALF, PEERS])
+    page = Page(arguments.output, [each.title for each in (*SETUPS, *DENSE_SETUPS)] + [HALF, PEERS, START])
     rate = matmul_flops_per_second()
     text = ""
     with tempfile.TemporaryDirectory() as temporary:
@@ -106,7 +110,7 @@ def main() -> None:
         imports = min(cost_of(["-c", _IMPORTS], place).seconds for _ in range(3))
         head = [*_header(imports), ""]
         before = {DENSE_SETUPS[0].title: ["# Masks and boxes", "", *NOTE.splitlines(), ""], PEERS: ["# Peers", ""]}
-        before[HALF] = ["# Precision", ""]
+        before |= {HALF: ["# Precision", ""], START: ["# Start", ""]}
         for setup in SETUPS:
             if _wanted(arguments.only, setup.model):
                 page.put(setup.title, _section(_measure(setup, arguments.seeds, place, rate), arguments.seeds), rate)
@@ -122,6 +126,9 @@ def main() -> None:
             text = page.write(head, before, TRIED.splitlines())
         if _wanted(arguments.only, "peers"):
             page.put(PEERS, peers_section(place, smoke=arguments.smoke), rate)
+            text = page.write(head, before, TRIED.splitlines())
+        if _wanted(arguments.only, "start"):
+            page.put(START, start_section(place, smoke=arguments.smoke), rate)
             text = page.write(head, before, TRIED.splitlines())
     print(text)
 

@@ -9,7 +9,6 @@ from thawline.commands.composing import Composer, Grid, Point
 from thawline.commands.diagnosis import checked
 from thawline.commands.launching import Launching
 from thawline.commands.outcome import ended
-from thawline.commands.staging import run_protocol
 from thawline.commands.training import refuse_without_protocol
 from thawline.sweeps.cells import CellConfig, for_each
 
@@ -28,6 +27,8 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     launching = Launching(context, task, config)
     composer = Composer(context, config)
     if "_target_" in (config.protocol or ()):
+        from thawline.commands.staging import run_protocol
+
         ended.append(run_protocol(launching, composer, arguments))
         return
     refuse_without_protocol(arguments)
