@@ -21,7 +21,7 @@ from benchmarks.half import TITLE as HALF
 from benchmarks.half import half_section
 from benchmarks.images import REPOSITORY, photographs, small_images
 from benchmarks.jobs import DEPTHS, Setup, command, depth_of, least_flops, plain_job, records
-from benchmarks.measure import Cost, copied_bytes_per_second, cost_of, matmul_flops_per_second
+from benchmarks.measure import Cost, copied_bytes_per_second, cost_of, matmul_flops_per_second, seconds_by_depth
 from benchmarks.page import Page
 from benchmarks.peers import TITLE as PEERS
 from benchmarks.peers import peers_section
@@ -157,9 +157,7 @@ def _measure(setup: Setup, seeds: int, place: Path, rate: float) -> Table:
               f"{over_bare[0]:.2f} of the bare loop", file=sys.stderr)  # fmt: skip
     sweep = [f"freeze_policy.k={','.join(DEPTHS)}", _seeds(seeds), "output_dir=sweep"]
     table.sweep = _ours(setup, sweep, images, folder)
-    shares = dict.fromkeys(DEPTHS, 0.0)
-    for record in records(folder, "sweep").values():
-        shares[depth_of(record)] += record["cost"]["cpu_seconds"]
+    shares = seconds_by_depth(folder / "sweep" / "runs", DEPTHS)
     unshared = (table.sweep.seconds - sum(shares.values())) / len(shares)
     for row in table.rows:
         row.in_sweep = shares[row.k] + unshared

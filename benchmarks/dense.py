@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.images import REPOSITORY, SCENE_CLASSES, scenes
-from benchmarks.measure import Cost, cost_of
+from benchmarks.measure import Cost, cost_of, seconds_by_depth
 
 _COLUMNS = (
     "k", "plain, CPU s", "own command, CPU s", "ratio", "in the sweep, CPU s", "ratio", "limit, CPU s",
@@ -107,7 +107,7 @@ def dense_section(setup: DenseSetup, seeds: int, place: Path, rates: tuple[float
         setup, images, folder, f"freeze_policy.k={','.join(depths.values())}", f"seed=range(0,{seeds})",
         "output_dir=sweep",
     )  # fmt: skip
-    shares = {k: sum(record["cost"]["cpu_seconds"] for record in _records(folder, k, "sweep")) for k in depths.values()}
+    shares = seconds_by_depth(folder / "sweep" / "runs", depths.values())
     for row in rows:
         row.in_sweep = shares[row.k] + (sweep.seconds - sum(shares.values())) / len(rows)
     return _lines(setup, said, rows, sweep, seeds)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,3 +136,13 @@ def copied_bytes_per_second(seconds: float = 0.5) -> float:
         np.copyto(target, source)
         count += 1
     return source.nbytes * count / (time.process_time() - began)
+
+
+def seconds_by_depth(runs: Path, depths: Iterable[str]) -> dict[str, float]:
+    """The CPU seconds of the runs of each depth in a folder, with their shares of passes that several need."""
+    from thawline.reports.loading import load_sweep, override_values
+
+    seconds = dict.fromkeys(depths, 0.0)
+    for run in load_sweep(runs).runs:
+        seconds[override_values(run.overrides)["freeze_policy.k"]] += run.cpu_seconds or 0.0
+    return seconds

@@ -26,8 +26,8 @@ STOPPING = (
     "~scheduler.final",
 )
 """Overrides that put `StopAt` in the place of the schedule."""
-# `reason` and `decision` say how long storing would take and for how many runs of the process.
-_VARYING = ("seconds", "cost", "provenance", "overrides", "config", "seal", "reason", "decision")
+# `reason` and `decision` say how long storing would take and for how many runs of the process, `passes` who stored.
+_VARYING = ("seconds", "cost", "provenance", "overrides", "config", "seal", "reason", "decision", "passes")
 
 
 class StopAt(Spec):

@@ -6,7 +6,15 @@ import math
 
 import pytest
 
-from thawline.thaw_line.cost import Decision, MachineRates, decide, machine_rates, readable_seconds
+from thawline.thaw_line.cost import (
+    Decision,
+    MachineRates,
+    decide,
+    machine_rates,
+    readable_seconds,
+    shares,
+    worth_most,
+)
 
 RATES = MachineRates(
     flops_per_second=1e9, read_bytes_per_second=1e6, disk_bytes_per_second=1e5, page_cache_bytes=2_000_000
@@ -54,6 +62,32 @@ def test_one_pass_pays_where_the_values_are_there():
     assert decision.reason == (
         "stored already: 1.0 MB for 1,000 samples; saves about 20 s of 21 s over 1 epoch x 1 run"
     )
+
+
+def test_on_the_way_to_another_line_only_writing_is_paid():
+    decision = decided(epochs=1, runs_sharing=1, on_the_way=True)
+    assert decision.store
+    assert decision.seconds_store == pytest.approx(10 + 1)
+    assert decision.seconds_compute == pytest.approx(21)
+
+
+def test_where_there_is_not_room_for_all_the_most_seconds_a_byte_go_first():
+    # 2, 0.5, 1 and -1 seconds a byte.
+    lines = {"deep": (20.0, 10), "wide": (50.0, 100), "middle": (30.0, 30), "useless": (-5.0, 5)}
+    assert worth_most(lines, 145) == set(lines)
+    assert worth_most(lines, 140) == {"deep", "middle", "wide"}
+    # What does not fit is left out, and what comes after it can still fit.
+    assert worth_most(lines, 139) == {"deep", "middle", "useless"}
+    assert worth_most(lines, 39) == {"deep", "useless"}
+    assert worth_most(lines, 0) == set()
+
+
+def test_a_pass_is_paid_by_the_lines_that_it_leads_to():
+    # Reading 1 MB takes 1 s; ways of 6, 4 and 2 s; writing 1, 0 and 2 s: 16 s in all.
+    passed = [(6e9, 100_000), (4e9, 0), (2e9, 200_000)]
+    first, second, third = 7 / 3 + 1, 7 / 3 + 4 / 2, 7 / 3 + 4 / 2 + 2 + 2
+    assert shares(passed, 1_000_000, RATES) == pytest.approx([first / 16, second / 16, third / 16])
+    assert shares([(6e9, 100_000)], 1_000_000, RATES) == [1.0]
 
 
 def test_runs_and_epochs_count_alike():

@@ -79,3 +79,16 @@ def test_a_line_of_other_weights_leads_nowhere() -> None:
     with torch.no_grad():
         other.backbone.conv1[0].weight.add_(1.0)
     assert deep.continue_from(parted(other, last(other, 0.5))) is None
+
+
+def test_what_lies_before_a_line_is_told_by_module_whatever_its_names() -> None:
+    model = timm_model("test_resnet")
+    line = parted(model, last(model, 0.5))
+    assert not line.lies_past(())
+    assert not line.lies_past([*last(model, 0.5), "head.weight", "elsewhere.weight"])
+    assert line.lies_past(["backbone.conv1.0.weight"])
+    # A norm's statistics are the norm's.
+    assert line.lies_past(["backbone.bn1.running_mean"])
+    # The same module under another name.
+    model.backbone.alias = model.backbone.conv1
+    assert line.lies_past(["backbone.alias.0.weight"])

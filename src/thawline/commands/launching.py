@@ -141,17 +141,19 @@ class Launching:
         from hydra.core.plugins import Plugins
 
         from thawline.records import read_record
+        from thawline.sweeps.line_needs import write_needs
 
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self._context, task_function=self._task, config=self._config
         )
-        pending = [
+        left = [plan for plan in planned.plans if read_record(plan.folder) is None]
+        jobs = [
             [*(item for item in plan.overrides if not item.startswith("sweep.name=")), *_for_elsewhere(plan, planned)]
-            for plan in planned.plans
-            if read_record(plan.folder) is None
+            for plan in left
         ]
-        if pending:
-            launcher.launch(pending, initial_job_idx=0)
+        if jobs:
+            write_needs(planned.folder, left)
+            launcher.launch(jobs, initial_job_idx=0)
 
 
 def _print_name(planned: PlannedSweep[Plan] | PlannedSweep[KnownPlan]) -> None:

@@ -160,6 +160,7 @@ def _job(config: DictConfig) -> str:
             from thawline.planning.plan import plan_run
             from thawline.records import read_record
             from thawline.sweeps.known import remember_plans
+            from thawline.sweeps.line_needs import expect_sweep
             from thawline.sweeps.local import run_all
             from thawline.sweeps.remote import process_session
             from thawline.trackers.mirror import Mirrored
@@ -177,6 +178,8 @@ def _job(config: DictConfig) -> str:
         )
     print_data([plan])
     print_precision([plan], session)
+    if group is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
+        expect_sweep(plan.settings.output_dir / "sweeps" / group, session)
     failures = run_all([plan], session, group=group, console=console)
     if failures:
         raise failures[0].error

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from thawline.optimization.learning_rates import Uniform
 from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
 from thawline.planning.session import Session
-from thawline.records import OptimizerGroup, PhaseRecord, Record, Selection
+from thawline.records import FeaturePass, OptimizerGroup, PhaseRecord, Record, Selection
 from thawline.records.metrics import NEVER
 from thawline.tasks.classification import Classification
 from thawline.training.batches import Shard, ShuffledBatches
@@ -117,11 +117,11 @@ class Pack:
         self._most = max(1, _MOST_FLOATS // (4 * width))
         self._plans, self._session = list(plans), session
         self._trained: dict[str, tuple[list[dict[str, Any]], _Best]] = {}
-        self._seconds = self._cpu_seconds = 0.0
+        self._seconds = self._wall_seconds = self._cpu_seconds = 0.0
 
     def record(self, plan: Plan, on_epoch: Callable[[Mapping[str, Any]], None]) -> Record:
         """The record of one of the runs; the first call trains all that fit beside it."""
-        began = time.process_time()
+        began, cpu_began = time.perf_counter(), time.process_time()
         if not self._trained:
             self._prepare()
         if plan.identity not in self._trained:
@@ -129,7 +129,8 @@ class Pack:
             first = position - position % self._most
             together = self._plans[first : first + self._most]
             self._train(together)
-            self._cpu_seconds = (time.process_time() - began) / len(together)
+            self._wall_seconds = (time.perf_counter() - began) / len(together)
+            self._cpu_seconds = (time.process_time() - cpu_began) / len(together)
         history, best = self._trained[plan.identity]
         for row in history:
             on_epoch(row)
@@ -239,7 +240,7 @@ class Pack:
         rule = plan.settings.rule
         value = chosen[f"val/{rule.metric}"] if best.epoch >= 0 else None
         results.selection = Selection.by(rule, value=value, phase=0, epoch=max(0, best.epoch))
-        results.began -= self._seconds
+        results.began -= self._wall_seconds
         results.cpu_began -= self._cpu_seconds
         evaluate = functools.partial(self._evaluated, plan, best)
         return finish(Finished(run, self._model, self._backbone, results, evaluate, diagnosis))
@@ -266,8 +267,18 @@ class Pack:
             trainable_parameters=sum(sizes.values()),
             trainable_tensors=2,
             optimizer_groups=groups,
-            thaw_line=self._thaw_line.model_copy(update={"packed": len(self._plans)}),
+            thaw_line=self._thaw_line.model_copy(
+                update={"packed": len(self._plans), "passes": list(self._passes(plan))}
+            ),
         )
+
+    def _passes(self, plan: Plan) -> Iterator[FeaturePass]:
+        """Of the passes over the images, which came before the first training, this run's part."""
+        first = self._plans[: self._most]
+        if any(plan.identity == other.identity for other in first):
+            for each in self._thaw_line.passes:
+                seconds, cpu_seconds = each.seconds / len(first), each.cpu_seconds / len(first)
+                yield each.model_copy(update={"seconds": seconds, "cpu_seconds": cpu_seconds})
 
 
 def _classification(plan: Plan) -> Classification:

@@ -18,6 +18,7 @@ from thawline.layer_groups import LayerGroup
 from thawline.network.model import TransferModel
 from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
+from thawline.planning.stored_phases import forward_regularizers
 from thawline.regularizers import Context, Teacher
 from thawline.regularizers.observation import Observer
 from thawline.store.decoded_images import DecodedImages
@@ -26,12 +27,6 @@ from thawline.training.penalties import Penalties, Penalty
 if TYPE_CHECKING:
     from thawline.backbones import Backbone, BackboneSpec
     from thawline.datasets import Split
-
-
-def why_whole(plan: Plan) -> str:
-    """Why the run's phases must see the whole model, or nothing."""
-    names = [name for name, regularizer in plan.settings.regularizer.items() if "forward" in regularizer.needs]
-    return f"regularizers that need the whole model's forward pass: {', '.join(names)}" if names else ""
 
 
 class Regularizing:
@@ -68,9 +63,10 @@ class Regularizing:
         except BaseException:
             Penalties(attached, student, others).close()
             raise
-        if not why_whole(plan):
+        watched = bool(forward_regularizers(plan))
+        if not watched:
             student.close()
-        penalties = Penalties(attached, student if why_whole(plan) else None, others)
+        penalties = Penalties(attached, student if watched else None, others)
         if auxiliary:
             penalties.auxiliary.load_state_dict(auxiliary)
         return penalties

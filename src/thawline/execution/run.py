@@ -23,7 +23,7 @@ from thawline.execution.inputs import phase_inputs
 from thawline.execution.out_of_memory import naming_what_does_not_fit
 from thawline.execution.packing import Pack
 from thawline.execution.probing import solve_path
-from thawline.execution.regularizing import Regularizing, why_whole
+from thawline.execution.regularizing import Regularizing
 from thawline.execution.threads import on_threads
 from thawline.execution.weights import ensure_model, source_backbone, with_head
 from thawline.freeze_policies import Phase
@@ -176,8 +176,7 @@ class _Run:
         self._model.train()
         if plan.settings.trainer.shards_weights:
             self._model.cpu()
-        frozen_updated = results.updated - phase.trainable
-        inputs = phase_inputs(run, self._model, phase, whole_because=why_whole(plan), pristine=not frozen_updated)
+        inputs = phase_inputs(run, self._model, phase, updated=results.updated)
         began = time.perf_counter()
         values = self._model.state_dict()
         before = {name: values[name].clone() for name in results.updated}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from thawline.runtime.memory import free_what_earlier_runs_made
@@ -9,10 +11,10 @@ from thawline.runtime.steps import step
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from thawline.freeze_policies import Phase
     from thawline.network.model import TransferModel
+    from thawline.planning.needs import LineNeed
     from thawline.planning.start import ModelKey
     from thawline.store.store import Entry
     from thawline.thaw_line.partition import ThawLine
@@ -56,16 +58,27 @@ class SharedLines:
         model.set_trainable(())
         return model
 
+    def has(self, model: TransferModel) -> bool:
+        """Whether this is the model whose lines are kept."""
+        return model is self._model
+
     def of_phase(
-        self, model: TransferModel, phase: Phase, example: torch.Tensor, *, reuse: bool, of_maps: bool = False
+        self,
+        model: TransferModel,
+        phase: Phase | LineNeed,
+        example: torch.Tensor,
+        *,
+        of_maps: bool = False,
+        updated: Collection[str] = (),
     ) -> ThawLine:
         """The partition of a model that is about to train a phase; with `of_maps`, of all but its head.
 
-        With `reuse`, everything frozen has its source weights; then the partition is kept for the runs to come.
+        `updated` are the names of the tensors that are no longer the source's. Where none of them lies before the line,
+        the partition is kept for the runs to come.
         """
         key = (phase.trainable, phase.running_statistics, tuple(example.shape), example.device, id(model))
         kept = self._partitions.get(key)
-        if kept is not None and reuse:
+        if kept is not None and not kept.lies_past(updated):
             return kept
         from thawline.thaw_line.partition import partition
 
@@ -75,17 +88,34 @@ class SharedLines:
                 line = partition(model.trunk, names & phase.trainable, example)
             else:
                 line = partition(model, phase.trainable, example)
-        if reuse and model is self._model:
+        if model is self._model and not line.lies_past(updated):
             self._partitions[key] = line
         return line
 
-    def shallower(self, line: ThawLine, rows: str) -> tuple[Entry, nn.Module] | None:
-        """Stored values of the same rows at a shallower line, the deepest there is, and the way on from there."""
+    def to_come(
+        self, model: TransferModel, needs: Iterable[LineNeed], example: torch.Tensor, *, of_maps: bool
+    ) -> Iterator[tuple[LineNeed, ThawLine]]:
+        """The lines of phases to come, of a model of which nothing has trained yet; it is left as the last one has it.
+
+        Left out is what has none, and what follows from weights that the phases before train.
+        """
+        from thawline.thaw_line.partition import UntraceableError
+
+        for need in needs:
+            model.set_trainable(need.trainable, statistics_frozen=need.running_statistics == "frozen")
+            model.train()
+            with contextlib.suppress(UntraceableError):
+                line = self.of_phase(model, need, example, of_maps=of_maps)
+                if not line.is_whole and not line.lies_past(need.trained):
+                    yield need, line
+
+    def before(self, line: ThawLine, rows: str) -> tuple[ThawLine, Entry] | None:
+        """The deepest line before this one whose values are stored for the same rows, as they are: not rounded."""
         known = self._lines.get(rows, [])
         for other, entry in sorted(known, key=lambda pair: -pair[0].prefix_flops_per_sample):
-            onward = line.continue_from(other)
-            if onward is not None:
-                return entry, onward
+            exact = all(array.stored_as == array.dtype for array in entry.spec.arrays)
+            if exact and line.continue_from(other) is not None:
+                return other, entry
         return None
 
     def remember(self, line: ThawLine, rows: str, entry: Entry) -> None:

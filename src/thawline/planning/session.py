@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 from thawline.planning.lines import SharedLines
+from thawline.planning.needs import LineNeeds
 from thawline.planning.sharing import FileHashes, Memo, SharedData, SharedNetworks
 from thawline.runtime.clock import now
 from thawline.runtime.cores import CoreUse
@@ -23,6 +24,7 @@ class Session:
         data: data sets and the store.
         networks: source networks.
         lines: the thaw lines of the last model.
+        needs: what the runs that are still to come will need at thaw lines.
         hashes: the hashes of files.
         began: when the command began.
         core_use: counts from then on what other processes use.
@@ -36,6 +38,7 @@ class Session:
         self.data = SharedData(self._memo)
         self.networks = SharedNetworks(self._memo)
         self.lines = SharedLines()
+        self.needs = LineNeeds()
         self.hashes = FileHashes(self._memo)
 
     def once(self, kind: str, key: Hashable, make: Callable[[], _Made]) -> _Made:

@@ -89,6 +89,41 @@ class StoredValue(RecordPart):
     dtype: str
 
 
+class PassedLine(RecordPart):
+    """A thaw line whose values a pass over the images has stored.
+
+    Attributes:
+        entry: the stored values, as `ThawLineRecord.entries` of the phases that read them names them.
+        line: where it lies.
+        bytes: what the values take on disk.
+        share: of the cost of the pass, between 0 and 1: an equal part of the way to each line that lies before it or
+            is it, and its own writing.
+    """
+
+    entry: str
+    line: str
+    bytes: int
+    share: float
+
+
+class FeaturePass(RecordPart):
+    """A pass over the images that stored values at thaw lines; its cost is part of the run's.
+
+    Attributes:
+        samples: how many images (or augmented views) were passed.
+        start: the line whose stored values it went on from; empty where it began at the images.
+        lines: those that it stored, in the order of the pass; other runs need all but the last. Their shares make 1.
+        seconds: wall-clock.
+        cpu_seconds: of all threads of the process.
+    """
+
+    samples: int
+    start: str = ""
+    lines: list[PassedLine]
+    seconds: float
+    cpu_seconds: float
+
+
 class ThawLineRecord(RecordPart):
     """How a phase got its outputs: from values stored at the thaw line, or from the whole model.
 
@@ -104,6 +139,8 @@ class ThawLineRecord(RecordPart):
         dtype: the type that float32 values are stored in; None where nothing is stored.
         bytes: what the stored values take on disk; None where nothing is stored.
         packed: how many probes were trained as one problem on them.
+        entries: the stored values that were read, by their names in the store.
+        passes: the passes over the images that this phase made for them.
     """
 
     stored: bool = False
@@ -117,6 +154,8 @@ class ThawLineRecord(RecordPart):
     dtype: str | None = None
     bytes: int | None = None
     packed: int = 1
+    entries: list[str] = Field(default_factory=list)
+    passes: list[FeaturePass] = Field(default_factory=list)
 
 
 class RegularizerRecord(RecordPart):

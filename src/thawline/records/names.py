@@ -35,3 +35,6 @@ SWEEP_FILE = "sweep.json"
 
 PROTOCOL_FILE = "protocol.json"
 """The manifest of a protocol: its stages, each of them a sweep, and what they chose."""
+
+NEEDS_FILE = "needs.json"
+"""What the runs of a sweep need at thaw lines, for processes that have but one of them at a time."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thawline.dotted import leaves
-from thawline.records import Record, load_record
+from thawline.records import FeaturePass, Record, load_record
 from thawline.records.metrics import MetricDefinition
 
 CountedFrom = Literal["output", "input"]
@@ -70,7 +70,8 @@ class LoadedRun:
     `train_loss` and `validation` (by metric) have a number per epoch, and `phase_of_epoch` the name of its phase; they
     are empty where nothing was trained epoch by epoch. `chosen_epoch` is the one whose weights were kept. `settings`
     has what decides the numbers (of old records the whole configuration), each by its dotted name, as text.
-    `margin` is the difference that the configuration says does not matter, if it says so.
+    `margin` is the difference that the configuration says does not matter, if it says so. `entries` names the stored
+    values that the run read, and `passes` are those over the images that it made.
     """
 
     identity: str
@@ -112,6 +113,8 @@ class LoadedRun:
     splits: tuple[tuple[str, int, str], ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    passes: tuple[FeaturePass, ...] = ()
+    entries: frozenset[str] = frozenset()
 
     @property
     def share(self) -> float:
@@ -208,6 +211,8 @@ def loaded_run(record: Record, folder: Path) -> LoadedRun:
         total=record.parameters.total,
         head=record.parameters.head,
         epochs=sum(phase.epochs for phase in record.phases),
+        passes=tuple(each for phase in record.phases for each in phase.thaw_line.passes),
+        entries=frozenset(entry for phase in record.phases for entry in phase.thaw_line.entries),
         total_seconds=record.cost.total_seconds,
         cpu_seconds=record.cost.cpu_seconds,
         train_seconds=record.cost.train_seconds,

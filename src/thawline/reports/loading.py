@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from thawline.records import RECORD_FILE
 from thawline.records.manifest import load_manifest
 from thawline.records.names import SWEEP_FILE
 from thawline.reports.loaded_run import LoadedRun, read_run
+from thawline.reports.shared_passes import with_shares
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,9 @@ def _from_file(folder: Path) -> LoadedSweep:
     axes = {key.lstrip("+"): tuple(values) for key, values in described.axes.items()}
     runs_folder = Path(os.path.normpath(folder.absolute() / described.runs_folder))
     # Cells that resolve to the same config share a run; it is read once.
-    read: dict[str, tuple[LoadedRun | None, str]] = {}
+    read = _read_runs(runs_folder, dict.fromkeys(cell.identity for cell in described.cells))
     cells = []
     for cell in described.cells:
-        if cell.identity not in read:
-            read[cell.identity] = read_run(runs_folder, cell.identity)
         values = override_values(cell.overrides)
         run, problem = read[cell.identity]
         place = {axis: values.get(axis, "") for axis in axes}
@@ -116,7 +115,7 @@ def _from_file(folder: Path) -> LoadedSweep:
 def _from_runs(folder: Path) -> LoadedSweep:
     folder = folder.absolute()
     names = sorted(path.parent.name for path in folder.glob(f"*/{RECORD_FILE}"))
-    read = {name: read_run(folder, name) for name in names}
+    read = _read_runs(folder, names)
     overrides = {name: override_values(run.overrides) for name, (run, _) in read.items() if run is not None}
     seen: dict[str, dict[str, None]] = {}
     for values in overrides.values():
@@ -142,6 +141,13 @@ def _from_runs(folder: Path) -> LoadedSweep:
     )
     runs = tuple(run for run, _ in read.values() if run is not None)
     return LoadedSweep((folder.name,), (), folder, axes, cells, runs)
+
+
+def _read_runs(folder: Path, identities: Iterable[str]) -> dict[str, tuple[LoadedRun | None, str]]:
+    """By identity the run, with its share of the passes that several need, or why there is none."""
+    read = {identity: read_run(folder, identity) for identity in identities}
+    shared = with_shares({identity: run for identity, (run, _) in read.items() if run is not None})
+    return {identity: (shared.get(identity), problem) for identity, (_, problem) in read.items()}
 
 
 def natural(text: str) -> tuple[int, float, str]:

@@ -11,23 +11,21 @@ import contextlib
 import logging
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from thawline.runtime.steps import Advance, step
+from thawline.runtime.steps import step
 from thawline.store.contents import MARKER_FILE, ArraySpec, EntrySpec, Metadata, array_file, check_sizes
 from thawline.store.entries import Entry
-from thawline.store.file_locks import try_lock, wait_for_lock
+from thawline.store.file_locks import FileLock, try_lock, wait_for_lock
 from thawline.store.refusals import DamagedEntryError, StoreRefusedError, refusing
-from thawline.store.writing import flush_folder, write_arrays, write_metadata
+from thawline.store.writing import Draft, flush_folder, write_metadata
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from thawline.store.production import Produce
 
 __all__ = [
@@ -73,17 +71,6 @@ class EntryStatus:
     samples: int = 0
 
 
-def _told(produce: Produce, advance: Advance) -> Produce:
-    """`produce`, which tells how many rows are done."""
-
-    def told(rows: NDArray[np.int64]) -> Sequence[Any]:
-        values = produce(rows)
-        advance(len(rows))
-        return values
-
-    return told
-
-
 class Store:
     """Entries in `folder`, together at most `max_bytes`; safe under many processes.
 
@@ -115,16 +102,51 @@ class Store:
         Raises:
             StoreRefusedError: it does not fit the budget or the disk, or the folder cannot be written to.
         """
+        entry = self.open(spec)
+        if entry is None:
+            with self._building(spec.identity):
+                entry = self.open(spec) or self._build(spec, produce, batch_size)
+        return self.renewing(entry, produce, batch_size)
+
+    def renewing(self, entry: Entry, produce: Produce, batch_size: int) -> Entry:
+        """An opened entry, which from now on is built again by `produce` where it turns out to be damaged."""
+        spec = entry.spec
 
         def rebuild(generation: str) -> Entry:
             self.discard(spec.identity, generation)
             return self.build(spec, produce, batch_size)
 
-        entry = self.open(spec)
-        if entry is None:
-            with self._building(spec.identity):
-                entry = self.open(spec) or self._build(spec, produce, batch_size)
         return entry.renew_by(produce, rebuild)
+
+    def draft(self, spec: EntrySpec) -> Draft | None:
+        """The entry of `spec`, to be written by the caller; without waiting, and never an error.
+
+        None where the entry is there, where another process writes it now, and where the store refuses it.
+        """
+        lock = None
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = try_lock(self._lock_file(spec.identity), create=True)
+        if lock is None:
+            return None
+        with contextlib.ExitStack() as held:
+            held.enter_context(self._held(lock, spec.identity))
+            entry = self.open(spec)
+            if entry is not None:
+                entry.close()
+                return None
+            with contextlib.suppress(StoreRefusedError):
+                return self._draft(spec, held)
+        return None
+
+    def room(self) -> int:
+        """The bytes that new entries can take, what nobody uses included; others may take them meanwhile."""
+        try:
+            free = shutil.disk_usage(self.folder).free - FREE_MARGIN_BYTES
+        except FileNotFoundError:
+            return self.max_bytes
+        with self._evictable(sys.maxsize) as idle:
+            return max(0, min(self.max_bytes - self._occupied_bytes(), free) + sum(map(_bytes_in, idle)))
 
     def discard(self, identity: str, generation: str | None = None) -> None:
         """Remove an entry, in use or not (who has it mapped keeps it); only that `generation` of it where given.
@@ -167,16 +189,25 @@ class Store:
 
     def _build(self, spec: EntrySpec, produce: Produce, batch_size: int) -> Entry:
         """Build while the entry's lock is held."""
+        draft = self._draft(spec, contextlib.ExitStack())
+        try:
+            with step(f"storing {spec.title}", spec.samples) as advance:
+                draft.fill(produce, batch_size, advance)
+            return draft.publish()
+        except BaseException:
+            draft.discard()
+            raise
+
+    def _draft(self, spec: EntrySpec, held: contextlib.ExitStack) -> Draft:
+        """Room for an entry whose lock is held, by the caller or by what the draft takes over."""
         with refusing("not stored"):
             partial = self._reserve(spec)
         try:
-            with step(f"storing {spec.title}", spec.samples) as advance:
-                checksums = write_arrays(partial, spec, _told(produce, advance), batch_size)
-            with refusing("not stored"):
-                return self._publish(partial, Metadata.of(spec, checksums))
+            draft = Draft(partial, spec, self._publish, held)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+        return draft
 
     def _reserve(self, spec: EntrySpec) -> Path:
         """Make room, and a folder with files of their final size, so that other builders count it."""
@@ -233,18 +264,29 @@ class Store:
     @contextlib.contextmanager
     def _building(self, identity: str) -> Iterator[None]:
         """Hold the lock of the one process that may build or discard this entry."""
-        path = self.folder / f".{identity}.lock"
+        path = self._lock_file(identity)
         with refusing("not stored"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            held = try_lock(path, create=True)
-            if held is None:
+            lock = try_lock(path, create=True)
+            if lock is None:
                 _log.info("waiting for another process that builds %s", self.folder / identity)
-                held = wait_for_lock(path)
-        with held:
+                lock = wait_for_lock(path)
+        with self._held(lock, identity):
             yield
-            # Who waits for this lock sees that its file is gone, and takes a new one.
-            with contextlib.suppress(OSError):
-                path.unlink()
+
+    def _lock_file(self, identity: str) -> Path:
+        return self.folder / f".{identity}.lock"
+
+    @contextlib.contextmanager
+    def _held(self, lock: FileLock, identity: str) -> Iterator[None]:
+        """Let a builder's lock go at the end of the block."""
+        with lock:
+            try:
+                yield
+            finally:
+                # Who waits for this lock sees that its file is gone, and takes a new one.
+                with contextlib.suppress(OSError):
+                    self._lock_file(identity).unlink()
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:

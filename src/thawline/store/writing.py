@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -18,27 +20,84 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from thawline.runtime.steps import Advance
+    from thawline.store.entries import Entry
     from thawline.store.production import Produce
 
 
-def write_arrays(folder: Path, spec: EntrySpec, produce: Produce, batch_size: int) -> list[list[int]]:
-    """Produce all rows into the files of `folder`, in batches of consecutive rows; the checksums, a list per array.
+class Draft:
+    """An entry that is being written, row after row; nobody sees it before it is published.
 
-    Raises:
-        StoreRefusedError: a file cannot be written.
-        ValueError: `produce` gave something else than the spec says.
+    Args:
+        folder: has the files of the entry in their final size.
+        spec: what the entry holds.
+        publish: makes the folder, whose arrays are written, the entry.
+        held: what the draft takes over, and lets go when it is published or discarded.
     """
-    writers = [_ArrayWriter(array_file(folder, number), array) for number, array in enumerate(spec.arrays)]
-    try:
-        for start in range(0, spec.samples, batch_size):
-            rows = np.arange(start, min(start + batch_size, spec.samples), dtype=np.int64)
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: EntrySpec,
+        publish: Callable[[Path, Metadata], Entry],
+        held: contextlib.ExitStack,
+    ) -> None:
+        self._folder, self._spec, self._publish = folder, spec, publish
+        self._rows = 0
+        self._writers = [_ArrayWriter(array_file(folder, number), array) for number, array in enumerate(spec.arrays)]
+        self._held = held.pop_all()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows have been appended."""
+        return self._rows == self._spec.samples
+
+    def append(self, rows: NDArray[np.int64], values: Sequence[NDArray[Any] | Tensor]) -> None:
+        """Write the next rows.
+
+        Raises:
+            StoreRefusedError: a file cannot be written.
+            ValueError: the values are not what the spec says, or the rows are not the next ones.
+        """
+        check_produced(self._spec, rows, values)
+        if len(rows) and (rows[0] != self._rows or rows[-1] != self._rows + len(rows) - 1):
+            raise ValueError(f"rows {rows[0]} to {rows[-1]} were given where row {self._rows} is next")
+        for writer, value in zip(self._writers, values, strict=True):
+            writer.append(value)
+        self._rows += len(rows)
+
+    def fill(self, produce: Produce, batch_size: int, advance: Advance) -> None:
+        """Write all rows, produced in batches of consecutive ones; errors are those of `produce` and of `append`."""
+        for start in range(0, self._spec.samples, batch_size):
+            rows = np.arange(start, min(start + batch_size, self._spec.samples), dtype=np.int64)
             values = produce(rows)
-            check_produced(spec, rows, values)
-            for writer, value in zip(writers, values, strict=True):
-                writer.append(value)
-        return [writer.finish() for writer in writers]
-    finally:
-        for writer in writers:
+            advance(len(rows))
+            self.append(rows, values)
+
+    def publish(self) -> Entry:
+        """Make it the entry, of which all rows have been written.
+
+        Raises:
+            StoreRefusedError: a file cannot be written.
+        """
+        with self._held:
+            try:
+                checksums = [writer.finish() for writer in self._writers]
+                self._close()
+                with refusing("not stored"):
+                    return self._publish(self._folder, Metadata.of(self._spec, checksums))
+            except BaseException:
+                self.discard()
+                raise
+
+    def discard(self) -> None:
+        """Remove what has been written; to be called again does nothing."""
+        self._close()
+        with self._held:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _close(self) -> None:
+        for writer in self._writers:
             writer.close()
 
 

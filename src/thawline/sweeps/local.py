@@ -14,6 +14,7 @@ from thawline.ledger.runs import POLL_SECONDS, RunBusy, RunFailed, run_once
 from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
 from thawline.planning.session import Session
+from thawline.planning.stored_phases import needs_of
 from thawline.records import Record, read_record
 from thawline.runtime import signals
 from thawline.runtime.steps import step
@@ -53,6 +54,8 @@ def run_all(
 
     with SweepProgress(console, len(plans), shown=shown) as progress:
         left = [plan for plan in plans if not _is_there(plan, progress)]
+        for plan in left:
+            session.needs.expect(plan.identity, needs_of(plan))
         runs = _Runs(left, session, group, progress, _packs(left, session))
         run_jobs(runs, range(len(left)), finished, fail_fast=fail_fast)
     return failures
@@ -94,6 +97,7 @@ class _Runs(Executor[Failure | None]):
             except RunBusy as error:
                 self._busy[number] = str(error)
                 continue
+            self._session.needs.drop(self._plans[number].identity)
             yield number, failure
         if self._busy and len(self._busy) == before:
             self._progress.wait(list(self._busy.values()))

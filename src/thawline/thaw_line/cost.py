@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 from thawline.store.store import readable_bytes
+
+Key = TypeVar("Key", bound=Hashable)
 
 # Whole networks run at 0.6 (ResNet-18, ViT-tiny) down to 0.15 (MobileNetV3) of a machine's rate in large products.
 _SHARE_OF_MATMUL_RATE = 0.5
@@ -53,6 +56,7 @@ def decide(
     epochs: int,
     runs_sharing: int,
     already_stored: bool,
+    on_the_way: bool = False,
     budget_bytes: float,
     free_bytes: float,
     rates: MachineRates,
@@ -68,6 +72,7 @@ def decide(
         epochs: Epochs of one run.
         runs_sharing: Runs that will use the same values, this one included.
         already_stored: The values are in the store.
+        on_the_way: The values are computed anyway, on the way to those of another line: only writing is to be paid.
         budget_bytes: The store's budget.
         free_bytes: Free bytes of its disk.
         rates: What the machine does in a second.
@@ -78,7 +83,8 @@ def decide(
     one_pass = samples * (
         prefix_flops_per_sample / rates.flops_per_second + input_bytes_per_sample / rates.read_bytes_per_second
     )
-    build = 0.0 if already_stored else one_pass + total_bytes / rates.disk_bytes_per_second
+    writing = total_bytes / rates.disk_bytes_per_second
+    build = 0.0 if already_stored else writing if on_the_way else one_pass + writing
     compute, store = passes * one_pass, build + passes * total_bytes / read_rate
 
     what = f"{readable_bytes(total_bytes)} for {samples:,} samples"
@@ -94,6 +100,42 @@ def decide(
     if mode == "on":
         return Decision(True, f"{kind} (cache=on): {what}; {both}", compute, store)
     return Decision(False, f"not stored: {what} would not pay: {both}", compute, store)
+
+
+def worth_most(lines: Mapping[Key, tuple[float, int]], room: float) -> set[Key]:
+    """Which lines to store where there is not room for all: the next is the one that saves the most a byte, if it fits.
+
+    Args:
+        lines: of each line the seconds that its values save, and their bytes.
+        room: bytes that there are for all.
+    """
+    chosen: set[Key] = set()
+    for key in sorted(lines, key=lambda key: -lines[key][0] / max(1, lines[key][1])):
+        if lines[key][1] <= room:
+            chosen.add(key)
+            room -= lines[key][1]
+    return chosen
+
+
+def shares(passed: Sequence[tuple[float, int]], input_bytes_per_sample: int, rates: MachineRates) -> list[float]:
+    """How the cost of one pass is shared by the lines whose values it stores; the shares add up to 1.
+
+    The way to a line is paid in equal parts by all lines that it leads to, and its writing by itself alone. Such shares
+    are the Shapley value of the pass (Littlechild and Owen 1973, on the runways of an airport).
+
+    Args:
+        passed: of each line, in the order of the pass, the floating-point operations from the line before it (from
+            where the pass began), and the bytes of its values, both per sample.
+        input_bytes_per_sample: what the pass reads.
+        rates: what the machine does in a second.
+    """
+    paid = [count / rates.disk_bytes_per_second for _, count in passed]
+    reading = input_bytes_per_sample / rates.read_bytes_per_second
+    for place, (flops, _) in enumerate(passed):
+        way = flops / rates.flops_per_second + (reading if place == 0 else 0.0)
+        for beyond in range(place, len(passed)):
+            paid[beyond] += way / (len(passed) - place)
+    return [each / sum(paid) for each in paid]
 
 
 @lru_cache

@@ -7,7 +7,7 @@ both sides run on the model's own parameters, buffers and modules, and the model
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -92,6 +92,22 @@ class ThawLine:
         """
         lines = (f"{self._digests[node]} {self._trace.facts[node].per_sample}" for node in self._line)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def lies_past(self, names: Collection[str]) -> bool:
+        """Whether a module that has one of these parameters or buffers of the model is run before the line.
+
+        Names of what the parted model does not have count for nothing.
+        """
+        model, before = self._trace.model, set[int]()
+        for node in closure(self._trace, self._line) if names else ():
+            target = str(node.target)
+            if node.op == "call_module":
+                before |= _ids(model.get_submodule(target).modules())
+            elif node.op == "get_attr" and target not in self._trace.constants:
+                before |= _ids([model.get_submodule(target.rpartition(".")[0])])
+        modules = dict(model.named_modules(remove_duplicate=False))
+        owners = {name.rpartition(".")[0] for name in names}
+        return not before.isdisjoint(_ids(modules[owner] for owner in owners if owner in modules))
 
     @cached_property
     def _digests(self) -> dict[fx.Node, str]:
@@ -259,6 +275,11 @@ class _Partition:
         if _is_channels_last(example):
             values = values.contiguous(memory_format=torch.channels_last)
         return values.to(example.device)
+
+
+def _ids(modules: Iterable[nn.Module]) -> set[int]:
+    """By which modules, and parameters that they share, are told apart."""
+    return {id(each) for module in modules for each in (module, *module.parameters(recurse=False))}
 
 
 def _reason(trace: TracedGraph) -> str:
