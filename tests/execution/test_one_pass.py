@@ -96,6 +96,7 @@ def test_the_first_run_stores_what_all_others_need_with_the_bits_of_passes_apart
                 assert file.read_bytes() == Path("outputs/cache", entry, file.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_runs_from_the_input_on_go_on_from_one_another(sweep, passed):
     found = sweep("3,1,2,0")
     # 3 stores for itself; 1 comes by the line of 2.
@@ -112,6 +113,7 @@ def test_runs_from_the_input_on_go_on_from_one_another(sweep, passed):
     ]
 
 
+@pytest.mark.slow
 def test_where_the_budget_does_not_hold_them_all_it_holds_those_that_save_most_a_byte(sweep):
     whole = sweep("0,1,2,3", place="whole")
     sizes = {k: record.phases[0].thaw_line.bytes for k, record in whole.items()}
@@ -141,6 +143,7 @@ def test_a_pass_that_breaks_off_leaves_no_line(sweep, passed):
     assert set(kept()) == {entry for record in found.values() for entry in entries(record)}
 
 
+@pytest.mark.slow
 def test_lines_that_are_stored_are_not_computed_again(sweep, passed):
     first = sweep("1")
     one = passes(first["1"])[0].samples
@@ -154,6 +157,14 @@ def test_lines_that_are_stored_are_not_computed_again(sweep, passed):
     assert passes(found["1"]) == []
     assert [made.start for made in passes(found["2"])] == [""]
     assert passed.images == 2 * one
+
+
+@pytest.mark.slow
+def test_rounded_values_lead_to_no_deeper_line(sweep):
+    found = sweep("2,0", "cache.dtype=bfloat16")
+    assert [made.start for record in found.values() for made in passes(record)] == ["", ""]
+    (alone,) = sweep("0", "cache.dtype=bfloat16", place="alone").values()
+    assert numbers(alone) == numbers(found["0"])
 
 
 def test_the_phases_of_a_policy_over_time_share_a_pass(thawline, passed):
@@ -189,6 +200,7 @@ def test_the_maps_of_a_dense_task_share_a_pass(thawline, tmp_path, passed):
         assert numbers(load_record(Path("alone/runs", record.identity))) == numbers(record)
 
 
+@pytest.mark.slow
 def test_packed_probes_store_for_the_runs_after_them(thawline, passed):
     options = (*TINY, *SWEEP, "seed=0", "backbone.weights=null", "optimizer.lr=0.01,0.1", "freeze_policy.k=0,1")
     assert thawline("train", "-m", *options).status == 0
@@ -213,3 +225,11 @@ def test_a_report_shares_the_cost_of_a_pass_among_the_runs_that_read_it(sweep):
         assert sum(getattr(run, name) for run in shown.values()) == pytest.approx(
             sum(getattr(record.cost, name) for record in found.values())
         )
+
+
+@pytest.mark.slow
+def test_a_worker_learns_from_the_sweep_what_the_others_need(sweep):
+    found = sweep("0,1,2", "hydra/launcher=parallel", "hydra.launcher.workers=1", "sweep.name=spread")
+    (made,) = passes(found["0"])
+    assert [line.entry for line in made.lines] == [entries(found[k])[0] for k in "210"]
+    assert not passes(found["1"]) and not passes(found["2"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 
-from tests.store.small_entries import names, small
+from tests.store.small_entries import FORK, Counting, names, small
 from thawline.store.file_locks import try_lock
 from thawline.store.store import Store
 
@@ -84,3 +88,57 @@ def test_a_draft_counts_as_what_it_will_be_and_is_refused_without_an_error(tmp_p
 def test_a_folder_that_cannot_be_written_to_gives_no_draft(tmp_path):
     (tmp_path / "cache").write_text("a file")
     assert Store(tmp_path / "cache").draft(small("a")[0]) is None
+
+
+@pytest.fixture
+def writer(store):
+    """A process that has written the draft of an entry but for its last rows, and waits for `writer.go`."""
+    reached, go = FORK.Event(), FORK.Event()
+    spec, produce = small("a")
+
+    def write():
+        draft = store.draft(spec)
+        append(draft, produce, 0, 6)
+        reached.set()
+        go.wait()
+        append(draft, produce, 6, 10)
+        draft.publish().close()
+
+    process = FORK.Process(target=write)
+    process.go = go
+    process.start()
+    assert reached.wait(60)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_who_needs_an_entry_waits_for_its_draft(store, writer, caplog):
+    class Release(logging.Handler):
+        def emit(self, record):
+            assert record.getMessage().startswith("waiting for another process that builds ")
+            writer.go.set()
+
+    caplog.set_level(logging.INFO, logger="thawline.store.store")
+    handler = Release()
+    logging.getLogger("thawline.store.store").addHandler(handler)
+    spec, produce = small("a")
+    counting = Counting(produce)
+    try:
+        entry = store.build(spec, counting, 4)
+    finally:
+        logging.getLogger("thawline.store.store").removeHandler(handler)
+    assert counting.rows == []
+    assert torch.equal(entry.read(np.arange(10))[0], torch.from_numpy(produce(np.arange(10))[0]))
+
+
+def test_a_draft_of_a_killed_process_is_never_taken_for_the_entry(store, writer):
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    assert [status.state for status in store.entries()] == ["unfinished"]
+    spec, produce = small("a")
+    assert store.open(spec) is None
+    counting = Counting(produce)
+    store.build(spec, counting, 4).close()
+    assert counting.rows == list(range(10))
+    assert names(store.folder) == [spec.identity]

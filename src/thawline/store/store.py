@@ -141,12 +141,11 @@ class Store:
 
     def room(self) -> int:
         """The bytes that new entries can take, what nobody uses included; others may take them meanwhile."""
-        try:
-            free = shutil.disk_usage(self.folder).free - FREE_MARGIN_BYTES
-        except FileNotFoundError:
+        if not self.folder.is_dir():
             return self.max_bytes
         with self._evictable(sys.maxsize) as idle:
-            return max(0, min(self.max_bytes - self._occupied_bytes(), free) + sum(map(_bytes_in, idle)))
+            unused = sum(map(_bytes_in, idle))
+            return max(0, min(self.max_bytes - self._occupied_bytes(), self._free_bytes()) + unused)
 
     def discard(self, identity: str, generation: str | None = None) -> None:
         """Remove an entry, in use or not (who has it mapped keeps it); only that `generation` of it where given.
@@ -233,7 +232,7 @@ class Store:
         if needed > self.max_bytes:
             raise StoreRefusedError(f"not stored: {readable_bytes(needed)} are more than {budget}")
         occupied = self._occupied_bytes()
-        free = shutil.disk_usage(self.folder).free - FREE_MARGIN_BYTES
+        free = self._free_bytes()
         with self._evictable(max(occupied + needed - self.max_bytes, needed - free)) as victims:
             freed = sum(_bytes_in(path) for path in victims)
             if occupied - freed + needed > self.max_bytes:
@@ -361,6 +360,9 @@ class Store:
             return sorted(path for path in self.folder.iterdir() if name.fullmatch(path.name) and not path.is_symlink())
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def _free_bytes(self) -> int:
+        return shutil.disk_usage(self.folder).free - FREE_MARGIN_BYTES
 
     def _occupied_bytes(self) -> int:
         return sum(_bytes_in(path) for path in [*self._paths(_ENTRY), *self._paths(_PARTIAL)])
