@@ -58,6 +58,8 @@ def run_all(
             session.needs.expect(plan.identity, needs_of(plan))
         runs = _Runs(left, session, group, progress, _packs(left, session))
         run_jobs(runs, range(len(left)), finished, fail_fast=fail_fast)
+        for plan in left:
+            session.needs.drop(plan.identity)
     return failures
 
 
@@ -97,7 +99,7 @@ class _Runs(Executor[Failure | None]):
             except RunBusy as error:
                 self._busy[number] = str(error)
                 continue
-            self._session.needs.drop(self._plans[number].identity)
+            self._session.needs.drop(self._plans[number].identity)  # the rest is for those that are left
             yield number, failure
         if self._busy and len(self._busy) == before:
             self._progress.wait(list(self._busy.values()))
