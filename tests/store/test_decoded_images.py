@@ -12,7 +12,7 @@ from PIL import Image
 from thawline.errors import UsageError, usage_error
 from thawline.store import decoded_images
 from thawline.store.decoded_images import decoded
-from thawline.store.store import Store
+from thawline.store.store import ArraySpec, EntrySpec, Store, StoreRefusedError
 
 N = 150
 SIZE = (6, 5)
@@ -91,9 +91,9 @@ def test_only_the_wanted_images_are_decoded(store):
     ids=lambda changes: next(iter(changes)),
 )
 def test_other_data_transforms_and_subsets_are_other_entries(store, changes):
-    open_decoded(store, NumberedImages())
+    open_decoded(store, NumberedImages()).keep()
     images = NumberedImages()
-    open_decoded(store, images, **changes)
+    open_decoded(store, images, **changes).keep()
     assert len(images.reads) >= N - 1
     assert len(store.entries()) == 2
 
@@ -101,6 +101,8 @@ def test_other_data_transforms_and_subsets_are_other_entries(store, changes):
 def test_without_a_store_small_sets_are_decoded_once_into_memory(tmp_path):
     images = NumberedImages()
     source = open_decoded(None, images)
+    assert (source.note, images.reads) == ("", [])
+    source.keep()
     assert source.note == "kept in memory: the store is off"
     for _ in range(2):
         assert torch.equal(source.read([5, 149]), expected(5, 149))
@@ -111,6 +113,7 @@ def test_without_room_large_sets_are_decoded_at_each_read(tmp_path, monkeypatch)
     monkeypatch.setattr(decoded_images, "IN_MEMORY_BYTES", 100)
     images = NumberedImages()
     source = open_decoded(Store(tmp_path, 5000), images)
+    source.keep()
     assert source.note.startswith("13.5 kB decoded again at each read: not stored: 14.0 kB are more than")
     assert images.reads == []
     for _ in range(2):
@@ -121,15 +124,81 @@ def test_without_room_large_sets_are_decoded_at_each_read(tmp_path, monkeypatch)
 @pytest.mark.parametrize("with_store", [True, False])
 def test_an_unreadable_image_is_the_images_own_error_and_leaves_no_entry(store, with_store):
     with pytest.raises(UsageError, match=r"^dataset: image 77\.jpg cannot be read$"):
-        open_decoded(store if with_store else None, NumberedImages(unreadable=77))
+        open_decoded(store if with_store else None, NumberedImages(unreadable=77)).keep()
     assert store.entries() == []
 
 
 def test_a_damage_is_decoded_again(store):
     images = NumberedImages()
     source = open_decoded(store, images)
+    source.keep()
     (status,) = store.entries()
     (store.folder / status.identity / "0.bin").write_bytes(b"")
     assert torch.equal(source.read([1, 2]), expected(1, 2))
     assert sorted(images.reads) == sorted([*range(N), *range(N)])
     assert source.note == "from the store"
+
+
+def values(source, bytes_per_sample):
+    """An entry of values that are computed from these images."""
+    key = {"kind": "thaw line", "images": source.spec.identity}
+    spec = EntrySpec(key, (ArraySpec("x", (bytes_per_sample,), "uint8"),), N)
+
+    def produce(rows):
+        return (source.read(rows).flatten(1)[:, :bytes_per_sample],)
+
+    return spec, produce
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("before", [True, False], ids=["images first", "values first"])
+def test_images_give_way_to_values_that_are_computed_from_them(tmp_path, monkeypatch, before, in_memory):
+    if not in_memory:
+        monkeypatch.setattr(decoded_images, "IN_MEMORY_BYTES", 100)
+    store = Store(tmp_path, 20_000)  # 13.5 kB of images and 9 kB of values
+    images = NumberedImages()
+    source = open_decoded(store, images)
+    if before:
+        source.keep()
+        assert source.note == "from the store"
+    spec, produce = values(source, 60)
+    entry = store.build(spec, produce, 50)
+    assert [status.identity for status in store.entries()] == [spec.identity]
+    assert "not stored" in source.note or "gave way" in source.note
+    assert torch.equal(entry.read([7, 149])[0], expected(7, 149).flatten(1)[:, :60])
+    assert torch.equal(source.read([7, 149]), expected(7, 149))
+    assert len(images.reads) == N + (0 if in_memory else 2 + N * before)
+    entry.close()
+
+    later = open_decoded(store, NumberedImages())
+    later.keep()
+    assert later.note.startswith("kept in memory" if in_memory else "13.5 kB decoded again at each read")
+    assert [status.identity for status in store.entries()] == [spec.identity]
+    other = open_decoded(store, NumberedImages(), fingerprint="e" * 64)
+    other.keep()
+    assert [status.identity for status in store.entries()] == [other.spec.identity]
+
+
+def test_what_is_too_large_for_the_store_calls_nothing_back(store):
+    source = open_decoded(store, NumberedImages())
+    source.keep()
+    spec, produce = values(source, 10**6)
+    with pytest.raises(StoreRefusedError):
+        store.build(spec, produce, 50)
+    assert source.note == "from the store"
+
+
+def test_a_batch_that_is_read_ahead_is_decoded_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoded_images, "IN_MEMORY_BYTES", 100)
+    images = NumberedImages()
+    source = open_decoded(None, images)
+    for first in range(0, 60, 10):
+        source.read_ahead(np.arange(first, first + 10))
+    for first in range(0, 60, 10):
+        assert torch.equal(source.read(np.arange(first, first + 10)), expected(*range(first, first + 10)))
+    # Four batches are kept: the first two were dropped as if they would never be read.
+    assert sorted(images.reads) == sorted([*range(60), *range(20)])
+    broken = open_decoded(None, NumberedImages(unreadable=3))
+    broken.read_ahead(np.array([2, 3]))
+    with pytest.raises(UsageError, match=r"image 3\.jpg cannot be read"):
+        broken.read(np.array([2, 3]))

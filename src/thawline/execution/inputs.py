@@ -42,6 +42,14 @@ class ImageInputs:
         """The images of these samples."""
         return (self.decoded.read(rows),)
 
+    def open(self) -> None:
+        """Decode them now, where they can be kept."""
+        self.decoded.keep()
+
+    def read_ahead(self, rows: Rows) -> None:
+        """Begin to decode them, where they are not kept."""
+        self.decoded.read_ahead(rows)
+
 
 @dataclass(frozen=True)
 class AugmentedInputs:
@@ -55,6 +63,14 @@ class AugmentedInputs:
         """The views of these samples in this epoch."""
         pairs = zip(self.decoded.read(rows), rows.tolist(), strict=True)
         return (torch.stack([self.views.image(image, epoch, row, self.placed(row)) for image, row in pairs]),)
+
+    def open(self) -> None:
+        """Decode them now, where they can be kept."""
+        self.decoded.keep()
+
+    def read_ahead(self, rows: Rows) -> None:
+        """Begin to decode them, where they are not kept."""
+        self.decoded.read_ahead(rows)
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,12 @@ class LineInputs:
     def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
         """The values of these samples in this epoch's view."""
         return self.entry.read((epoch % self.views) * len(self.indices) + np.searchsorted(self.indices, rows))
+
+    def open(self) -> None:
+        """The entry is open."""
+
+    def read_ahead(self, rows: Rows) -> None:
+        """What is stored is read at once."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,6 +52,8 @@ _PARTIAL = re.compile(r"\.[0-9a-f]{20}\.[0-9a-f]{32}\.partial")
 _REMOVED = re.compile(r"\.[0-9a-f]{20}\.[0-9a-f]{32}\.removed")
 _log = logging.getLogger(__name__)
 
+Spare = Callable[[Mapping[str, Any]], bool]
+"""Whether an entry of this key stays."""
 EntryState = Literal["whole", "in use", "being built", "unfinished", "damaged"]
 
 
@@ -80,6 +83,7 @@ class Store:
     def __init__(self, folder: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
+        self._lent: dict[str, weakref.WeakMethod[Callable[[], None]]] = {}
 
     def open(self, spec: EntrySpec) -> Entry | None:
         """The entry of `spec`, or None where there is none (a damaged one counts as none)."""
@@ -92,12 +96,13 @@ class Store:
             _log.warning("%s is not used: %s", path, damage)
             return None
 
-    def build(self, spec: EntrySpec, produce: Produce, batch_size: int) -> Entry:
+    def build(self, spec: EntrySpec, produce: Produce, batch_size: int, spare: Spare | None = None) -> Entry:
         """The entry of `spec`: opened where it is there, otherwise made by `produce` in batches of consecutive rows.
 
         `produce` maps indices (B,) to one array (B, *shape) per `ArraySpec`, of the spec's dtype. Where several
         processes ask for the same entry, one builds it and the others wait. Errors of `produce` pass through
-        unchanged and leave no entry.
+        unchanged and leave no entry. Entries whose keys are to be `spare`d are not evicted for it, and neither is what
+        was lent: that is called back for entries that spare nothing.
 
         Raises:
             StoreRefusedError: it does not fit the budget or the disk, or the folder cannot be written to.
@@ -105,16 +110,16 @@ class Store:
         entry = self.open(spec)
         if entry is None:
             with self._building(spec.identity):
-                entry = self.open(spec) or self._build(spec, produce, batch_size)
-        return self.renewing(entry, produce, batch_size)
+                entry = self.open(spec) or self._build(spec, produce, batch_size, spare)
+        return self.renewing(entry, produce, batch_size, spare)
 
-    def renewing(self, entry: Entry, produce: Produce, batch_size: int) -> Entry:
+    def renewing(self, entry: Entry, produce: Produce, batch_size: int, spare: Spare | None = None) -> Entry:
         """An opened entry, which from now on is built again by `produce` where it turns out to be damaged."""
         spec = entry.spec
 
         def rebuild(generation: str) -> Entry:
             self.discard(spec.identity, generation)
-            return self.build(spec, produce, batch_size)
+            return self.build(spec, produce, batch_size, spare)
 
         return entry.renew_by(produce, rebuild)
 
@@ -140,11 +145,12 @@ class Store:
         return None
 
     def room(self) -> int:
-        """The bytes that new entries can take, what nobody uses included; others may take them meanwhile."""
+        """The bytes that new entries can take, what nobody uses or what is lent included; others may take them first."""
         if not self.folder.is_dir():
             return self.max_bytes
         with self._evictable(sys.maxsize) as idle:
-            unused = sum(map(_bytes_in, idle))
+            lent = [self.folder / identity for identity, method in self._lent.items() if method() is not None]
+            unused = sum(map(_bytes_in, {*idle, *lent}))
             return max(0, min(self.max_bytes - self._occupied_bytes(), self._free_bytes()) + unused)
 
     def discard(self, identity: str, generation: str | None = None) -> None:
@@ -186,9 +192,9 @@ class Store:
         after = {status.identity for status in self.entries()}
         return [status for status in before if status.identity not in after]
 
-    def _build(self, spec: EntrySpec, produce: Produce, batch_size: int) -> Entry:
+    def _build(self, spec: EntrySpec, produce: Produce, batch_size: int, spare: Spare | None) -> Entry:
         """Build while the entry's lock is held."""
-        draft = self._draft(spec, contextlib.ExitStack())
+        draft = self._draft(spec, contextlib.ExitStack(), spare)
         try:
             with step(f"storing {spec.title}", spec.samples) as advance:
                 draft.fill(produce, batch_size, advance)
@@ -197,10 +203,10 @@ class Store:
             draft.discard()
             raise
 
-    def _draft(self, spec: EntrySpec, held: contextlib.ExitStack) -> Draft:
+    def _draft(self, spec: EntrySpec, held: contextlib.ExitStack, spare: Spare | None = None) -> Draft:
         """Room for an entry whose lock is held, by the caller or by what the draft takes over."""
         with refusing("not stored"):
-            partial = self._reserve(spec)
+            partial = self._reserve(spec, spare)
         try:
             draft = Draft(partial, spec, self._publish, held)
         except BaseException:
@@ -208,13 +214,18 @@ class Store:
             raise
         return draft
 
-    def _reserve(self, spec: EntrySpec) -> Path:
+    def _reserve(self, spec: EntrySpec, spare: Spare | None) -> Path:
         """Make room, and a folder with files of their final size, so that other builders count it."""
         with self._changing():
             self._clear_leftovers(building=spec.identity)
             # Not opened, so damaged where it exists.
             self._remove(self.folder / spec.identity)
-            self._make_room(spec.total_bytes)
+            try:
+                self._make_room(spec.total_bytes, spare)
+            except StoreRefusedError:
+                if spare is not None or spec.total_bytes > self.max_bytes or not self._called_back():
+                    raise
+                self._make_room(spec.total_bytes, spare)
             partial = self.folder / f".{spec.identity}.{uuid.uuid4().hex}.partial"
             partial.mkdir()
             try:
@@ -226,14 +237,26 @@ class Store:
                 raise
         return partial
 
-    def _make_room(self, needed: int) -> None:
+    def lend(self, identity: str, give_back: Callable[[], None]) -> None:
+        """An entry stays in use while there is room; `give_back` is a method that closes it, called where there is none."""
+        self._lent[identity] = weakref.WeakMethod(give_back)
+
+    def _called_back(self) -> bool:
+        """Have all that is lent given back; whether anything was."""
+        lent, self._lent = [method() for method in self._lent.values()], {}
+        for give_back in lent:
+            if give_back is not None:
+                give_back()
+        return any(lent)
+
+    def _make_room(self, needed: int, spare: Spare | None) -> None:
         """Evict what must go for `needed` bytes, or refuse and evict nothing."""
         budget = f"the budget of {readable_bytes(self.max_bytes)} (cache.max_bytes)"
         if needed > self.max_bytes:
             raise StoreRefusedError(f"not stored: {readable_bytes(needed)} are more than {budget}")
         occupied = self._occupied_bytes()
         free = self._free_bytes()
-        with self._evictable(max(occupied + needed - self.max_bytes, needed - free)) as victims:
+        with self._evictable(max(occupied + needed - self.max_bytes, needed - free), spare) as victims:
             freed = sum(_bytes_in(path) for path in victims)
             if occupied - freed + needed > self.max_bytes:
                 raise StoreRefusedError(
@@ -294,7 +317,7 @@ class Store:
             yield
 
     @contextlib.contextmanager
-    def _evictable(self, excess: int) -> Iterator[list[Path]]:
+    def _evictable(self, excess: int, spare: Spare | None = None) -> Iterator[list[Path]]:
         """Entries that nobody uses, locked, least recently used first, until they make up `excess` bytes or run out."""
         with contextlib.ExitStack() as locks:
             victims: list[Path] = []
@@ -302,6 +325,8 @@ class Store:
             for path in sorted(self._paths(_ENTRY), key=_last_used):
                 if freed >= excess:
                     break
+                if spare is not None and _is_spared(path, spare):
+                    continue
                 # Without its marker it is damaged, and nobody can have opened it.
                 if (path / MARKER_FILE).exists():
                     lock = try_lock(path / MARKER_FILE)
@@ -404,6 +429,13 @@ def readable_bytes(count: float) -> str:
         if count < 999.95:
             return f"{count:.1f} {unit}"
     return f"{count / 1000:.1f} TB"
+
+
+def _is_spared(path: Path, spare: Spare) -> bool:
+    try:
+        return spare(Metadata.read(path).key)
+    except (DamagedEntryError, OSError):
+        return False
 
 
 def _bytes_in(path: Path) -> int:

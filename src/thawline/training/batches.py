@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +19,8 @@ from thawline.randomness import permutation
 from thawline.tasks import Targets
 
 Rows = NDArray[np.int64]
+_AHEAD = 2
+"""Batches that are announced before they are read."""
 
 
 class Inputs(Protocol):
@@ -25,6 +28,14 @@ class Inputs(Protocol):
 
     def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
         """The inputs of these samples in this epoch, each tensor (len(rows), ...)."""
+        ...
+
+    def open(self) -> None:
+        """Called before the first read, in the process that starts those that read."""
+        ...
+
+    def read_ahead(self, rows: Rows) -> None:
+        """These samples are read soon, in this process."""
         ...
 
 
@@ -126,6 +137,30 @@ class OrderedBatches(Sampler[tuple[int, Rows, float]]):
         return len(self._batches)
 
 
+class _Announced(Sampler[tuple[int, Rows, float]]):
+    """The batches of a sampler, each announced to the inputs some batches before it is read."""
+
+    def __init__(self, batches: ShuffledBatches | OrderedBatches, inputs: Inputs) -> None:
+        self._batches, self._inputs = batches, inputs
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch of a fit, with its number in the fit."""
+        if isinstance(self._batches, ShuffledBatches):
+            self._batches.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple[int, Rows, float]]:
+        waiting: deque[tuple[int, Rows, float]] = deque()
+        for batch in self._batches:
+            self._inputs.read_ahead(batch[1])
+            waiting.append(batch)
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
 class _Reader(Dataset[Batch]):
     def __init__(self, part: SplitData) -> None:
         self._part = part
@@ -194,11 +229,12 @@ class Batches(LightningDataModule):
         part = self._parts[name]
         return self._loader(part, OrderedBatches(part.rows, self._eval_batch_size, self._shard))
 
-    def _loader(self, part: SplitData, sampler: Sampler[tuple[int, Rows, float]]) -> DataLoader[Batch]:
+    def _loader(self, part: SplitData, order: ShuffledBatches | OrderedBatches) -> DataLoader[Batch]:
+        part.inputs.open()
         return DataLoader(
             _Reader(part),
             batch_size=None,
-            sampler=sampler,
+            sampler=order if self._workers else _Announced(order, part.inputs),
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             collate_fn=_as_it_is,
