@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.dense import DENSE_SETUPS, NOTE, dense_section
+from benchmarks.files import FILES, MOST_FILES, files_section
 from benchmarks.half import TITLE as HALF
 from benchmarks.half import half_section
 from benchmarks.images import REPOSITORY, photographs, small_images
@@ -93,16 +94,17 @@ def main() -> None:
     """Measure and write the tables."""
     parser = argparse.ArgumentParser(prog="benchmarks")
     parser.add_argument(
-        "--only", nargs="*", default=None, help="only these networks, these tasks, peers, half, or start"
+        "--only", nargs="*", default=None, help="only these networks, these tasks, peers, half, start, or files"
     )
     parser.add_argument(
         "--smoke", action="store_true", help="masks, boxes, peers and half: few images, epochs or steps"
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dense-seeds", type=int, default=2, help="seeds of masks and boxes")
+    parser.add_argument("--most-files", type=int, default=MOST_FILES, help="files of the largest folder")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "performance.md")
     arguments = parser.parse_args()
-    page = Page(arguments.output, [each.title for each in (*SETUPS, *DENSE_SETUPS)] + [HALF, PEERS, START])
+    page = Page(arguments.output, [each.title for each in (*SETUPS, *DENSE_SETUPS)] + [HALF, PEERS, START, FILES])
     rate = matmul_flops_per_second()
     text = ""
     with tempfile.TemporaryDirectory() as temporary:
@@ -110,7 +112,7 @@ def main() -> None:
         imports = min(cost_of(["-c", _IMPORTS], place).seconds for _ in range(3))
         head = [*_header(imports), ""]
         before = {DENSE_SETUPS[0].title: ["# Masks and boxes", "", *NOTE.splitlines(), ""], PEERS: ["# Peers", ""]}
-        before |= {HALF: ["# Precision", ""], START: ["# Start", ""]}
+        before |= {HALF: ["# Precision", ""], START: ["# Start", ""], FILES: ["# Files", ""]}
         for setup in SETUPS:
             if _wanted(arguments.only, setup.model):
                 page.put(setup.title, _section(_measure(setup, arguments.seeds, place, rate), arguments.seeds), rate)
@@ -129,6 +131,9 @@ def main() -> None:
             text = page.write(head, before, TRIED.splitlines())
         if _wanted(arguments.only, "start"):
             page.put(START, start_section(place, smoke=arguments.smoke), rate)
+            text = page.write(head, before, TRIED.splitlines())
+        if _wanted(arguments.only, "files"):
+            page.put(FILES, files_section(place, arguments.most_files), rate)
             text = page.write(head, before, TRIED.splitlines())
     print(text)
 

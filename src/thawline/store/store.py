@@ -145,7 +145,7 @@ class Store:
         return None
 
     def room(self) -> int:
-        """The bytes that new entries can take, what nobody uses or what is lent included; others may take them first."""
+        """The bytes that new entries can take, what nobody uses or is lent included; others may take them meanwhile."""
         if not self.folder.is_dir():
             return self.max_bytes
         with self._evictable(sys.maxsize) as idle:
@@ -238,7 +238,7 @@ class Store:
         return partial
 
     def lend(self, identity: str, give_back: Callable[[], None]) -> None:
-        """An entry stays in use while there is room; `give_back` is a method that closes it, called where there is none."""
+        """An entry is in use while there is room: `give_back` is a method that closes it, called where there is none."""
         self._lent[identity] = weakref.WeakMethod(give_back)
 
     def _called_back(self) -> bool:
