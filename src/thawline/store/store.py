@@ -238,7 +238,7 @@ class Store:
         return partial
 
     def lend(self, identity: str, give_back: Callable[[], None]) -> None:
-        """An entry is in use while there is room: `give_back` is a method that closes it, called where there is none."""
+        """An entry is in use while there is room; `give_back` is a method closing it, called where there is none."""
         self._lent[identity] = weakref.WeakMethod(give_back)
 
     def _called_back(self) -> bool:
