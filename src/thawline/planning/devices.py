@@ -55,7 +55,7 @@ def _require(trainer: TrainerSettings, field: str) -> None:
     if trainer.workers > _most_side_by_side():
         there = f"on this machine with {_cores()} at most {_most_side_by_side()}"
         raise usage_error(f"{field}.workers", f"{trainer.workers}: {there}")
-    if trainer.devices == 1 and trainer.accelerator in ("auto", "cpu"):
+    if trainer.devices == 1 and trainer.accelerator in ("auto", "cpu") and trainer.precision != "16-mixed":
         return  # which every machine has
     import torch
 
