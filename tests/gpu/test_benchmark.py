@@ -65,4 +65,4 @@ def test_when_the_time_is_up_the_page_says_what_is_missing(tmp_path):
 def test_a_cpu_does_not_write_the_page_of_a_gpu(tmp_path):
     done = benchmark(tmp_path)
     assert done.returncode == 2
-    assert "--output must say where to write" in done.stderr
+    assert "say where to write: --output PATH" in done.stderr

@@ -27,7 +27,7 @@ def test_two_processes_share_a_device(zygote, tmp_path, device):
     for identity, record in local.items():
         for row, other in zip(record.history, parallel[identity].history, strict=True):
             for name in ("train/loss", "val/loss"):
-                assert other[name] == pytest.approx(row[name], rel=1e-4 if HAS_GPU else 0.0), name
+                assert other[name] == pytest.approx(row[name], rel=1e-3 if HAS_GPU else 0.0), name
 
 
 def test_more_devices_than_there_are_are_refused(thawline, device):

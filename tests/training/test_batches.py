@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import TINY
 from thawline.optimization.batch_sizes import batch_sizes
-from thawline.training.batches import Shard, ShuffledBatches
+from thawline.training.batches import Batch, Shard, ShuffledBatches
+from thawline.transforms import Placement
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,19 @@ from thawline.training.batches import Shard, ShuffledBatches
 )
 def test_a_small_last_batch_shares_with_the_one_before(images, batch_size, expected):
     assert batch_sizes(images, batch_size) == expected
+
+
+def test_a_batch_moves_to_a_device_with_all_tensors_of_its_targets():
+    place = Placement((4, 6), (2, 3), 0, 0, 2, 3)
+    targets = [{"mask": torch.zeros(4, 6), "placement": place}, {"mask": torch.zeros(2, 2), "placement": place}]
+    batch = Batch((torch.zeros(2, 3),), targets, torch.arange(2), 0.5)
+    moved = batch.to(torch.device("meta"))
+    tensors = [*moved.inputs, moved.rows, *(target["mask"] for target in moved.targets)]
+    assert [(tensor.device.type, tuple(tensor.shape)) for tensor in tensors] == [
+        ("meta", (2, 3)), ("meta", (2,)), ("meta", (4, 6)), ("meta", (2, 2)),
+    ]  # fmt: skip
+    assert [target["placement"] for target in moved.targets] == [place, place]
+    assert moved.share == 0.5
 
 
 def test_every_image_is_in_an_epoch_once_and_in_the_same_batch_on_any_number_of_devices():
