@@ -33,10 +33,11 @@ once with images that are decoded from their files in every epoch, and once with
 keeps in memory, so that the ratio does not only count JPEG. One job is measured for each depth and counted once for
 each seed. To save time all depths' jobs run in one process, and what its start took ({imports}) counts once for each
 job, as the decoding does. *In the sweep*: the seconds of the depth's runs in one command that sweeps all depths and
-seeds, and an equal share of what belongs to no run (imports, planning). *Limit*: what the FLOPs of that work take at
+seeds, with its share of the pass over the images and an equal part of what belongs to no run (imports, planning).
+*Limit*: what the FLOPs of that work take at
 the measured rate of large products. *Images/s*: images of training and validation over the seconds of an epoch, the
 first one left out. *Share of the rate*: the FLOPs that an epoch really computes, over its seconds and that rate.
-*Feature pass*: what the first run of a depth takes before its training over what the others take. *Peak memory* is
+*Feature pass*: the depth's share of the pass over the images that stores what its runs read. *Peak memory* is
 that of the GPU's allocations. In 32-true {tf32}, in both ways. {told}"""
 _WAYS = "Other ways to take a suffix's steps"
 _WAYS_NOTE = """A training step on stored values that lie on the device already, as a run takes it, and in other ways:

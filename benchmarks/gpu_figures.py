@@ -110,7 +110,7 @@ class Figures:
             _number(limit),
             " / ".join(map(_number, speeds)),
             " / ".join("-" if math.isnan(share) else f"{100 * share:.2g} %" for share in shares),
-            _number(_feature_pass(runs)),
+            _number(self._feature_pass(k)),
             " / ".join(_number(peak / 1e6) for peak in peaks),
         ]
 
@@ -128,9 +128,21 @@ class Figures:
         return self.seeds * sum(job[part] for part in parts) if job else _NONE
 
     def _in_sweep(self, k: str) -> float:
-        """A depth's share of the sweep: its own runs, and an equal part of what belongs to no run."""
-        seconds = {depth: sum(run["cost"]["total_seconds"] for run in self._of(depth)) for depth in DEPTHS}
-        return seconds[k] + (self.sweep_seconds - sum(seconds.values())) / len(DEPTHS)
+        """A depth's share of the sweep: its own runs, its share of passes, an equal part of what belongs to no run."""
+        seconds = {depth: sum(map(_without_passes, self._of(depth))) for depth in DEPTHS}
+        passes = {depth: self._feature_pass(depth) for depth in DEPTHS}
+        known = sum(seconds.values()) + sum(each for each in passes.values() if not math.isnan(each))
+        own = seconds[k] + (0.0 if math.isnan(passes[k]) else passes[k])
+        return own + (self.sweep_seconds - known) / len(DEPTHS)
+
+    def _feature_pass(self, k: str) -> float:
+        """The depth's shares of the passes that stored what its runs read."""
+        entries = {entry for record in self._of(k) for entry in _line(record)["entries"]}
+        passes = [each for record in self.records for each in _line(record)["passes"]]
+        shares = [
+            each["seconds"] * line["share"] for each in passes for line in each["lines"] if line["entry"] in entries
+        ]
+        return float(sum(shares)) if shares else _NONE
 
     def _images_per_second(self, done: Sequence[Mapping[str, Any]]) -> float:
         """Images of training and validation over the seconds of an epoch after the first."""
@@ -145,7 +157,7 @@ class Figures:
         """What an epoch computes in a second, over what the device does in large products."""
         if one is None or not runs or not (seconds := _epochs(one)):
             return _NONE
-        line = runs[0]["phases"][0]["thaw_line"]
+        line = _line(runs[0])
         suffix, prefix = line.get("suffix_flops_per_sample"), line.get("prefix_flops_per_sample")
         if suffix is None:
             return _NONE
@@ -191,17 +203,18 @@ def _epochs(one: Mapping[str, Any]) -> list[float]:
     return seconds[1:] or seconds
 
 
-def _feature_pass(runs: Sequence[Mapping[str, Any]]) -> float:
-    """What the first run of a depth took before its training, over what the others did: computing what is stored."""
-    if len(runs) < 2 or any(run["phases"][0]["thaw_line"]["packed"] > 1 for run in runs):
-        return _NONE
-    costs = [run["cost"] for run in runs]
-    before = [cost["total_seconds"] - cost["train_seconds"] - cost["evaluate_seconds"] for cost in costs]
-    return max(0.0, before[0] - median(before[1:]))
+def _line(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    line: Mapping[str, Any] = record["phases"][0]["thaw_line"]
+    return line
+
+
+def _without_passes(record: Mapping[str, Any]) -> float:
+    """Seconds of a run, but for the passes over the images, of which other depths have their shares."""
+    return float(record["cost"]["total_seconds"] - sum(each["seconds"] for each in _line(record)["passes"]))
 
 
 def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
-    line = record["phases"][0]["thaw_line"]
+    line = _line(record)
     flops = {name: line.get(name) for name in ("prefix_flops_per_sample", "suffix_flops_per_sample")}
     return {
         "k": str(record["config"]["freeze_policy"]["k"]),
@@ -212,6 +225,7 @@ def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
         "stored": line["stored"],
         "reason": line["reason"],
         "bytes_per_sample": line.get("bytes_per_sample"),
+        "passes": line["passes"],
         **flops,
     }
 
