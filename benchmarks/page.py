@@ -63,7 +63,7 @@ class Page:
         kept = {title: self._sections[title] for title in self._order if title in self._sections}
         for title, section in kept.items():
             lines += [*before.get(title, ()), f"## {title}", "", *section.lines, "", section.where, ""]
-        text = "\n".join([*lines, *end])
+        text = "\n".join([*lines, *end, *([""] if end else [])])
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text(text)
         self._kept.write_text(json.dumps({title: asdict(section) for title, section in kept.items()}, indent=1) + "\n")

@@ -9,12 +9,12 @@ is faster.
 
 | tried | on | ratio of CPU seconds | built |
 |---|---|---:|---|
-| `torch.compile` | resnet18 at 64 px | 0.94 | no: it compiles for 20 to 80 s, once for each thaw line |
-| `torch.compile` | vit_tiny_patch16_224 at 64 px | 1.03 | no |
-| `torch.compile` | mobilenetv3_small_100 at 64 px | 1.08 to 1.11 | no |
+| `torch.compile`, which takes 20 to 80 s first | resnet18 at 64 px | 0.94 | no |
+| the same | vit_tiny_patch16_224 at 64 px | 1.03 | no |
+| the same | mobilenetv3_small_100 at 64 px | 1.08 to 1.11 | no |
 | five seeds of one suffix as one problem (`torch.func.vmap`) | mobilenetv3_small_100, k = 1 to 3 | 0.73 to 0.86 | no |
 | the same | vit_tiny_patch16_224, resnet18, k = 1 | 0.73 to 0.86 | no |
-| linear probes as one problem, by hand | any network, k = 0 | see *64 rates and decays* above | yes |
+| linear probes as one problem | any network, k = 0 | *64 rates and decays* above | yes |
 | channels last, float32 | mobilenetv3_small_100 | about 2 | yes, where convolutions are depthwise |
 | all thaw lines in one pass | mobilenetv3_small_100 at 224 px, sweep of k = 0, 1, 2, 4 | 1.26 (60.2 s, 47.8 s) | yes |
 | the same | mobilenetv3_small_100 at 64 px, the same sweep | 1.01 to 1.02 | yes |
@@ -22,4 +22,5 @@ is faster.
 | autocast to bfloat16, with AMX | vit_tiny_patch16_224 at 224 px | 1.6 (1.04 s, 0.65 s) | yes, by choice |
 | autocast to bfloat16, with AMX | any network at 64 px | 1 or less | a warning |
 | autocast to bfloat16, with AMX | mobilenetv3_small_100 | 0.5 | a warning |
+| autocast to bfloat16, with AVX512-BF16 alone | as above | *Half precision on a CPU* above | by choice |
 """
