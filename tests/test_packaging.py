@@ -23,7 +23,8 @@ from tools.requirements import requirements
 from tests.conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-OWN = {"thawline", "hydra_plugins", "tests", "benchmarks", "tools", "mine"}
+# With the modules that tests write.
+OWN = {"thawline", "hydra_plugins", "tests", "benchmarks", "tools", "mine", "heavy_models", "user_of_models"}
 # Packages whose modules have other names.
 PACKAGES = {
     "PIL": "pillow",
