@@ -244,6 +244,31 @@ def test_sync_makes_wandb_runs_again_from_records_alone(thawline):
         assert_mirrors(seen, record)
 
 
+@pytest.mark.slow
+def test_sync_keeps_the_models_of_runs_whose_logger_asks_for_it(thawline, monkeypatch):
+    """The runs were made without W&B, so that nothing has written their whole networks yet."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    grid = ("freeze_policy.k=0,1", "sweep.name=grid", "sweep.report=false", "logger.artifact=true")
+    assert thawline("train", "-m", *WANDB, *grid).status == 0
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert not list(Path().glob("outputs/runs/*/model.safetensors"))
+    result = thawline("sync", "grid")
+    assert (result.status, "no model artifact" in result.err) == (0, False), result.err
+    for run in records():
+        (folder,) = Path().glob(f"outputs/sweeps/grid/wandb/offline-run-*-{run.name}")
+        (artifact,) = Seen(folder).models
+        assert artifact.name == f"model-{run.name}"
+        files = {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
+        # The model where it lies; of the record W&B keeps a copy.
+        assert set(files) == {"model.safetensors", "record.json"}
+        assert files["model.safetensors"] == (run / "model.safetensors").absolute()
+        assert files["record.json"].read_bytes() == (run / "record.json").read_bytes()
+        kept, expected = load_file(run / "model.safetensors"), api.load_run(run).load_model().state_dict()
+        assert {name: bool((kept[name] == value).all()) for name, value in expected.items()} == dict.fromkeys(
+            kept, True
+        )
+
+
 def test_sync_of_nothing_is_refused(thawline):
     result = thawline("sync", "nowhere")
     assert result.status == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,9 @@ def run(argv: Sequence[str]) -> int:
         raise usage_error("sweep", f"{folder} has no finished run")
     records = [load_record(found.folder) for found in sweep.runs]
     spec = _spec(records[0], arguments)
+    model_of = _models() if spec.artifact else None
     for record, found in zip(records, sweep.runs, strict=True):
-        _replay(spec, record, found.folder, sweep)
+        _replay(spec, record, sweep, functools.partial(model_of, found.folder) if model_of else None)
     spec.summarise(sweep.name, folder, make_report(folder).folder)
     missing = sum(cell.run is None for cell in sweep.cells)
     left = f"; {missing} cells have no record" if missing else ""
@@ -54,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _replay(spec: WandB, record: Record, folder: Path, sweep: LoadedSweep) -> None:
+def _replay(spec: WandB, record: Record, sweep: LoadedSweep, model: Callable[[], Path] | None) -> None:
     from thawline.trackers import Mirrored
     from thawline.trackers.weights_and_biases import remove_offline
 
@@ -62,19 +63,19 @@ def _replay(spec: WandB, record: Record, folder: Path, sweep: LoadedSweep) -> No
     axes = [override for override in record.overrides if override.lstrip("+").partition("=")[0] in sweep.axes]
     name = " ".join(axes) or record.identity
     directions = {f"val/{name}": of.direction for name, of in record.metric_definitions.items()}
-    model = functools.partial(_model, folder)
     about = Mirrored(sweep.folder, record.identity, name, sweep.name, record.config, directions, model)
     spec.replay(record, about)
 
 
-def _model(folder: Path) -> Path:
+def _models() -> Callable[[Path], Path]:
+    """Gives the file of the whole model of the run in a folder; the runs share their data and networks."""
     from thawline.execution.weights import ensure_model
     from thawline.planning.context import RunContext
     from thawline.planning.plan import plan_of_run
     from thawline.planning.session import Session
 
     session = Session()
-    return ensure_model(RunContext(plan_of_run(folder, session), session))
+    return lambda folder: ensure_model(RunContext(plan_of_run(folder, session), session))
 
 
 def _spec(record: Record, arguments: argparse.Namespace) -> WandB:
