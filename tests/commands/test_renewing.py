@@ -11,6 +11,7 @@ import pytest
 
 from tests.make_records import record, scores, sweep
 from tests.reports.depth_sweeps import rows_of
+from tests.reports.pages import data_of
 from thawline.commands.renewing import Look, Renewal, renew
 from thawline.records import Record, write_record
 from thawline.reports import ReportFiles, make_report
@@ -39,14 +40,22 @@ def arrive(one: Record) -> None:
 
 
 class Reports:
-    """Makes the report, and counts how often."""
+    """Makes the report, and keeps of each whether more runs were to come."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.made = folder, 0
+        self.folder, self.made = folder, []
 
-    def __call__(self) -> ReportFiles:
-        self.made += 1
-        return make_report(self.folder)
+    def __call__(self, more: bool) -> ReportFiles:
+        self.made.append(more)
+        return make_report(self.folder, reload_seconds=7.5 if more else None)
+
+
+def reloads(files: ReportFiles) -> bool:
+    """Whether the page reloads itself, with and without its scripts."""
+    text, refresh = files.html.read_text(), '<noscript><meta http-equiv="refresh" content="8"></noscript>'
+    found = {data_of(files.html)["reload"] == 7.5, refresh in text, "reloads itself every 7.5 seconds" in text}
+    assert len(found) == 1
+    return found.pop()
 
 
 def steps(*actions: Callable[[], object]) -> Callable[[], None]:
@@ -58,8 +67,10 @@ def steps(*actions: Callable[[], object]) -> Callable[[], None]:
 def test_the_report_is_renewed_as_records_arrive_until_the_last_one(growing):
     folder, coming = growing
     told: list[tuple[int, int, list[str]]] = []
+    reloading: list[bool] = []
 
     def tell(look: Look) -> None:
+        reloading.append(reloads(look.files))
         told.append((look.done, look.total, [row["cells"] + row["runs"] for row in rows_of(look.files.table_csv)]))
 
     reports = Reports(folder)
@@ -71,7 +82,8 @@ def test_the_report_is_renewed_as_records_arrive_until_the_last_one(growing):
     )
     files = renew(Renewal([folder], reports), tell, pause)
     assert told == [(1, 3, ["11", "10", "10"]), (3, 3, ["11", "11", "11"])]
-    assert reports.made == 2
+    assert reports.made == reloading == [True, False]
+    assert not reloads(files)
     assert [row["k"] for row in rows_of(files.table_csv)] == ["0", "1", "2"]
 
 
@@ -82,10 +94,10 @@ def test_a_record_that_is_made_again_renews_the_report_and_a_failure_ends_the_wa
     again = coming[0].model_copy(update={"metrics": {"val": scores(0.9), "test": scores(0.9)}, "notes": ["again"]})
     failed = Path("outputs/runs") / coming[2].identity
     failed.mkdir()
-    records_when_made: list[int] = []
+    records_when_made: list[tuple[int, bool]] = []
 
-    def make() -> None:
-        records_when_made.append(len(list(Path("outputs/runs").glob("*/record.json"))))
+    def make(more: bool) -> None:
+        records_when_made.append((len(list(Path("outputs/runs").glob("*/record.json"))), more))
 
     pause = steps(
         lambda: None,
@@ -93,7 +105,8 @@ def test_a_record_that_is_made_again_renews_the_report_and_a_failure_ends_the_wa
         lambda: (failed / "state.json").write_text(json.dumps({"state": "failed", "error": "no memory"})),
     )
     renew(Renewal([folder], make), lambda look: None, pause)
-    assert records_when_made == [2, 2]
+    # The failure leaves no record, but the page must not go on reloading.
+    assert records_when_made == [(2, True), (2, True), (2, False)]
 
 
 def test_ctrl_c_ends_it_with_the_last_report(growing):
@@ -103,8 +116,9 @@ def test_ctrl_c_ends_it_with_the_last_report(growing):
     def stop() -> None:
         raise Interrupted(signal.SIGINT)
 
-    files = renew(Renewal([folder], Reports(folder)), lambda look: None, stop)
-    assert files.html.is_file()
+    reports = Reports(folder)
+    files = renew(Renewal([folder], reports), lambda look: None, stop)
+    assert (reports.made, reloads(files)) == ([True, False], False)
     assert not [path for path in files.folder.iterdir() if path.name.endswith(".partial")]
     coming[0] = coming[0].model_copy(update={"identity": "0" * 20})
     assert renew(Renewal([folder.parent], Reports(folder)), lambda look: None, stop) is None

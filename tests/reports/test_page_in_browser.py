@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
 from pathlib import Path
@@ -166,3 +167,50 @@ def test_it_prints_with_its_answer_and_figure_first(opened):
     assert "How this is computed" in text
     assert "In the order of the sweep" in text
     assert "runs a page" not in text
+
+
+def test_a_page_of_runs_that_are_to_come_reloads_itself_and_keeps_what_the_reader_chose(browser, page_file, tmp_path):
+    folder = page_file.parent.parent
+    make = functools.partial(make_report, folder, tmp_path)
+    page = browser.new_page(viewport={"width": WIDE, "height": 500})
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(make(reload_seconds=2.0).html.as_uri())
+    page.wait_for_selector("html.drawn")
+    pause = "document.getElementById('pause').click()"
+    page.evaluate(pause)
+    page.select_option("#choose-split", "val")
+    page.uncheck("#choose-seeds")
+    page.click("#controls .chip >> text=plain")
+    page.fill("#chart-runs .dt-search input", "pets")
+    page.evaluate("document.activeElement.blur()")
+    page.evaluate("window.scrollTo(0, 700)")
+    at = "document.querySelector('main').getBoundingClientRect().top"
+    top = page.evaluate(at)
+    with page.expect_event("load"):
+        page.evaluate(pause)
+    page.wait_for_selector("html.drawn")
+    page.evaluate(pause)
+
+    def chosen() -> list[object]:
+        return [
+            page.input_value("#choose-split"),
+            page.is_checked("#choose-seeds"),
+            [box.is_checked() for box in page.query_selector_all("#controls .chip input")],
+            page.input_value("#chart-runs .dt-search input"),
+            # Places between pixels are rounded anew by each page.
+            abs(page.evaluate(at) - top) < 2,
+        ]
+
+    assert chosen() == ["val", False, [False, True], "pets", True]
+    # The last page has them once more, and stays.
+    last = make().html
+    with page.expect_event("load"):
+        page.evaluate(pause)
+    page.wait_for_selector("html.drawn")
+    assert chosen() == ["val", False, [False, True], "pets", True]
+    assert page.query_selector("#pause") is None
+    assert page.evaluate("history.state") is None
+    assert (page.url, said) == (last.as_uri(), [])
+    page.close()

@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
     inches = width_in_inches(arguments.figure_width) if arguments.figure_width is not None else None
     chosen = [name for names in arguments.columns for name in names.split(",") if name]
 
-    def make() -> ReportFiles:
+    def make(more: bool = False) -> ReportFiles:
         return make_report(
             folders,
             output,
@@ -47,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
             arguments.margin,
             columns=chosen,
             figure_inches=inches,
+            reload_seconds=arguments.watch if more else None,
         )
 
     files = make() if arguments.watch is None else _watched(folders, make, arguments.watch)
@@ -59,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _watched(folders: Sequence[Path], make: Callable[[], ReportFiles], seconds: float) -> ReportFiles | None:
+def _watched(folders: Sequence[Path], make: Callable[[bool], ReportFiles], seconds: float) -> ReportFiles | None:
     """The last report of sweeps that are looked at every so many seconds; None where no run was done."""
     from thawline.commands.renewing import Look, Renewal, renew
 
@@ -134,7 +135,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const=10.0,
         metavar="SECONDS",
-        help="make the report again as runs are done, until none is left (Ctrl-C ends it); looks every 10 seconds",
+        help="make the report again as runs are done, until none is left (Ctrl-C ends it); looks every 10 seconds, "
+        "and the page reloads itself as often",
     )
     parser.add_argument("--csv", action="store_true", help="print the table as CSV instead")
     return parser

@@ -36,11 +36,15 @@ class Look:
 
 @dataclass
 class Renewal:
-    """Makes the report of the sweeps in `folders` by `make` where their files are not those of the last look."""
+    """Makes the report of the sweeps in `folders` by `make` where their files are not those of the last look.
+
+    `make` is told whether more runs are to come: the page of such a report reloads itself.
+    """
 
     folders: Sequence[Path]
-    make: Callable[[], ReportFiles]
+    make: Callable[[bool], ReportFiles]
     _seen: _Stamps = field(default_factory=dict)
+    _reloads: bool = False
 
     def look(self) -> Look:
         """Look once.
@@ -63,9 +67,18 @@ class Renewal:
             total += len(records)
             stamps |= _stamps([folder / SWEEP_FILE, *records])
         # What comes while the report is made is seen at the next look.
-        files = self.make() if done and stamps != self._seen else None
+        files = self._made(more=not over) if done and (stamps != self._seen or (over and self._reloads)) else None
         self._seen = stamps
         return Look(files, done, total, over)
+
+    def end(self) -> ReportFiles | None:
+        """The report once more where its page would go on to reload itself, though nobody renews it now."""
+        return self._made(more=False) if self._reloads else None
+
+    def _made(self, *, more: bool) -> ReportFiles:
+        files = self.make(more)
+        self._reloads = more
+        return files
 
 
 def renew(renewal: Renewal, tell: Callable[[Look], None], pause: Callable[[], None]) -> ReportFiles | None:
@@ -83,7 +96,7 @@ def renew(renewal: Renewal, tell: Callable[[Look], None], pause: Callable[[], No
             if look.over:
                 break
             pause()
-    return latest
+    return renewal.end() or latest
 
 
 def _stamps(files: Sequence[Path]) -> _Stamps:

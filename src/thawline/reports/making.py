@@ -69,6 +69,7 @@ def make_report(
     columns: Sequence[str] = (),
     figure_inches: float | None = None,
     keep: bool = False,
+    reload_seconds: float | None = None,
 ) -> ReportFiles:
     """Make the report of a sweep, or of several as one study, from its records alone.
 
@@ -85,6 +86,7 @@ def make_report(
         columns: of ``table.tex``, by name; by default all.
         figure_inches: the width that every figure is drawn for; by default a paper's column or its text, as each needs.
         keep: leave the files of an earlier report as they are where they would be made from the same.
+        reload_seconds: how often the page reloads itself, of a report that will be made again; None: it does not.
 
     Raises:
         UsageError: there is nothing to report, no such metric, axis or column, or the margin is not above 0.
@@ -104,10 +106,10 @@ def make_report(
         html=folder / "report.html",
         study=study,
     )
-    sources = sources_of(study.sweep, folders, [metric, axis, margin, columns, figure_inches])
+    sources = sources_of(study.sweep, folders, [metric, axis, margin, columns, figure_inches, reload_seconds])
     if keep and are_kept(folder, sources):
         return replace(files, kept=True)
-    contents = _contents(study, files, columns)
+    contents = _contents(study, files, columns, reload_seconds)
     for path, content in contents.items():
         with atomic_write(path) as stream:
             stream.write(content if isinstance(content, bytes) else content.encode("utf-8", errors="replace"))
@@ -115,7 +117,9 @@ def make_report(
     return files
 
 
-def _contents(study: Study, files: ReportFiles, columns: Sequence[str]) -> Mapping[Path, bytes | str]:
+def _contents(
+    study: Study, files: ReportFiles, columns: Sequence[str], reload_seconds: float | None
+) -> Mapping[Path, bytes | str]:
     drawing = draw(study)
     document = make_document(study, drawing.caption)
     further = [each for section in document.sections for each in section.drawings]
@@ -129,7 +133,7 @@ def _contents(study: Study, files: ReportFiles, columns: Sequence[str]) -> Mappi
         files.figure_png: drawing.png,
         files.figure_pdf: drawing.pdf,
         files.markdown: markdown_report(document),
-        files.html: html_page(study, document, drawing, files.folder),
+        files.html: html_page(study, document, drawing, files.folder, reload_seconds),
         **{files.folder / f"{each.name}.png": each.png for each in further},
         **{files.folder / f"{each.name}.pdf": each.pdf for each in further},
         **{files.folder / f"{each.name}.jpg": each.content for each in images},

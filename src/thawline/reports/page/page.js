@@ -13,6 +13,9 @@ const state = {
   hidden: new Set(),
 };
 
+// What the reader chose before the page reloaded itself.
+const before = history.state?.report ?? null;
+
 const definition = () => data.metrics.find((metric) => metric.name === state.metric);
 const place = (name) => document.getElementById(`chart-${name}`);
 
@@ -257,7 +260,7 @@ function sample(colour) {
 function strategies() {
   const set = element("fieldset", {}, element("legend", { textContent: "Strategies" }));
   const boxes = data.lines.map((name, line) => {
-    const box = element("input", { type: "checkbox", checked: true, value: String(line) });
+    const box = element("input", { type: "checkbox", checked: !state.hidden.has(line), value: String(line) });
     box.addEventListener("change", () => {
       state.hidden[box.checked ? "delete" : "add"](line);
       refresh();
@@ -301,7 +304,7 @@ function furnish() {
     changes: () => {
       const there = (key) => data.changes.some(({ rows: members }) => members.some((member) => member[key].some((value) => value !== null)));
       const measures = Object.entries(CHANGES).filter(([key]) => there(key));
-      state.change = measures[0]?.[0] ?? "relative";
+      if (!measures.some(([key]) => key === state.change)) state.change = measures[0]?.[0] ?? "relative";
       return choice("Measure", measures, "change", ["changes"]);
     },
     confusion: () => choice("Row", data.confusions.map(({ row }, index) => [index, data.rows[row].label || "all runs"]), "matrix", ["confusion"]),
@@ -374,6 +377,9 @@ function runsTable() {
     autoWidth: false,
     deferRender: true,
     search: { smart: false },
+    stateSave: true,
+    stateSaveCallback: () => {},
+    stateLoadCallback: () => before?.table ?? null,
     language: {
       search: "Filter", lengthMenu: "_MENU_ runs a page", info: "_START_ to _END_ of _TOTAL_ runs", infoEmpty: "no run",
       infoFiltered: "(of _MAX_)", emptyTable: "no run", zeroRecords: "no such run",
@@ -414,13 +420,70 @@ async function refresh(names = [...Object.keys(charts), "runs"]) {
   document.getElementById("said").textContent = `Shown: ${definition().label} on ${data.splits[state.split]}, ${shown} of ${data.lines.length} strategies.`;
 }
 
+// While runs are to come ----------------------------------------------------------------------------------------------
+
+const titled = (summary) => `${summary.closest("section")?.querySelector("h2")?.textContent ?? ""} ${summary.textContent}`;
+
+// What stands above it may grow from page to page.
+const topOfMain = () => document.querySelector("main").getBoundingClientRect().top;
+
+// By name: a page with more runs may have more lines, panels and matrices.
+function remember() {
+  const { metric, split, cost, seeds, change, facet, matrix, hidden } = state;
+  const report = {
+    metric, split, cost, seeds, change,
+    facet: data.facets[facet] ?? "",
+    matrix: data.rows[data.confusions[matrix]?.row]?.label ?? "",
+    hidden: [...hidden].map((line) => data.lines[line]),
+    table: table?.state() ?? null,
+    open: [...document.querySelectorAll("details[open] > summary")].map(titled),
+    pause: document.getElementById("pause")?.checked ?? false,
+    top: topOfMain(),
+  };
+  history.scrollRestoration = "manual";
+  history.replaceState({ report: JSON.parse(JSON.stringify(report)) }, "");
+}
+
+function recall() {
+  if (!before) return;
+  const there = { metric: data.metrics.map(({ name }) => name), split: Object.keys(data.splits), cost: Object.keys(data.costs) };
+  for (const [key, names] of Object.entries(there)) if (names.includes(before[key])) state[key] = before[key];
+  const facet = data.facets.indexOf(before.facet);
+  state.facet = before.facet && facet >= 0 ? String(facet) : "";
+  state.matrix = Math.max(0, data.confusions.findIndex(({ row }) => data.rows[row].label === before.matrix));
+  state.hidden = new Set(before.hidden.map((name) => data.lines.indexOf(name)).filter((line) => line >= 0));
+  Object.assign(state, { seeds: before.seeds, change: before.change });
+  for (const summary of document.querySelectorAll("details > summary")) if (before.open.includes(titled(summary))) summary.parentElement.open = true;
+}
+
+// Not under the hands of a reader who writes or chooses, and not while nobody looks.
+function reloading() {
+  if (data.reload === null) {
+    history.scrollRestoration = "auto";
+    return history.replaceState(null, "");
+  }
+  const pause = element("input", { type: "checkbox", id: "pause", checked: before?.pause ?? false });
+  document.getElementById("coming").append(" ", element("label", {}, pause, element("span", { textContent: "pause" })));
+  const busy = () => pause.checked || document.hidden || document.activeElement?.matches("input:not([type=checkbox]), select");
+  setInterval(() => {
+    if (busy()) return;
+    remember();
+    location.reload();
+  }, 1000 * data.reload);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
 document.documentElement.classList.add("live");
+recall();
 controls();
 furnish();
 runsTable();
 states();
 await refresh();
 document.documentElement.classList.add("drawn");
+if (before) window.scrollBy(0, topOfMain() - before.top);
+reloading();
 
 let width = document.documentElement.clientWidth;
 let waiting = 0;

@@ -20,7 +20,9 @@ from thawline.reports.study import Study
 _SCRIPTS = ("charts.js", "page.js")
 
 
-def html_page(study: Study, document: Document, figure: Drawing, folder: Path) -> str:
+def html_page(
+    study: Study, document: Document, figure: Drawing, folder: Path, reload_seconds: float | None = None
+) -> str:
     """The report as one HTML page that loads nothing and runs nothing but the scripts inside it.
 
     Without them it is whole: text, tables and figures; they add charts and a table that answer.
@@ -30,6 +32,7 @@ def html_page(study: Study, document: Document, figure: Drawing, folder: Path) -
         document: the words, tables and further figures.
         figure: the main figure.
         folder: where the page will lie; links to records start there.
+        reload_seconds: how often it reloads itself, keeping what the reader has chosen; None: it does not.
     """
     import jinja2
 
@@ -44,7 +47,7 @@ def html_page(study: Study, document: Document, figure: Drawing, folder: Path) -
     code = libraries()
     own = "\n".join(_text(name) for name in _SCRIPTS)
     scripts = [f"\n{script}\n" for script in (code.charts, code.tables, inside_script(own))]
-    data = page_data(study, folder)
+    data = {**page_data(study, folder), "reload": reload_seconds}
     page = environment.get_template("page.html")
     return (
         page.render(
@@ -52,6 +55,7 @@ def html_page(study: Study, document: Document, figure: Drawing, folder: Path) -
             figure=figure,
             style=f"{code.tables_style}\n{_text('page.css')}",
             data=json_block(data),
+            reload=reload_seconds,
             states=Counter(run["state"] for run in data["runs"]).most_common(),
             scripts=scripts,
             allowed=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
