@@ -99,6 +99,7 @@ def test_the_report_chooses_and_compares_nothing_by_validation(place):
     text = (report / "report.md").read_text()
     assert "Nothing is chosen among them: that would take images which they have not seen." in text
     assert "No row is chosen: no run has validation images." in text
+    assert "Test top-1 accuracy is 0." in text
     for absent in ("chosen on validation", "★", "regret", "| val top1"):
         assert absent not in text
     # What the trials reached on validation is another stage's, and is shown.

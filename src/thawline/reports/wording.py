@@ -47,7 +47,8 @@ def _answer(study: Study, group: Group) -> str:
         stands = f"W{stands[1:]}"
     lead, where = (f"{where}{stands} ", "") if stands else ("", where)
     if group.chosen is None and not study.any_validated:
-        return f"{lead}{where}{_of_each(study, group)}"
+        told = _of_each(study, group)
+        return f"{lead}{where}{told if where else told[0].upper() + told[1:]}"
     if group.chosen is None:
         return f"{where}no run has a finite validation {study.metric_label} yet, so nothing can be chosen."
     chosen = group.chosen
