@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -43,11 +44,10 @@ def packages(tmp_path, monkeypatch):
 
 def test_a_class_is_imported_when_it_is_used(packages):
     with imported_later("heavy_models"):
-        import user_of_models
+        user_of_models = import_module("user_of_models")
     assert "heavy_models" not in sys.modules
     made = user_of_models.build(3)
-    import heavy_models
-
+    heavy_models = import_module("heavy_models")
     assert type(made) is heavy_models.Model
     assert made.size == user_of_models.Model(3).size == 3
     assert (user_of_models.is_model(made), user_of_models.is_model(3)) == (True, False)
@@ -56,10 +56,9 @@ def test_a_class_is_imported_when_it_is_used(packages):
 
 
 def test_a_library_that_is_there_already_is_left_alone(packages):
-    import heavy_models
-
+    heavy_models = import_module("heavy_models")
     with imported_later("heavy_models"), imported_later("no_such_library"):
-        import user_of_models
+        user_of_models = import_module("user_of_models")
     assert user_of_models.Model is heavy_models.Model
     assert "no_such_library" not in sys.modules
 

@@ -36,6 +36,7 @@ _VERBS = {
 }
 _FIRST_STEPS = {
     "train": "reading the configuration",
+    "runs": "reading the records",
     "report": "reading the records",
     "predict": "loading the run",
     "average": "loading the runs",
@@ -45,6 +46,7 @@ _FIRST_STEPS = {
     "export": "loading the run",
     "explain": "reading the fields",
     "layers": "building the backbone",
+    "cache": "looking at the store",
     "sync": "reading the records",
 }
 """What a verb does first, of those that do not answer at once: whoever waits sees that it has begun, and with what."""
