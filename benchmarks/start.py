@@ -21,7 +21,7 @@ _LIGHT = "import hydra, omegaconf, pydantic, rich.progress, numpy, PIL.Image, ps
 _RECORDS = f"{_LIGHT}, scipy.special"
 _DRAWING = f"{_RECORDS}, matplotlib.figure, matplotlib.backends.backend_pdf, jinja2, vl_convert"
 _TRAINING = f"{_RECORDS}, pytorch_lightning, timm, torchmetrics"
-_ROUNDS = 5
+_ROUNDS = 3
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,10 @@ def test_files_of_a_report_are_kept_while_they_would_be_made_of_the_same(depths,
     assert are_kept(*as_made)
     monkeypatch.setattr("thawline.reports.kept_files.program", lambda: "another version")
     assert not are_kept(*as_made)
-    # The verb makes the files again, whatever is there.
-    assert not make_report(depths).kept
+    # The verb makes the files again, whatever is there, and they are those that a command would make.
+    assert main(["report", str(depths)]) == 0
+    assert (depths / "report" / "figure.png").stat().st_ino != made[depths / "report" / "figure.png"]
+    assert make_report(depths, keep=True).kept
 
 
 def test_the_sweep_file_that_the_helper_writes_is_the_one_that_is_read(depths):

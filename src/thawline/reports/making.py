@@ -106,7 +106,8 @@ def make_report(
         html=folder / "report.html",
         study=study,
     )
-    sources = sources_of(study.sweep, folders, [metric, axis, margin, columns, figure_inches, reload_seconds])
+    asked = [metric, axis, margin, tuple(columns), figure_inches, reload_seconds]
+    sources = sources_of(study.sweep, folders, asked)
     if keep and are_kept(folder, sources):
         return replace(files, kept=True)
     contents = _contents(study, files, columns, reload_seconds)
