@@ -314,6 +314,7 @@ def test_the_exported_model_is_the_plain_network_with_the_adapter_folded_in(trai
     assert all(torch.equal(start[name], exported[name]) for name in exported if name.startswith("backbone."))
 
 
+@pytest.mark.slow
 def test_a_run_whose_adapter_cannot_be_folded_in_is_no_source_of_weights(train, thawline):
     record = train("backbone=test_vit", "adapter=bottleneck", "freeze_policy=linear_probe")
     result = thawline("train", *TINY, "backbone=test_vit", f"backbone.weights=run:{record.identity}")
@@ -322,6 +323,7 @@ def test_a_run_whose_adapter_cannot_be_folded_in_is_no_source_of_weights(train, 
     assert [load_record(folder).identity for folder in records()] == [record.identity]
 
 
+@pytest.mark.slow
 def test_the_transferred_copy_is_judged_without_prompts(train):
     source = ("source=digits_low", "source.trainer.max_epochs=2", "source.dataset.n_per_class=8", "dataset=digits_high")
     record = train("backbone=test_vit", "adapter=visual_prompt_deep", *source)

@@ -298,6 +298,7 @@ def overlap(one, other):
     return shared / (sum(areas) - shared)
 
 
+@pytest.mark.slow
 def test_masks_of_objects_are_those_of_the_run_s_own_test(thawline, tmp_path):
     draw_instances(tmp_path / "walkers")
     settings = ("dataset=instance_folder", "dataset.root=walkers", "output_dir=found", "trainer.max_epochs=1")

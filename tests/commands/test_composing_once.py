@@ -54,7 +54,14 @@ def seen(monkeypatch, arguments, once):
 nothing = contextlib.nullcontext
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(command, marks=pytest.mark.slow) if command[0].startswith("experiments=") else command
+        for command in COMMANDS
+    ],
+    ids=" ".join,
+)
 def test_a_job_gets_what_hydra_gives(monkeypatch, arguments):
     (ours, composed), (expected, composed_twice) = (seen(monkeypatch, arguments, once) for once in (True, False))
     assert ours == expected

@@ -151,6 +151,7 @@ def test_the_traceback_is_there_when_it_is_asked_for(thawline):
         thawline("train", *TINY, "seed=-1", "--traceback")
 
 
+@pytest.mark.slow
 def test_fault_28_a_terminal_that_knows_few_signs_ends_no_sweep(thawline, monkeypatch):
     train = ("train", "-m", *TINY, "freeze_policy.k=0,1", "trainer.max_epochs=1", "sweep.name=narrow")
     for command, encoding in ((train, "ascii"), (("report", "narrow"), "cp1252")):

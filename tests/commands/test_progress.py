@@ -64,6 +64,7 @@ def test_without_a_terminal_a_long_step_is_a_line_and_a_short_one_none(thawline,
     assert "planning" not in thawline("train", *SHOWN, "trainer.max_epochs=1", "seed=1").out
 
 
+@pytest.mark.slow
 def test_an_interruption_is_one_line_that_says_what_is_saved(zygote, tmp_path):
     fit = ("trainer.checkpoint_seconds=0", "trainer.max_epochs=4", "dataset.classes=[1,4,7]", "dataset.n_per_class=13")
     stopped = zygote.run(

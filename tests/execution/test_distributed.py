@@ -154,6 +154,7 @@ def ranks() -> list[psutil.Process]:
     return sorted(children, key=lambda child: int(child.environ()["RANK"]))
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_run_and_the_other_ranks(thawline, monkeypatch):
     seen: list[psutil.Process] = []
 

@@ -266,6 +266,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_over(resuming):
     assert resuming.train(*LAST_TWO, stop="KILL:8").wait() == -9
     checkpoint = resuming.run_folder / "last.ckpt"

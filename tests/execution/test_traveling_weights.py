@@ -46,6 +46,7 @@ def flip(path: Path, offset: int = -100) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_all_preprocessing_of_a_run_travels_with_its_weights(thawline, train):
     source = train(*SOURCE)
     assert source.preprocessing.model_dump() == IMAGES

@@ -206,6 +206,7 @@ def test_fine_tuning_starts_from_the_probe(train):
     assert tuned == pytest.approx([min(probe)] * 2, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_probe_saves_the_features_from_the_random_head(train):
     """‖w - w0‖ of LP-FT is smaller than that of plain fine-tuning for as many epochs (Kumar et al. 2022)."""
     source = (

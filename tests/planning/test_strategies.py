@@ -43,6 +43,7 @@ def test_every_strategy_chooses_options_that_there_are(thawline, strategy):
     assert shown.out != plain
 
 
+@pytest.mark.slow
 def test_strategies_are_one_axis_of_a_sweep(thawline):
     grid = ("strategy=linear_probe,l2_sp,layer_decay", "seed=0,1", "sweep.name=compared", "trainer.max_epochs=1")
     result = thawline("train", "-m", *TINY, *grid)

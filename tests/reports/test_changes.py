@@ -202,6 +202,7 @@ def test_one_corruption_at_one_strength_needs_no_further_table(tmp_path):
     assert "| setting | test | corruptions | sketches |" in page
 
 
+@pytest.mark.slow
 def test_a_real_sweep_tells_its_drift_and_its_corruptions(thawline, tmp_path):
     grid = ("freeze_policy.k=0,2", "seed=0,1", "sweep.name=real", "diagnostics.cka=true")
     shift = ("shift=corruptions", "shift.corruptions.names=[contrast,jpeg]", "shift.corruptions.strengths=[1,5]")

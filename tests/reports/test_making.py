@@ -85,9 +85,9 @@ def test_files_of_a_report_are_kept_while_they_would_be_made_of_the_same(depths,
         sources = sources_of(load_sweep(depths), [depths], arguments)
         return kept_files.are_kept(depths / "report", sources)
 
-    as_made = (None, None, None, (), None)
+    as_made = (None, None, None, (), None, None)
     assert are_kept(*as_made)
-    assert not are_kept(None, None, 0.2, (), None)
+    assert not are_kept(None, None, 0.2, (), None, None)
     for file in (again.html, again.figure_png, load_sweep(depths).runs[0].folder / "record.json"):
         content = file.read_bytes()
         file.unlink()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import weakref
 
+import pytest
+
 from tests.conftest import TINY
 from thawline.execution import run as experiment
 from thawline.network.model import TransferModel
@@ -62,6 +64,7 @@ run()
     assert "taken apart" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_over_networks_keeps_few_of_them(thawline, monkeypatch):
     made, alive = weakref.WeakSet(), []
     build, finish = TransferModel.__init__, experiment.finish

@@ -159,6 +159,7 @@ def test_what_speaks_of_classes_is_refused_by_name(thawline):
     assert not Path("outputs/runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_open_test_is_a_good_run(thawline):
     common = ("freeze_policy.k=0,1", "seed=0,1", "trainer.max_epochs=2")
     assert thawline("train", "-m", *TINY, *common, "open_test=false", "sweep.name=closed").status == 0

@@ -169,6 +169,7 @@ def assert_summarises(seen: Seen, folder: Path) -> None:
     assert page.read_bytes() == Path("outputs/sweeps/grid/report/report.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_job_that_raises_ends_its_own_wandb_run_and_no_other(thawline, monkeypatch):
     validated = experiment._Run._validated
 

@@ -189,7 +189,7 @@ def _can_be_known(config: Mapping[str, Any]) -> bool:
 
 
 def _is_shipped(node: Any) -> bool:
-    """Whether every class that a configuration names is thawline's or a library's: own code may read what it likes."""
+    """Whether all that a configuration names is thawline's or a library's: own code may read what it likes."""
     if isinstance(node, Mapping):
         target = node.get("_target_")
         if isinstance(target, str) and target.partition(".")[0] not in ALLOWED_PREFIXES:
