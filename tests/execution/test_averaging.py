@@ -280,6 +280,7 @@ def test_from_one_run_to_another(thawline, rates):
     assert record.history[1]["val/loss"] == pytest.approx(run.metrics["val"]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_runs_with_other_splits_make_soups_of_their_own(thawline):
     """One run's training images are in another's validation split: their mean has seen what it is evaluated on."""
     seeds = ("optimizer.lr=0.001,0.01", "seed=0,1")

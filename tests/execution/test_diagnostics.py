@@ -232,6 +232,7 @@ def test_a_blocks_output_is_what_the_next_block_gets():
 # Transferability ----------
 
 
+@pytest.mark.slow
 def test_transferability_in_the_record_is_the_sources_and_the_same_for_every_strategy(train):
     source = (
         "source=digits_low",

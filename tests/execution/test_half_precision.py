@@ -81,6 +81,7 @@ def test_the_store_changes_no_bit_of_dense_tasks(thawline, tmp_path, kind):
     assert all(math.isfinite(row["train/loss"]) for row in found[0].history)
 
 
+@pytest.mark.slow
 def test_each_precision_of_a_sweep_has_the_numbers_of_running_alone(thawline):
     command = (*TINY, "trainer.max_epochs=1", "sweep.report=false")
     result = thawline("train", "-m", *command, "trainer.precision=32-true,bf16-mixed", "freeze_policy.k=2,1",

@@ -83,6 +83,7 @@ def test_further_tests_change_nothing_else_of_the_run_but_its_identity(train):
     assert numbers(plain) == {**numbers(shifted), "metrics": kept}
 
 
+@pytest.mark.slow
 def test_the_sets_are_the_same_with_and_without_the_store_and_for_every_batch_size(train):
     first = train(*FEW)
     shutil.rmtree("outputs")

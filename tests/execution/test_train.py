@@ -241,6 +241,7 @@ def test_the_policy_of_the_readme_is_a_class_and_a_yaml(train, tmp_path, monkeyp
     assert record.parameters.trainable == trained + record.parameters.head
 
 
+@pytest.mark.slow
 def test_a_run_takes_as_many_threads_as_its_network_keeps_busy(train):
     before = torch.get_num_threads()
     torch.set_num_threads(4)

@@ -134,6 +134,7 @@ def test_a_damaged_model_of_a_source_is_named_and_made_again(thawline, train):
     assert model.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_not_read_by_others(thawline, train):
     ends = [train("freeze_policy=linear_probe", f"seed={seed}", "trainer.max_epochs=1") for seed in (0, 1)]
     teacher = Path("outputs/runs", ends[0].identity)

@@ -280,10 +280,10 @@ def test_kept_state_is_that_of_the_parameters_that_trained_before():
     ("policy", "state"),
     [
         ("lp_ft", "keep"),
-        ("gradual_unfreezing", "drop"),
         *(
             pytest.param(policy, state, marks=pytest.mark.slow)
             for policy, state in (
+                ("gradual_unfreezing", "drop"),
                 ("lp_ft", "drop"),
                 ("gradual_unfreezing", "keep"),
                 ("freeze_then_unfreeze", "keep"),
@@ -363,6 +363,7 @@ def test_the_probe_phase_runs_on_stored_features_with_the_same_numbers(train):
         assert one["val/loss"] == pytest.approx(other["val/loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_another_source_is_never_given_the_stored_values_of_the_first(train):
     overrides = ("freeze_policy.k=1", "data_seed=0", "trainer.max_epochs=1", "backbone.weights=weights.safetensors")
 

@@ -37,6 +37,7 @@ def test_feature_matching_is_zero_for_identical_nets(train):
         assert phase.regularizers["feature_matching"].companion_parameters == 0
 
 
+@pytest.mark.slow
 def test_a_resnet_follows_a_vgg(train):
     teacher = f"regularizer.feature_matching.teacher={VGG}"
     record = train("freeze_policy=full", "regularizer=feature_matching", teacher, "optimizer.weight_decay=0",

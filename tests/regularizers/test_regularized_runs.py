@@ -89,6 +89,7 @@ def test_two_devices_give_the_numbers_of_one(train):
                 assert ours[key] == pytest.approx(theirs[key], rel=2e-3, abs=1e-5), key
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_goes_on_with_what_its_regularizers_had_trained(train, thawline, monkeypatch):
     overrides = ("freeze_policy=lp_ft", "trainer.max_epochs=5", "trainer.checkpoint_seconds=0",
                  "regularizer=[feature_matching,l2_sp,stoch_norm]", "optimizer=adamw", "optimizer.lr=0.001",

@@ -44,6 +44,7 @@ def test_the_same_sweep_again_runs_only_what_is_missing(thawline):
     assert {folder for folder in after if after[folder] != before[folder]} == {gone}
 
 
+@pytest.mark.slow
 def test_a_wider_grid_shares_the_runs_of_the_narrower(thawline):
     assert thawline("train", "-m", *TINY, "freeze_policy.k=0", "seed=0,1", "sweep.report=false").status == 0
     before = {folder: (folder / "record.json").stat().st_mtime_ns for folder in records()}

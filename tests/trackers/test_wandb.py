@@ -224,6 +224,7 @@ def test_a_broken_mirror_costs_nothing_but_itself(thawline, monkeypatch, broken,
     assert "its record stays whole" in said.getMessage()
 
 
+@pytest.mark.slow
 def test_sync_makes_wandb_runs_again_from_records_alone(thawline):
     assert thawline("train", "-m", *TINY, "freeze_policy.k=0,1", "sweep.name=grid").status == 0
     assert folders() == []
