@@ -8,11 +8,13 @@ import re
 import shutil
 import sys
 import tomllib
+from importlib.metadata import metadata
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from tools.constraints import constraints
 from tools.demo_pages import PAGES, table_in, write_pages
@@ -147,6 +149,14 @@ def test_constraints_pin_all_that_is_needed_and_nothing_else():
         reached |= waiting
         waiting = {name for name, who in askers.items() if reached & set(who)} - reached
     assert reached == set(askers)
+
+
+def test_every_pin_installs_on_the_oldest_python_that_is_promised():
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    for line in pinned():
+        name = line.split("==")[0]
+        needs = metadata(name)["Requires-Python"] or ""
+        assert SpecifierSet(needs).contains(f"{oldest}.0"), f"{name} needs Python {needs}"
 
 
 def test_types_are_shipped():
