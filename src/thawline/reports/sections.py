@@ -156,7 +156,7 @@ def _cost(study: Study) -> Iterable[Section]:
     headings = ("setting", "trainable", "epochs", "seconds", "training s", "evaluation s", "peak MiB", "runs")
     note = (
         "Means over the runs. Seconds are wall-clock, memory is the peak of the process (CPU) or of the device (GPU). "
-        "A pass over the images whose stored values several runs read is shared out among them."
+        "The cost of a pass over the images is divided among the runs that read its stored values."
     )
     yield Section("Cost", (told,), (Table(columns(*headings), tuple(lines), note=note),), chart="cost")
 

@@ -9,20 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import shutil
 import sys
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from thawline.runtime.steps import step
-from thawline.store.contents import MARKER_FILE, ArraySpec, EntrySpec, Metadata, array_file, check_sizes
+from thawline.store.contents import MARKER_FILE, ArraySpec, EntrySpec, Metadata, array_file
 from thawline.store.entries import Entry
 from thawline.store.file_locks import FileLock, try_lock, wait_for_lock
+from thawline.store.folder import (
+    ENTRY,
+    LOCK,
+    PARTIAL,
+    REMOVED,
+    EntryStatus,
+    bytes_in,
+    last_used,
+    lock_file,
+    lock_of_dead_builder,
+    named,
+    statuses,
+    verified,
+)
 from thawline.store.refusals import DamagedEntryError, StoreRefusedError, refusing
 from thawline.store.writing import Draft, flush_folder, write_metadata
 
@@ -46,32 +58,10 @@ DEFAULT_MAX_BYTES = 10 * 2**30
 FREE_MARGIN_BYTES = 256 * 2**20
 
 _BUDGET_LOCK = ".budget.lock"
-_ENTRY = re.compile(r"[0-9a-f]{20}")
-_LOCK = re.compile(r"\.[0-9a-f]{20}\.lock")
-_PARTIAL = re.compile(r"\.[0-9a-f]{20}\.[0-9a-f]{32}\.partial")
-_REMOVED = re.compile(r"\.[0-9a-f]{20}\.[0-9a-f]{32}\.removed")
 _log = logging.getLogger(__name__)
 
 Spare = Callable[[Mapping[str, Any]], bool]
 """Whether an entry of this key stays."""
-EntryState = Literal["whole", "in use", "being built", "unfinished", "damaged"]
-
-
-@dataclass(frozen=True)
-class EntryStatus:
-    """One entry as it lies on disk.
-
-    `identity` is the name of its folder, `last_used` is in seconds since 1970, `problem` is empty where there is none.
-    """
-
-    identity: str
-    bytes: int
-    last_used: float
-    state: EntryState
-    problem: str = ""
-    title: str = ""
-    key: dict[str, Any] | None = None
-    samples: int = 0
 
 
 class Store:
@@ -131,7 +121,7 @@ class Store:
         lock = None
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = try_lock(self._lock_file(spec.identity), create=True)
+            lock = try_lock(lock_file(self.folder, spec.identity), create=True)
         if lock is None:
             return None
         with contextlib.ExitStack() as held:
@@ -150,8 +140,12 @@ class Store:
             return self.max_bytes
         with self._evictable(sys.maxsize) as idle:
             lent = [self.folder / identity for identity, method in self._lent.items() if method() is not None]
-            unused = sum(map(_bytes_in, {*idle, *lent}))
+            unused = sum(map(bytes_in, {*idle, *lent}))
             return max(0, min(self.max_bytes - self._occupied_bytes(), self._free_bytes()) + unused)
+
+    def lend(self, identity: str, give_back: Callable[[], None]) -> None:
+        """Count an entry in use as room: where a new one needs it, `give_back`, a method that closes it, is called."""
+        self._lent[identity] = weakref.WeakMethod(give_back)
 
     def discard(self, identity: str, generation: str | None = None) -> None:
         """Remove an entry, in use or not (who has it mapped keeps it); only that `generation` of it where given.
@@ -168,13 +162,11 @@ class Store:
 
     def entries(self) -> list[EntryStatus]:
         """Everything in the folder, last used first, without comparing checksums."""
-        found = [self._status(path) for path in self._paths(_ENTRY)]
-        found += [self._partial_status(path) for path in self._paths(_PARTIAL)]
-        return sorted(found, key=lambda status: (-status.last_used, status.identity))
+        return statuses(self.folder)
 
     def verify(self) -> list[EntryStatus]:
         """Every finished entry, after comparing each of its checksums."""
-        return [self._verified(status) for status in self.entries() if _ENTRY.fullmatch(status.identity)]
+        return verified(self.folder)
 
     def prune(self, max_bytes: int) -> list[EntryStatus]:
         """Remove leftovers, then entries not in use, least recently used first, down to `max_bytes`; what was removed.
@@ -237,10 +229,6 @@ class Store:
                 raise
         return partial
 
-    def lend(self, identity: str, give_back: Callable[[], None]) -> None:
-        """An entry is in use while there is room; `give_back` is a method closing it, called where there is none."""
-        self._lent[identity] = weakref.WeakMethod(give_back)
-
     def _called_back(self) -> bool:
         """Have all that is lent given back; whether anything was."""
         lent, self._lent = [method() for method in self._lent.values()], {}
@@ -257,7 +245,7 @@ class Store:
         occupied = self._occupied_bytes()
         free = self._free_bytes()
         with self._evictable(max(occupied + needed - self.max_bytes, needed - free), spare) as victims:
-            freed = sum(_bytes_in(path) for path in victims)
+            freed = sum(bytes_in(path) for path in victims)
             if occupied - freed + needed > self.max_bytes:
                 raise StoreRefusedError(
                     f"not stored: {readable_bytes(needed)} do not fit {budget} "
@@ -286,7 +274,7 @@ class Store:
     @contextlib.contextmanager
     def _building(self, identity: str) -> Iterator[None]:
         """Hold the lock of the one process that may build or discard this entry."""
-        path = self._lock_file(identity)
+        path = lock_file(self.folder, identity)
         with refusing("not stored"):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = try_lock(path, create=True)
@@ -295,9 +283,6 @@ class Store:
                 lock = wait_for_lock(path)
         with self._held(lock, identity):
             yield
-
-    def _lock_file(self, identity: str) -> Path:
-        return self.folder / f".{identity}.lock"
 
     @contextlib.contextmanager
     def _held(self, lock: FileLock, identity: str) -> Iterator[None]:
@@ -308,7 +293,7 @@ class Store:
             finally:
                 # Who waits for this lock sees that its file is gone, and takes a new one.
                 with contextlib.suppress(OSError):
-                    self._lock_file(identity).unlink()
+                    lock_file(self.folder, identity).unlink()
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -322,7 +307,7 @@ class Store:
         with contextlib.ExitStack() as locks:
             victims: list[Path] = []
             freed = 0
-            for path in sorted(self._paths(_ENTRY), key=_last_used):
+            for path in sorted(named(self.folder, ENTRY), key=last_used):
                 if freed >= excess:
                     break
                 if spare is not None and _is_spared(path, spare):
@@ -334,7 +319,7 @@ class Store:
                         continue
                     locks.enter_context(lock)
                 victims.append(path)
-                freed += _bytes_in(path)
+                freed += bytes_in(path)
             yield victims
 
     def _evict(self, victims: Sequence[Path]) -> None:
@@ -354,70 +339,26 @@ class Store:
 
         `building` is the entry whose lock the caller holds: every unfinished folder of it is left over.
         """
-        for path in self._paths(_REMOVED):
+        for path in named(self.folder, REMOVED):
             shutil.rmtree(path, ignore_errors=True)
-        for path in self._paths(_PARTIAL):
+        for path in named(self.folder, PARTIAL):
             if building and path.name.startswith(f".{building}."):
                 shutil.rmtree(path, ignore_errors=True)
                 continue
-            with self._lock_of_dead_builder(path) as dead:
+            with lock_of_dead_builder(path) as dead:
                 if dead:
                     shutil.rmtree(path, ignore_errors=True)
-        for path in self._paths(_LOCK):
+        for path in named(self.folder, LOCK):
             lock = try_lock(path, create=True)
             if lock is not None:
                 with lock:
                     path.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _lock_of_dead_builder(self, partial: Path) -> Iterator[bool]:
-        """Whether nobody builds the entry of this folder; nobody starts to within the block."""
-        path = self.folder / f".{partial.name.split('.')[1]}.lock"
-        lock = try_lock(path, create=True)
-        if lock is None:
-            yield False
-            return
-        with lock:
-            yield True
-
-    def _paths(self, name: re.Pattern[str]) -> list[Path]:
-        try:
-            return sorted(path for path in self.folder.iterdir() if name.fullmatch(path.name) and not path.is_symlink())
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
     def _free_bytes(self) -> int:
         return shutil.disk_usage(self.folder).free - FREE_MARGIN_BYTES
 
     def _occupied_bytes(self) -> int:
-        return sum(_bytes_in(path) for path in [*self._paths(_ENTRY), *self._paths(_PARTIAL)])
-
-    def _status(self, path: Path) -> EntryStatus:
-        status = EntryStatus(path.name, _bytes_in(path), _last_used(path), "whole")
-        try:
-            metadata = Metadata.read(path)
-            check_sizes(path, metadata.spec())
-            state: EntryState = "in use" if _in_use(path) else "whole"
-        except (DamagedEntryError, OSError) as damage:
-            return replace(status, state="damaged", problem=str(damage))
-        return replace(status, state=state, title=metadata.title, key=metadata.key, samples=metadata.samples)
-
-    def _partial_status(self, path: Path) -> EntryStatus:
-        status = EntryStatus(path.name, _bytes_in(path), _last_used(path), "being built")
-        with contextlib.suppress(OSError), self._lock_of_dead_builder(path) as dead:
-            if dead:
-                return replace(status, state="unfinished", problem="the process that built it is gone")
-        return status
-
-    def _verified(self, status: EntryStatus) -> EntryStatus:
-        if status.state == "damaged":
-            return status
-        try:
-            with Entry.open(self.folder / status.identity) as entry:
-                entry.verify()
-        except (DamagedEntryError, OSError) as damage:
-            return replace(status, state="damaged", problem=str(damage))
-        return status
+        return sum(bytes_in(path) for path in [*named(self.folder, ENTRY), *named(self.folder, PARTIAL)])
 
 
 def readable_bytes(count: float) -> str:
@@ -436,34 +377,3 @@ def _is_spared(path: Path, spare: Spare) -> bool:
         return spare(Metadata.read(path).key)
     except (DamagedEntryError, OSError):
         return False
-
-
-def _bytes_in(path: Path) -> int:
-    """Bytes of the files of an entry; 0 where it has just been removed."""
-    total = 0
-    with contextlib.suppress(FileNotFoundError):
-        for file in path.iterdir():
-            total += file.lstat().st_size
-    return total
-
-
-def _last_used(path: Path) -> float:
-    for candidate in (path / MARKER_FILE, path):
-        with contextlib.suppress(OSError):
-            return candidate.stat().st_mtime
-    return 0.0
-
-
-def _in_use(path: Path) -> bool:
-    try:
-        lock = try_lock(path / MARKER_FILE)
-    except PermissionError:
-        return False
-    except OSError as error:
-        if (path / MARKER_FILE).exists():
-            return False
-        raise DamagedEntryError(f"{MARKER_FILE} is missing") from error
-    if lock is None:
-        return True
-    lock.release()
-    return False

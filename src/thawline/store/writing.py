@@ -32,7 +32,7 @@ class Draft:
         folder: has the files of the entry in their final size.
         spec: what the entry holds.
         publish: makes the folder, whose arrays are written, the entry.
-        held: what the draft takes over, and lets go when it is published or discarded.
+        held: locks that the draft takes over, and releases when it is published or discarded.
     """
 
     def __init__(
