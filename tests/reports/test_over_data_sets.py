@@ -6,12 +6,14 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from tests.make_records import record, scores, sweep
 from thawline.records import Record
 from thawline.reports import make_report
+from thawline.reports.data_set_figures import profile_figure
 from thawline.reports.data_set_sections import over_data_sets_sections
 from thawline.reports.joining import load_sweeps
 from thawline.reports.over_data_sets import OverDataSets, over_data_sets
@@ -103,6 +105,28 @@ def test_a_strategy_that_misses_a_data_set_is_not_ranked_and_named(tmp_path):
     }
     section, _ = over_data_sets_sections(make_study(load_sweeps([folder])))
     assert section.paragraphs[-1] == "Not ranked, for want of a result on every one of the data sets: norm."
+
+
+@pytest.mark.parametrize(("blocks", "cliques"), [(6, [(2, 1, 0)]), (7, [(2,), (1,), (0,)])])
+def test_strategies_are_told_apart_as_soon_as_there_are_data_sets_enough(blocks, cliques):
+    # One strategy is ahead everywhere: p = 2/2^n for each of three pairs, 0.094 corrected for n = 6, and 0.047 for 7.
+    means = np.array([[0.3, 0.5, 0.7]]) + np.arange(blocks)[:, None] * np.array([[0.0, 0.001, 0.003]])
+    names = tuple(f"set {number}" for number in range(blocks))
+    found = OverDataSets("data sets", names, ("probe", "norm", "full"), means, (), (), "max", relative=False)
+    assert found.cliques == cliques
+
+
+def test_each_profile_is_that_of_its_strategy(tmp_path):
+    # Full is the last one on the first data set, and has the best mean rank.
+    study = make_study(load_sweeps([folder_of(tmp_path, ["pets", "digits", "flowers"])]))
+    figure, _ = profile_figure(study, over_data_sets(study))
+    shares = {}
+    for line in figure.axes[0].lines:
+        thresholds, values = line.get_xdata(), line.get_ydata()
+        shares[line.get_label()] = [6 * values[np.searchsorted(thresholds, at, side="right") - 1] for at in (0.25, 0.6)]
+    # Normalised scores of full: 5/6, 7/6; 29/30, 31/30; 0.1, -0.1. Of probe: 1/6, -1/6; 11/30, 9/30; 1.1, 0.9.
+    # Of norm: 1/2, 1/6; 1/30, -1/30; 1.1, 0.9.
+    assert shares == {"full": pytest.approx([4, 4]), "probe": pytest.approx([4, 2]), "norm": pytest.approx([3, 2])}
 
 
 def test_the_report_has_the_ranks_the_matrix_and_the_profiles(tmp_path):
