@@ -51,6 +51,8 @@ MISTAKES = [
     (["++head={_target_: thawline.heads.Linear}", "lr=0.1"], ["lr: unknown field; nearest: optimizer.lr"]),
     (["freeze_polcy=x"], ["freeze_polcy: unknown field; nearest: freeze_policy"]),
     (["optimizer=sgdd"], ["optimizer: there is no option 'sgdd'; nearest: sgd"]),
+    # TINY has dataset.n_per_class, a field of the option that is not there.
+    (["dataset=image_foldr", "dataset.root=x"], ["dataset: there is no option 'image_foldr'; nearest: image_folder"]),
     (["optimizer=3"], ["optimizer: there is no option '3'; options: adamw, sgd"]),
     (["optimiser.lr=3"], ["optimiser.lr: unknown field; nearest: optimizer.lr"]),
     (["lr=0.1"], ["lr: unknown field; nearest: optimizer.lr"]),

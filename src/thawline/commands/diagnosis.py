@@ -72,8 +72,10 @@ def diagnose(argv: Sequence[str], error: Exception) -> list[Problem]:
         composer = _Composer(argv)
         overrides = composer.parsed([argument for argument in argv if is_override(argument)], problems)
         chosen = [override for override in overrides if composer.is_choice(override)]
-        chosen = [override for override in chosen if composer.can_choose(override, problems)]
-        fields = [override for override in overrides if not composer.is_choice(override)]
+        unknown = [override for override in chosen if not composer.can_choose(override, problems)]
+        chosen = [override for override in chosen if override not in unknown]
+        # Which fields an option has that is not there, nobody can say.
+        fields = [each for each in overrides if not composer.is_choice(each) and not _is_below(each, unknown)]
         with_choices = composer.compose(chosen)
         if not {"-m", "--multirun"} & set(argv) and with_choices.hydra.mode != RunMode.MULTIRUN:
             problems += [
@@ -231,6 +233,11 @@ def _choices(override: Override) -> list[str]:
     values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
     listed = [name for value in values for name in (value if isinstance(value, list) else [value])]
     return [str(getattr(name, "text", name)) for name in listed if name is not None]
+
+
+def _is_below(override: Override, groups: Sequence[Override]) -> bool:
+    """Whether the override is of a field of one of these groups."""
+    return any(override.key_or_group.startswith(f"{group.key_or_group.replace('/', '.')}.") for group in groups)
 
 
 def _first(override: Override) -> str:
