@@ -31,6 +31,7 @@ sys.exit(status)
         ("+typo=1", "typo: unknown field"),
         ("seed=-1", "seed: Input should be greater than or equal to 0 (got -1)"),
         ("trainer.max_epoch=3", "trainer.max_epoch: unknown field; nearest: trainer.max_epochs"),
+        ("dataset=tar_shards dataset.root=nowhere", "dataset.root: nowhere: no such folder"),
         (
             "-m seed=0,-1",
             "seed: Input should be greater than or equal to 0 (got -1) [seed=-1]",

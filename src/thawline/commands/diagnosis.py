@@ -146,14 +146,10 @@ def wrong_fields(values: Mapping[str, Any], config: DictConfig) -> list[Problem]
 def _absent(settings: RunSettings) -> list[Problem]:
     """The files and folders that the settings name and that are not there."""
     from thawline.backbones.weights import check_file
-    from thawline.datasets.image_folder import ImageFolder
 
     problems: list[Problem] = []
     weights = settings.backbone.local_weights()
-    for check in (
-        *([settings.dataset.check] if isinstance(settings.dataset, ImageFolder) else []),
-        *([lambda: check_file(weights)] if weights is not None else []),
-    ):
+    for check in (settings.dataset.check, *([lambda: check_file(weights)] if weights is not None else [])):
         try:
             check()
         except UsageError as error:
