@@ -189,13 +189,22 @@ def test_no_source_file_loads_unsafely():
     assert all(said(call, "filter") == "data" for call in unpacking)
 
 
-def test_fault_18_an_archive_that_escapes_is_refused(thawline, tmp_path, monkeypatch):
+@pytest.mark.parametrize("python", ["this", "older"])
+@pytest.mark.parametrize("link", [False, True], ids=["outside", "link"])
+def test_fault_18_an_archive_that_escapes_is_refused(thawline, tmp_path, monkeypatch, link, python):
     from torchvision.datasets import CIFAR10
 
+    if python == "older":
+        # Python before 3.11.4 has no filter, and torchvision unpacks whatever it is sent.
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
     root = tmp_path / "data"
     root.mkdir()
     with tarfile.open(root / CIFAR10.filename, "w:gz") as archive:
-        member = tarfile.TarInfo("../escaped")
+        if link:
+            way = tarfile.TarInfo("escaped")
+            way.type, way.linkname = tarfile.SYMTYPE, str(tmp_path)
+            archive.addfile(way)
+        member = tarfile.TarInfo("escaped/evil" if link else "../escaped")
         member.size = 4
         archive.addfile(member, io.BytesIO(b"evil"))
     # As if this were what the server sent.
@@ -207,6 +216,7 @@ def test_fault_18_an_archive_that_escapes_is_refused(thawline, tmp_path, monkeyp
     assert f"CIFAR10 could not be fetched into {root}" in result.err
     assert "escaped" in result.err
     assert not (tmp_path / "escaped").exists()
+    assert not (tmp_path / "evil").exists()
 
 
 def image_folder(root: Path, classes: list[str], number: int = 6) -> None:

@@ -16,6 +16,7 @@ from thawline.datasets.base import Folder, ImageDataset
 from thawline.datasets.ignored import HIDDEN, is_system
 from thawline.datasets.images import ArrayImages, FileImages
 from thawline.datasets.splits import Collection, Part
+from thawline.datasets.unpacking import inside_its_folder
 from thawline.errors import UsageError, nearest, usage_error
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def fetched(name: str, root: Path, download: bool, parts: Mapping[Part, Mapping[
         return _read(found, name, root, download, parts)
     root.mkdir(parents=True, exist_ok=True)
     # Two runs that start at once must not unpack into the same folder.
-    with FileLock(root / f".{name}.lock"):
+    with FileLock(root / f".{name}.lock"), inside_its_folder():
         return _read(found, name, root, download, parts)
 
 
