@@ -124,6 +124,25 @@ def test_two_ranks_count_101_test_samples_once_each_and_give_the_numbers_of_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", [TWO, SHARED], ids=["ddp", "fsdp"])
+def test_two_ranks_that_train_on_train_and_val_give_the_numbers_of_one(train, strategy):
+    both = (*VIT, "train_on=train_val", "trainer.max_epochs=3")
+    one = train(*both)
+    two = train(*both, *strategy, *FIT, "trainer.max_epochs=3", "output_dir=two")
+    assert two.identity == one.identity
+    assert two.splits == one.splits
+    assert (two.selection.kept, two.selection.epoch) == ("last", 2)
+    assert two.metrics.keys() == one.metrics.keys() == {"test"}
+    assert two.metrics["test"] == pytest.approx(one.metrics["test"], abs=1e-4)
+    for ours, theirs in zip(two.history, one.history, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], abs=1e-4)
+    ours = load_file(Path("two/runs", two.identity, BEST_FILE))
+    theirs = load_file(Path("outputs/runs", one.identity, BEST_FILE))
+    assert all(torch.allclose(tensor, theirs[name], atol=1e-4) for name, tensor in ours.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [TWO, SHARED], ids=["ddp", "fsdp"])
 def test_runs_of_a_sweep_may_each_take_several_devices(thawline, strategy):
     result = thawline("train", "-m", *TINY, *VIT, *strategy, *FIT, "seed=0,1", "sweep.name=pairs")
     assert result.status == 0, result.err
