@@ -300,6 +300,19 @@ def test_a_diverged_trial_is_the_last_one_and_ties_go_to_the_loss_then_to_the_fi
     assert [trial.number for trial in best_first(found)] == [2, 3, 1, 4, 0]
 
 
+def test_means_over_seeds_tie_where_as_many_images_are_right():
+    right, losses = {0: (91, 91), 1: (90, 92)}, (0.3, 0.2)
+    points = tuple(Point(0, seed, (f"optimizer.lr={number}",), number) for number in right for seed in (0, 1))
+    values = [
+        # As a record holds it: in single precision, where the first mean is larger in the eighth digit.
+        record(metrics={"train": {}, "val": {"top1": float(np.float32(count / 100)), "loss": losses[number]}})
+        for number, counts in right.items()
+        for count in counts
+    ]
+    found = best_first(tried(Finished(Stage("select", "select", points), tuple(values)), 0))
+    assert [trial.number for trial in found] == [1, 0]
+
+
 def test_a_rate_at_the_edge_of_what_was_tried_is_said():
     trials = [(f"optimizer.lr={rate}", f"optimizer.weight_decay={rate}") for rate in (0.1, 0.001, 0.01)]
     (said,) = edge_warnings(trials[1], trials)

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from thawline.protocols.protocol import Finished
 from thawline.records import Record
-from thawline.records.metrics import NEVER, SelectionRule, selection_rule
+from thawline.records.metrics import NEVER, SelectionRule, comparable, selection_rule
 from thawline.statistics import end_of
 
 
@@ -43,9 +43,10 @@ def tried(finished: Finished, candidate: int) -> list[Tried]:
     for number, group in sorted(runs.items()):
         records = [record for _, _, record in group]
         rule = rule_of(records[0])
-        means = {name: _mean([record.metrics["val"].get(name) for record in records]) for name in _names(rule)}
+        scores = [record.scores("val") for record in records]
+        means = {name: _mean([found.get(name) for found in scores]) for name in _names(rule)}
         diverged = any(record.diverged for record in records)
-        rank = NEVER if diverged else rule.rank(means)
+        rank = NEVER if diverged else rule.rank({name: comparable(mean) for name, mean in means.items()})
         seeds = tuple(seed for seed, _, _ in group)
         found.append(Tried(number, group[0][1], seeds, rule.metric, means[rule.metric], rank))
     return found

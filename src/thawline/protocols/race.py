@@ -120,7 +120,7 @@ def _scores(race: Sequence[Candidate], done: Sequence[Finished]) -> NDArray[np.f
 def _score(record: Record) -> float:
     rule = rule_of(record)
     definition = record.metric_definitions[rule.metric]
-    value = record.metrics["val"].get(rule.metric)
+    value = record.scores("val").get(rule.metric)
     sign, worst = (1.0, definition.lower) if rule.direction == "max" else (-1.0, definition.upper)
     if record.diverged or value is None or not math.isfinite(value):
         return -math.inf if worst is None else sign * worst

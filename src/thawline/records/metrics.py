@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Direction = Literal["min", "max"]
+
+_DIGITS_OF_A_MEAN = 12
 
 
 class MetricDefinition(BaseModel):
@@ -83,6 +86,23 @@ def _gain(value: float | None, direction: Direction) -> float:
     if value is None or not math.isfinite(value):
         return -math.inf
     return value if direction == "max" else -value
+
+
+def exact_share(value: float, samples: int) -> float:
+    """The share of `samples` samples that `value` is in single precision; `value` itself where it is none.
+
+    Accuracies are computed in single precision. Two pairs of them that lie equally far apart do so in the first seven
+    digits only, and means of them that are the same differ: what counts ties, ranks or signs takes the fractions.
+    """
+    if not 0 <= value <= 1 or samples < 1:
+        return value
+    share = round(value * samples) / samples
+    return share if struct.unpack("f", struct.pack("f", share))[0] == value else value
+
+
+def comparable(mean: float | None) -> float | None:
+    """A mean as it is compared: those of the same numbers in another order differ in their last bits."""
+    return None if mean is None else float(f"{mean:.{_DIGITS_OF_A_MEAN}g}")
 
 
 # Classification -------------------------------------------------------------------------------------------------------

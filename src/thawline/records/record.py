@@ -14,6 +14,7 @@ from thawline.records.metrics import (
     CLASSIFICATION_TIE_BREAK,
     MetricDefinition,
     classification_definitions,
+    exact_share,
 )
 from thawline.records.part import RecordPart
 from thawline.records.provenance import Provenance
@@ -138,6 +139,12 @@ class Record(RecordPart):
         if missing:
             raise ValueError(f"metric_definitions lacks {', '.join(missing)}")
         return values
+
+    def scores(self, split: str) -> dict[str, float | None]:
+        """The metrics of a split as comparisons take them: shares of its samples exactly (see `exact_share`)."""
+        samples = self.splits[split].samples if split in self.splits else 0
+        found = self.metrics[split]
+        return {name: None if value is None else exact_share(value, samples) for name, value in found.items()}
 
 
 def _selected_by(values: Mapping[str, Any], names: Collection[str]) -> dict[str, MetricDefinition]:

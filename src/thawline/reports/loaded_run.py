@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thawline.dotted import leaves
 from thawline.records import FeaturePass, Record, load_record
-from thawline.records.metrics import MetricDefinition
+from thawline.records.metrics import MetricDefinition, exact_share
 
 CountedFrom = Literal["output", "input"]
 
@@ -157,6 +157,11 @@ class LoadedRun:
     def value(self, split: str, metric: str) -> float:
         """A metric of a split; NaN where the record has none, or where the number is not finite."""
         return self.metrics.get(split, {}).get(metric, math.nan)
+
+    def score(self, split: str, metric: str) -> float:
+        """A metric as comparisons take it: a share of the images exactly (`exact_share`), NaN of a diverged run."""
+        samples = next((count for name, count, _ in self.splits if name == split), 0)
+        return math.nan if self.diverged else exact_share(self.value(split, metric), samples)
 
 
 def read_run(runs_folder: Path, identity: str) -> tuple[LoadedRun | None, str]:

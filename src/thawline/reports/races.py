@@ -100,7 +100,7 @@ def _racer(study: Study, stages: Stages, index: int, members: Sequence[int]) -> 
 
 
 def _scores(runs: Mapping[int, LoadedRun], metric: str) -> dict[int, float]:
-    return {seed: math.nan if run.diverged else run.value(VALIDATION, metric) for seed, run in sorted(runs.items())}
+    return {seed: run.score(VALIDATION, metric) for seed, run in sorted(runs.items())}
 
 
 def racer_label(axes: Axes, candidate: CandidateEntry) -> str:

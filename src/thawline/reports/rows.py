@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
 from thawline import statistics
-from thawline.records.metrics import SelectionRule
+from thawline.records.metrics import SelectionRule, comparable
 from thawline.reports.axes import OPENS, Axes, setting_labels
 from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.loading import Cell, LoadedSweep, natural
 from thawline.reports.split_names import VALIDATION
 from thawline.statistics import Summary
-
-# Means of the same numbers in another order differ in their last bits; what is equal up to that ties.
-_DIGITS_OF_A_MEAN = 12
 
 Key = tuple[str, ...]
 T = TypeVar("T")
@@ -55,6 +51,11 @@ class Row:
         """Runs that diverged, as their records say."""
         return sum(run.diverged for run in self.runs.values())
 
+    @property
+    def usable(self) -> dict[Key, LoadedRun]:
+        """The runs that did not diverge, by replicate: those that means are over."""
+        return {key: run for key, run in self.runs.items() if not run.diverged}
+
     @cached_property
     def depth(self) -> float | None:
         """Layer groups that trained, the mean where the runs differ; None where there is no run."""
@@ -91,7 +92,7 @@ class Row:
     def scores(self, split: str, metric: str) -> dict[Key, float]:
         """The metric of a split by replicate, NaN where the run diverged; runs that lack it are not in it."""
         return {
-            key: math.nan if run.diverged else run.metrics[split][metric]
+            key: run.score(split, metric)
             for key, run in self.runs.items()
             if split in run.metrics and metric in run.metrics[split]
         }
@@ -115,7 +116,7 @@ class Row:
     def rank(self, rule: SelectionRule) -> tuple[float, float]:
         """How good the row is on validation, by its means over the runs: larger is better (see `SelectionRule`)."""
         means = {name: self.summary(VALIDATION, name) for name in (rule.metric, rule.tie_break) if name is not None}
-        return rule.rank({name: _rounded(found.mean) for name, found in means.items() if found.count})
+        return rule.rank({name: comparable(found.mean) for name, found in means.items() if found.count})
 
     def ranks(self, rule: SelectionRule) -> dict[Key, tuple[float, float]]:
         """How good each run is on validation, by replicate; runs that lack the metric are not in it."""
@@ -134,7 +135,7 @@ class Row:
     def summary_over(self, splits: Collection[str], metric: str) -> Summary:
         """The summary over the runs of a metric's mean over several splits; runs that lack one are not in it."""
         values = [
-            [run.metrics[split][metric] for split in splits if metric in run.metrics.get(split, {})]
+            [run.score(split, metric) for split in splits if metric in run.metrics.get(split, {})]
             for run in self.runs.values()
             if not run.diverged
         ]
@@ -226,7 +227,3 @@ def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Hashable, 
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
-
-
-def _rounded(mean: float | None) -> float | None:
-    return None if mean is None else float(f"{mean:.{_DIGITS_OF_A_MEAN}g}")

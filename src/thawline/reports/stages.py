@@ -74,7 +74,7 @@ def trials_of(stages: Stages, metric: str) -> list[Trials]:
         every = grouped.get(place, {})
         whole = [runs for _, of in sorted(every.items()) if (runs := _whole(of, metric))]
         if whole:
-            scores = tuple(_mean([run.value(VALIDATION, metric) for run in runs]) for runs in whole)
+            scores = tuple(_mean([run.score(VALIDATION, metric) for run in runs]) for runs in whole)
             seconds = tuple(sum(run.total_seconds for run in runs) for runs in whole)
             found.append(Trials(candidate, scores, seconds, len(every)))
     return found
