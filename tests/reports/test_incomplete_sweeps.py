@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
 from tests.make_records import (
+    predictions,
     record,
     scores,
     sweep,
@@ -16,7 +18,10 @@ from tests.reports.depth_sweeps import DEPTHS, by_depth, rows_of, study_of
 from thawline.errors import UsageError
 from thawline.records import write_record
 from thawline.reports import make_report
+from thawline.reports.changes import mean_change
 from thawline.reports.document import DASH
+from thawline.reports.findings import sample_comparisons
+from thawline.reports.per_class import class_recalls
 from thawline.reports.wording import warnings
 
 
@@ -99,7 +104,7 @@ def test_a_run_that_two_seeds_share_is_one_run(tmp_path):
     cells = [{"identity": one.identity, "overrides": ["freeze_policy.k=0", f"data_seed={seed}"]} for seed in (0, 1)]
     study = study_of(write_sweep(tmp_path, {"data_seed": ["0", "1"]}, cells))
     assert (len(study.rows), len(study.rows[0].runs)) == (1, 1)
-    assert "1 cells resolve to a run that their row already has" in warnings(study)[-1]
+    assert "1 cell resolves to a run that the row already has" in warnings(study)[-1]
 
 
 def test_an_identity_cannot_leave_the_runs_folder(tmp_path):
@@ -127,3 +132,33 @@ def test_rows_stand_in_the_order_of_depth_also_where_one_is_missing(tmp_path):
 
     folder = sweep(tmp_path, {"freeze_policy.k": ["all", "head", "layer4"], "seed": ["0"]}, named, "named")
     assert [row.depth_value for row in study_of(folder).rows] == ["head", "layer4", "all"]
+
+
+def test_a_diverged_run_enters_no_mean_and_no_comparison_of_images(tmp_path):
+    changes = {"groups": [{"distance": 2.0, "relative": 0.2}] * 9}
+    lost = {"groups": [{"distance": 2000.0, "relative": 200.0}] * 9}
+
+    def make(overrides, place):
+        k, diverged = int(place["freeze_policy.k"]), place["seed"] == "1"
+        level = scores(None if diverged else 0.5 + k / 100)
+        made = record(
+            overrides,
+            k=k,
+            diverged=diverged,
+            metrics={"val": level, "test": level},
+            classes=["ant", "bee"],
+            confusion_matrix=[[0, 9], [0, 9]] if diverged else [[6, 3], [0, 9]],
+            diagnostics={"drift": lost if diverged else changes},
+        )
+        folder = tmp_path / "runs" / made.identity
+        folder.mkdir(parents=True)
+        np.savez(folder / "predictions.npz", **predictions([0, 1], [not diverged, k == 9], 2))
+        return made
+
+    study = study_of(sweep(tmp_path, {"freeze_policy.k": ["0", "9"], "seed": ["0", "1"]}, make))
+    chosen, other = study.conditions[0].chosen, study.rows[0]
+    assert chosen is study.rows[1]
+    assert mean_change(chosen, 8, lambda change: change.drift) == 2.0
+    assert [(item.samples, item.recall) for item in class_recalls(chosen)] == [(9, 6 / 9), (9, 1.0)]
+    assert [item.replicate for item in sample_comparisons(study, chosen, [other])] == [("0",)]
+    assert "on the test set, of its one run." in make_report(study.sweep.folder).markdown.read_text()

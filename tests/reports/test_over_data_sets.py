@@ -104,6 +104,7 @@ def test_a_strategy_that_misses_a_data_set_is_not_ranked_and_named(tmp_path):
         "full": pytest.approx(4 / 3),
     }
     section, _ = over_data_sets_sections(make_study(load_sweeps([folder])))
+    assert "Strategies that share a letter are not told apart by Wilcoxon's test" in section.paragraphs[0]
     assert section.paragraphs[-1] == "Not ranked, for want of a result on every one of the data sets: norm."
 
 

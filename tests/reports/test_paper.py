@@ -47,6 +47,11 @@ def test_the_table_is_a_float_with_caption_label_and_the_columns_that_were_chose
     assert lines[-3:] == [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
 
 
+def test_the_caption_speaks_of_an_interval_only_where_one_is_shown(depths):
+    assert "The interval is the 95 \\% t interval" in make_report(depths).table_tex.read_text()
+    assert "interval" not in make_report(depths, columns=["k", "test"]).table_tex.read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -132,7 +132,7 @@ def test_the_verb_makes_one_report_of_several_sweeps(thawline):
     assert result.status == 0, result.err
     folder = Path("outputs/reports/low+high")
     assert str(folder / "report.html") in result.out
-    assert "1 of 12 cells have no valid record" in " ".join(result.out.split())
+    assert "1 of 12 cells has no valid record" in " ".join(result.out.split())
     page = (folder / "report.md").read_text()
     assert page.startswith("# Sweeps low, high\n")
     assert "thawline train -m freeze_policy.k=0,1 seed=0,1,2\nthawline train -m freeze_policy.k=4,9" in page

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from statsmodels.stats.power import TTestPower
 
 from tests.make_records import predictions, record, scores, sweep
 from tests.reports.depth_sweeps import DEPTHS, by_depth, study_of
@@ -15,6 +16,7 @@ from thawline.reports.depth_figure import depth_figure
 from thawline.reports.evidence import by_seeds_and_images
 from thawline.reports.findings import compare, comparisons, top_two
 from thawline.reports.standing import best_two, standing
+from thawline.reports.wording import answer
 
 # Depth 3 and 9 lie close together in every seed, 0 and 1 below them.
 CLOSE = {
@@ -128,10 +130,27 @@ def test_rows_that_miss_seeds_are_not_compared(tmp_path):
     assert told(sweep_of(tmp_path, diverged, missing=[("1", 2)])) == expected
 
 
+def test_a_row_that_was_not_compared_is_not_said_to_be_beaten(tmp_path):
+    table = {**CLOSE, "3": CLOSE["1"]}
+    expected = (
+        "k = 9 is better on test than every other compared depth (5 seeds). Not compared: 1 depth without all 5 seeds."
+    )
+    assert told(sweep_of(tmp_path, table, missing=[("1", 2)])) == expected
+
+
+def test_rows_without_a_common_seed_are_compared_by_nothing(tmp_path):
+    table = {"3": (0.9,) * 4, "9": (0.8,) * 4}
+    folder = sweep_of(tmp_path, table, missing=[("3", 0), ("3", 1), ("9", 2), ("9", 3)])
+    (said,) = answer(study_of(folder))
+    assert said.endswith(
+        " The chosen setting has no seed in common with another, so nothing compares them: give all the same seeds."
+    )
+
+
 def test_seeds_that_would_tell_the_best_two_apart(tmp_path):
     study = study_of(sweep_of(tmp_path, CLOSE), margin=0.001)
     d = np.array(CLOSE["9"]) - np.array(CLOSE["3"])
-    needed = np.ceil(((1.959964 + 0.841621) * d.std(ddof=1) / d.mean()) ** 2)
+    needed = np.ceil(TTestPower().solve_power(d.mean() / d.std(ddof=1), alpha=0.05, power=0.8))
     assert (
         best_two(study, study.conditions[0])
         == f"About {needed:.0f} seeds would tell the best two, k = 9 and k = 3, apart."
@@ -189,8 +208,8 @@ def test_the_figure_draws_rows_that_are_beaten_hollow(tmp_path):
     assert "Hollow: beaten by another row" in caption
 
 
-@pytest.fixture
-def with_images(tmp_path):
+@pytest.fixture(params=[("0", "1", "2", "3")], ids=["four seeds"])
+def with_images(tmp_path, request):
     """A sweep whose runs keep what they said of 40 test images, and who is right on each: by depth and seed."""
     draws, right = np.random.default_rng(0), {}
 
@@ -204,8 +223,7 @@ def with_images(tmp_path):
         np.savez(folder / "predictions.npz", **predictions(np.arange(40) % 5, right[k, seed], 5))
         return made
 
-    axes = {"freeze_policy.k": ["0", "1", "9"], "seed": ["0", "1", "2", "3"]}
-    return sweep(tmp_path, axes, make), right
+    return sweep(tmp_path, {"freeze_policy.k": ["0", "1", "9"], "seed": request.param}, make), right
 
 
 def test_intervals_are_over_seeds_and_images_where_runs_keep_what_they_said_of_each(with_images):
@@ -220,6 +238,17 @@ def test_intervals_are_over_seeds_and_images_where_runs_keep_what_they_said_of_e
     assert compare(study, last, first).interval == pytest.approx(statistics.two_way(differences).interval())
     (section,) = by_seeds_and_images(study)
     assert section.tables[0].lines[0].entries[-2:] == ("40", "4")
+
+
+@pytest.mark.parametrize("with_images", ["0"], indirect=True, ids=["one seed"])
+def test_of_one_seed_the_interval_is_over_images_alone_and_the_figure_draws_it(with_images):
+    study = study_of(with_images[0])
+    assert study.interval_label == "interval over test images"
+    figure, caption = depth_figure(study)
+    assert "with its 95 % interval over test images, every" in caption
+    (band,) = figure.axes[0].collections[0].get_paths()
+    low, high = zip(*(study.interval(row) for row in study.rows), strict=True)
+    assert (band.vertices[:, 1].min(), band.vertices[:, 1].max()) == pytest.approx((min(low), max(high)))
 
 
 def test_predictions_that_do_not_give_the_recorded_number_are_not_used(with_images):
@@ -248,3 +277,65 @@ def test_a_run_without_predictions_leaves_the_interval_over_seeds(tmp_path):
     assert [study.interval(row) for row in study.rows] == [row.summary("test", "top1").interval for row in study.rows]
     assert list(by_seeds_and_images(study)) == []
     assert dataclasses.replace(study, split="val").evidence.of(study.rows[0]) is None
+
+
+def single(right, images):
+    """An accuracy as a record holds it: computed in single precision."""
+    return float(np.float32(right / images))
+
+
+def test_accuracies_in_single_precision_tie_where_the_shares_do(tmp_path):
+    others = (161, 172, 155, 169, 163, 158)
+    # One image more for five seeds, one less for the sixth: a sum of 4 or more in 14 of the 64 sign patterns.
+    chosen = [right + more for right, more in zip(others, (1, 1, 1, 1, 1, -1), strict=True)]
+    table = {"9": [single(right, 200) for right in chosen], "3": [single(right, 200) for right in others]}
+    study = study_of(sweep_of(tmp_path, table))
+    (item,) = comparisons(study, study.conditions[0])
+    assert (item.sign_flip.p, item.wilcoxon.p, item.corrected) == (14 / 64, 14 / 64, 14 / 64)
+
+
+def test_means_of_accuracies_that_tie_leave_the_choice_to_the_loss(tmp_path):
+    right, loss = {"0": (90, 92), "9": (91, 91)}, {"0": 0.2, "9": 0.3}
+    # In single precision the second row's mean is larger in the eighth digit.
+    assert sum(single(one, 100) for one in right["9"]) > sum(single(one, 100) for one in right["0"])
+
+    def make(overrides, place):
+        k = place["freeze_policy.k"]
+        level = {"top1": single(right[k][int(place["seed"])], 100), "loss": loss[k]}
+        return record(overrides, k=int(k), metrics={"val": level, "test": level})
+
+    study = study_of(sweep(tmp_path, {"freeze_policy.k": ["0", "9"], "seed": ["0", "1"]}, make))
+    assert study.conditions[0].chosen.depth == 0
+
+
+@pytest.mark.parametrize(("images", "verdict"), [(40, "not told apart"), (600, "equivalent")])
+def test_models_without_a_mistake_on_few_images_are_not_equivalent(tmp_path, images, verdict):
+    def make(overrides, place):
+        made = record(overrides, k=int(place["freeze_policy.k"]), metrics={"val": scores(1.0), "test": scores(1.0)})
+        folder = tmp_path / "runs" / made.identity
+        folder.mkdir(parents=True)
+        np.savez(folder / "predictions.npz", **predictions(np.arange(images) % 5, np.full(images, True), 5))
+        return made
+
+    study = study_of(sweep(tmp_path, {"freeze_policy.k": ["0", "9"], "seed": ["0", "1", "2"]}, make))
+    (item,) = comparisons(study, study.conditions[0])
+    assert (item.difference, item.verdict) == (0.0, verdict)
+    assert item.interval[0] < 0 < item.interval[1]
+    said = best_two(study, study.conditions[0])
+    assert said.endswith({
+        "not told apart": "have the same mean: what would tell them apart is not known.",
+        "equivalent": "are equivalent: they differ by less than 0.010.",
+    }[verdict])  # fmt: skip
+
+
+def test_the_same_score_on_few_images_is_not_equivalence(tmp_path):
+    equal = {"0": (0.75, 0.75), "9": (0.75, 0.75)}
+    splits = {name: {"samples": 36, "sha256": name, "per_class": [36]} for name in ("train", "val", "test")}
+    study = study_of(sweep_of(tmp_path, equal, splits=splits))
+    (item,) = comparisons(study, study.conditions[0])
+    # The spread of rounding to whole images, 1/36/sqrt(12), with the t quantile of one degree of freedom.
+    half = 12.7062 / 36 / np.sqrt(12) / np.sqrt(2)
+    assert item.interval == pytest.approx((-half, half), rel=1e-4)
+    assert item.verdict == "not told apart"
+    for row in study.rows:
+        assert study.interval(row) == pytest.approx((0.75 - half, 0.75 + half), rel=1e-4)

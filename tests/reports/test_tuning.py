@@ -89,10 +89,23 @@ def test_settings_that_end_level_are_in_the_order_of_smaller_budgets(tmp_path):
     section = section_of(tuned(tmp_path, trials))
     # Of two trials last_k reaches (.6 + .7 * 2 + .9 * 3) / 6 = .783, of one .675.
     assert section.paragraphs[0] == (
-        "full is ahead at every budget up to 4 trials. At no budget do the bands tell it from all others. From 2 "
-        "trials on the order of all 3 is the one at 4."
+        "full is ahead at every budget up to 4 trials. Level with it: last_k with 4. At no budget do the bands tell it "
+        "from all others. From 2 trials on the order of all 3 is the one at 4."
     )
     assert [line.entries[0] for line in section.tables[0].lines] == ["full", "last_k", "linear_probe"]
+
+
+def test_equal_curves_have_no_leader(tmp_path):
+    trials = dict.fromkeys(("last_k", "full", "linear_probe"), (1.0, 1.0, 1.0, 1.0))
+    told = section_of(tuned(tmp_path, trials)).paragraphs[0]
+    assert told == "None is ahead at any budget: all curves are the same."
+
+
+def test_curves_that_end_level_have_no_order_there(tmp_path):
+    trials = {"last_k": (0.5, 0.6, 0.7, 0.9), "full": (0.8, 0.9, 0.9, 0.9), "linear_probe": (0.7, 0.8, 0.8, 0.9)}
+    told = section_of(tuned(tmp_path, trials)).paragraphs[0]
+    assert "Level with it: linear_probe with 4, last_k with 4." in told
+    assert told.endswith("With 4 all 3 are level.")
 
 
 def test_a_diverged_trial_counts_as_the_worst_and_a_missing_one_is_said(tmp_path):

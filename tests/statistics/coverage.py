@@ -70,25 +70,26 @@ def accuracies(seeds: int, images: int, population: Accuracies, name: str) -> Si
     )
 
 
-def differences(seeds: int, images: int, by_seed: float) -> Simulated:
-    """Two models that share images and seeds; each seed moves their difference too."""
+def differences(seeds: int, images: int, by_seed: float, own: float = 0.0) -> Simulated:
+    """Two models that share images and seeds; each seed moves their difference too, and so do images hard for one."""
     draws = np.random.default_rng([seeds, images])
     hits = over_seeds = 0
-    spread = math.sqrt(1 + 1.0 + by_seed**2)
+    spread = math.sqrt(1 + 1.0 + by_seed**2 + own**2)
     truth = float(norm.cdf(1.2 / spread) - norm.cdf(1.0 / spread))
     for _ in range(REPEATS):
         of_images = draws.normal(size=images)
-        both = [
-            mean + of_images + by_seed * draws.normal(size=(seeds, 1)) + draws.normal(size=(seeds, images)) > 0
-            for mean in (1.2, 1.0)
-        ]
+        both = []
+        for mean in (1.2, 1.0):
+            hard = of_images + (own * draws.normal(size=images) if own else 0.0)
+            noise = by_seed * draws.normal(size=(seeds, 1)) + draws.normal(size=(seeds, images))
+            both.append(mean + hard + noise > 0)
         d = both[0].astype(float) - both[1]
-        low, high = statistics.two_way(d).interval()
+        low, high = statistics.two_way(d).interval(difference=True)
         hits += low <= truth <= high
         low, high = statistics.t_interval(d.mean(axis=1))
         over_seeds += low <= truth <= high
     effect = "no seed effect" if not by_seed else "strong seed effect"
-    case = f"{seeds} seeds, {images} images, {effect}"
+    case = f"{seeds} seeds, {images} images, {'images hard for one of them' if own else effect}"
     return Simulated("difference of two accuracies", case, "95 %", 0.93, 0.995, hits / REPEATS, over_seeds / REPEATS)
 
 
@@ -173,6 +174,29 @@ def running(rows: int, seeds: int) -> Simulated:
     )
 
 
+def running_on_other_images(rows: int, seeds: int, images: int) -> Simulated:
+    """Rows that are alike on all images there are, each with images that are hard for it alone, tested on a few."""
+    draws = np.random.default_rng([rows, seeds, images])
+    hits = 0
+    for _ in range(REPEATS):
+        hard = draws.normal(size=images) + draws.normal(size=(rows, 1, images))
+        right = 1.5 + hard + draws.normal(size=(rows, seeds, images)) > 0
+        hits += statistics.in_the_running(right.mean(axis=2), resolution=1 / images)[0]
+    case = f"{rows} rows alike on other images, {seeds} seeds, {images} images"
+    return Simulated("one of the best rows stays in the running", case, "nothing", 0.3, 0.9, hits / REPEATS)
+
+
+def verdict_error(rows: int, seeds: int) -> Simulated:
+    """Rows that are all alike: any verdict of better or worse than the first one is an error."""
+    draws = np.random.default_rng([rows, seeds, 3])
+    hits = 0
+    for _ in range(REPEATS):
+        scores = draws.normal(size=(rows, seeds))
+        hits += any(statistics.beaten(scores[0] - other, rows) for other in scores[1:])
+    case = f"{rows - 1} {'comparison' if rows == 2 else 'comparisons'}, {seeds} seeds"
+    return Simulated("any false better or worse", case, "≤ 5 % each", 0.0, 0.12, hits / REPEATS)
+
+
 def joint_error(rows: int, seeds: int) -> Simulated:
     """Rows that are all alike: any p below .05 is an error."""
     draws = np.random.default_rng([rows, seeds, 1])
@@ -182,6 +206,18 @@ def joint_error(rows: int, seeds: int) -> Simulated:
         hits += min(statistics.joint_sign_flips(scores[:, 1:] - scores[:, :1])) < 0.05
     case = f"{rows} comparisons, {seeds} seeds"
     return Simulated("any false p < .05 among joint sign flips", case, "≤ 5 %", 0.0, 0.055, hits / REPEATS)
+
+
+def equivalence_error_over_images(seeds: int, images: int) -> Simulated:
+    """One model right on everything, another wrong on a share of the images that is the margin, for every seed."""
+    draws = np.random.default_rng([seeds, images, 2])
+    hits = 0
+    for _ in range(REPEATS):
+        d = np.repeat(draws.random((1, images)) < 0.01, seeds, axis=0)
+        interval = statistics.two_way(d).interval(statistics.EQUIVALENCE_CONFIDENCE, difference=True)
+        hits += statistics.equivalent(interval, 0.01)
+    case = f"{seeds} seeds, {images} images, models nearly without a mistake"
+    return Simulated("called equivalent at the margin", case, "≤ 5 %", 0.0, 0.07, hits / REPEATS)
 
 
 def equivalence_error(seeds: int) -> Simulated:
@@ -211,6 +247,7 @@ TABLE: tuple[Callable[[], Simulated], ...] = (
     lambda: differences(5, 269, 0.0),
     lambda: differences(3, 269, 0.2),
     lambda: differences(5, 269, 0.2),
+    lambda: differences(5, 269, 0.0, own=1.0),
     lambda: mean_iou(1, 100),
     lambda: mean_iou(3, 100),
     lambda: mean_iou(5, 100),
@@ -218,10 +255,16 @@ TABLE: tuple[Callable[[], Simulated], ...] = (
     lambda: running(10, 3),
     lambda: running(10, 5),
     lambda: running(10, 10),
+    lambda: running_on_other_images(5, 5, 269),
+    lambda: verdict_error(2, 5),
+    lambda: verdict_error(10, 5),
     lambda: joint_error(9, 6),
     lambda: joint_error(9, 10),
     lambda: equivalence_error(3),
     lambda: equivalence_error(6),
+    lambda: equivalence_error_over_images(3, 72),
+    lambda: equivalence_error_over_images(3, 300),
+    lambda: equivalence_error_over_images(3, 1000),
 )
 
 

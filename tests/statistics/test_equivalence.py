@@ -1,4 +1,4 @@
-"""Equivalence against statsmodels' two one-sided tests, and the number of seeds by hand."""
+"""Equivalence against statsmodels' two one-sided tests, and the number of seeds against its power of the t test."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from thawline import statistics
@@ -29,10 +30,17 @@ def test_a_large_p_is_not_equivalence():
     assert not statistics.equivalent((0.0, 0.0), None)
 
 
-def test_seeds_needed_by_hand():
-    # Mean 0.01, sd 0.02: ((1.95996 + 0.84162) * 2)^2 = 31.4.
-    assert statistics.seeds_needed([-0.01, 0.01, 0.03]) == 32
-    assert statistics.seeds_needed([0.01, -0.01, -0.03]) == 32
+@pytest.mark.parametrize("effect", [0.1, 0.2, 0.5, 1.0, 1.5, 2.5, 5.0])
+def test_seeds_needed_are_the_fewest_that_give_the_t_test_its_power(effect):
+    # Three values around `effect` with a standard deviation of 1.
+    needed = statistics.seeds_needed([effect - 1, effect, effect + 1])
+    assert statistics.seeds_needed([1 - effect, -effect, -1 - effect]) == needed
+    assert TTestPower().power(effect, needed, 0.05) >= 0.8
+    assert needed == 2 or TTestPower().power(effect, needed - 1, 0.05) < 0.8
+
+
+def test_seeds_needed_at_the_ends():
     assert statistics.seeds_needed([0.1, 0.1, 0.1]) == 2
+    assert statistics.seeds_needed([1e9, 1e9 + 1]) == 2
     assert statistics.seeds_needed([-0.1, 0.1]) == math.inf
     assert statistics.seeds_needed([0.1]) is None

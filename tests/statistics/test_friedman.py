@@ -26,6 +26,12 @@ def test_friedman_gives_rank_one_to_the_best():
     assert statistics.friedman([[1, 1, 1], [2, 2, 2]]).p == 1
 
 
+def test_means_that_differ_in_their_last_bits_share_a_rank():
+    assert np.mean([0.1, 0.2]) != 0.15
+    scores = [[np.mean([0.1, 0.2]), 0.15, 0.1], [0.5, 0.6, 0.7]]
+    assert statistics.friedman(scores).mean_ranks == (2.25, 1.75, 2)
+
+
 def test_friedman_wants_data_sets_and_strategies():
     with pytest.raises(ValueError, match="two data sets and three strategies"):
         statistics.friedman([[0.1, 0.2, 0.3]])

@@ -14,6 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from thawline import statistics
 from thawline.statistics import TwoWay
+from thawline.statistics.proportions import difference_not_ruled_out
 
 EASE = np.linspace(0.6, 1.0, 60)[None] - np.array([[0.0], [0.1], [0.2], [0.1]])
 RIGHT = np.random.default_rng(0).random((4, 60)) < EASE
@@ -125,3 +126,31 @@ def test_resamples_without_a_value_are_left_out_for_all_seeds():
     assert found == statistics.two_way_resampled([0.6, 0.5], resampled[:, [0, 1, 3]], images=10)
     assert found.of_images == pytest.approx(np.var([0.45, 0.55, 0.65], ddof=1) * 10 / 9)
     assert statistics.two_way_resampled([0.6], [[0.5]], images=10) is None
+
+
+@pytest.mark.parametrize("difference", [0.0, 0.002, 0.01, 0.2, -0.01, 1.0])
+def test_differences_not_ruled_out_are_those_whose_least_variance_allows_them(difference):
+    n, quantile = 150, 1.7
+    low, high = difference_not_ruled_out(difference, n, quantile)
+    grid = np.linspace(-1, 1, 2_000_001)
+    allowed = grid[np.abs(grid - difference) <= quantile * np.sqrt(np.abs(grid) * (1 - np.abs(grid)) / n) + 1e-12]
+    assert (low, high) == pytest.approx((allowed.min(), allowed.max()), abs=3e-6)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_models_that_agree_on_every_image_may_differ_on_others_as_far_as_wilson_says(seeds):
+    for images in (36, 1000):
+        found = statistics.two_way(np.zeros((seeds, images)))
+        assert found.interval() == (0.0, 0.0)
+        limit = statistics.wilson(0.0, images, scipy.stats.t.ppf(0.95, images - 1))[1]
+        interval = found.interval(statistics.EQUIVALENCE_CONFIDENCE, difference=True)
+        assert interval == pytest.approx((-limit, limit))
+        assert statistics.equivalent(interval, 0.01) == (images == 1000)
+
+
+def test_where_models_differ_on_many_images_the_interval_of_their_difference_is_that_of_the_variance():
+    differences = RIGHT.astype(float) - RIGHT[:, ::-1]
+    found = statistics.two_way(differences)
+    assert found.interval(difference=True) == pytest.approx(found.interval())
+    # The scores' own variance over that of the mean, as if they were independent.
+    assert found.independent == pytest.approx(min(differences.var() / found.variance, differences.size))

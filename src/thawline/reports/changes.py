@@ -25,6 +25,6 @@ def networks(study: Study) -> dict[Groups, list[Row]]:
 
 def mean_change(row: Row, place: int, of: Callable[[Change], float]) -> float:
     """The mean over the runs of a number of one layer group, over the finite ones; NaN where there is none."""
-    values = [of(run.changes[place]) for run in row.runs.values() if run.changes]
+    values = [of(run.changes[place]) for run in row.usable.values() if run.changes]
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan

@@ -34,11 +34,13 @@ def _ranked(study: Study, found: OverDataSets) -> str:
         f"{len(found.strategies)} strategies ranked on each of {len(found.blocks)} {found.what} by their mean "
         f"{study.split_label} {study.metric_label} (1 is best); scores of different {found.what} are never averaged. "
     )
-    if found.friedman is None:
-        return text.strip()
+    if found.friedman is not None:
+        text += (
+            f"Friedman's chi-square is {number(found.friedman.statistic, 2)}, p = {p_value(found.friedman.p)} "
+            "(approximate). "
+        )
     return text + (
-        f"Friedman's chi-square is {number(found.friedman.statistic, 2)}, p = {p_value(found.friedman.p)} "
-        "(approximate). Strategies that share a letter are not told apart by Wilcoxon's test over the "
+        "Strategies that share a letter are not told apart by Wilcoxon's test over the "
         f"{found.what}, Holm-corrected at 0.05; that depends on which strategies are compared, the p of a pair alone "
         "does not."
     )
@@ -63,7 +65,8 @@ def _normalised(found: OverDataSets) -> Iterable[str]:
         f"seeds it is too short, and it says nothing about other {found.what}."
     )
     if flat:
-        text += f" {flat} of the {found.what} have no difference to normalise and are left out of it."
+        verbs = ("has", "is") if flat == 1 else ("have", "are")
+        text += f" {flat} of the {found.what} {verbs[0]} no difference to normalise and {verbs[1]} left out of it."
     if len({one.shape[1] for one in found.scores}) > 1:
         text += f" Not all {found.what} have as many seeds; those with more count for more."
     yield text

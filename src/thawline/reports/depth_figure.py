@@ -241,7 +241,7 @@ def _draw_line(
 
 def _band(study: Study, row: Row) -> Interval | None:
     """The interval that is drawn: over two runs it is so wide that it would press all else flat."""
-    return study.interval(row) if row.summary(study.split, study.metric).n > 2 else None
+    return None if row.summary(study.split, study.metric).n == 2 else study.interval(row)
 
 
 def _is_out(study: Study, row: Row) -> bool:

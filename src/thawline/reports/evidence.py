@@ -82,10 +82,10 @@ def _choice(study: Study, group: Group) -> tuple[str, list[tuple[str, str]]]:
     ]
     if study.split == TEST:
         bounds = study.definition.lower, study.definition.upper
-        test = statistics.summary(choice.test_of_chosen, bounds=bounds)
+        test = statistics.summary(choice.test_of_chosen, bounds=bounds, resolution=study.resolution)
         entries += [
             (f"test {study.metric} of each seed's choice", mean_sd(test, digits)),
-            ("95 % interval", interval(test.interval, digits)),
+            ("95 % t interval", interval(test.interval, digits)),
             (oracle, _within(study, group, group.candidates[_most_common(choice.oracle)])),
             ("regret against the oracle", mean_sd(statistics.summary(choice.regret), digits)),
         ]
@@ -110,7 +110,7 @@ def compared(study: Study) -> Iterable[Section]:
     if not tables:
         return
     paragraphs = [_how_compared(study), _BOTH if by_images else _BOOTSTRAP]
-    paragraphs += [_verdicts(study), *_said_once(floors)] if study.split == TEST else []
+    paragraphs += [_verdicts(study, by_images=by_images), *_said_once(floors)] if study.split == TEST else []
     if unpaired:
         paragraphs.append("Where the rows do not have the same seeds only the common ones are compared ('pairs').")
     yield Section("How sure is that?", tuple(paragraphs), tuple(tables))
@@ -134,12 +134,14 @@ def _how_compared(study: Study) -> str:
     )
 
 
-def _verdicts(study: Study) -> str:
+def _verdicts(study: Study, *, by_images: bool) -> str:
     """What the words of the last column stand for."""
     margin = "" if study.margin is None else f"'equivalent': the 90 % interval lies within ±{study.margin:g}. "
+    images = " It speaks of other seeds on these images, so an interval that is over other images too may hold 0."
     return (
-        f"{margin}'better' and 'worse': the paired t is beyond its limit for all rows of the table together. All else "
-        "is 'not told apart', which is no proof that there is no difference."
+        f"{margin}'better' and 'worse': the paired t over the seeds is beyond its limit for all rows of the table "
+        f"together; unlike the exact p it takes the differences as normal, and so can decide with fewer seeds."
+        f"{images if by_images else ''} All else is 'not told apart', which is no proof that there is no difference."
     )
 
 

@@ -119,26 +119,27 @@ def compare(study: Study, chosen: Row, other: Row, rows: int = 2) -> RowComparis
     differences = pairs.differences
     sign = 1.0 if study.mode == "max" else -1.0
     both = study.evidence.of_difference(chosen, other)
+    proportions = both is not None and study.evidence.is_difference_of_proportions(chosen, other)
+
+    def over(confidence: float) -> Interval | None:
+        """The interval of the mean difference: over seeds and images, or over seeds alone."""
+        if both is None:
+            return statistics.t_interval(differences, confidence, study.resolution)
+        return both.interval(confidence, difference=proportions)
+
     return RowComparison(
         other=other,
         n=len(pairs.keys),
         unpaired=len(pairs.only_x) + len(pairs.only_y),
         difference=float(differences.mean()) if differences.size else None,
-        interval=_interval(differences, both, statistics.CONFIDENCE),
+        interval=over(statistics.CONFIDENCE),
         both=both,
         bootstrap=statistics.paired_bootstrap(pairs.x, pairs.y),
         improvement=statistics.probability_of_improvement(sign * pairs.x, sign * pairs.y) if differences.size else None,
         sign_flip=statistics.sign_flip(differences),
         wilcoxon=statistics.wilcoxon(differences),
-        verdict=_verdict(study, sign * differences, _interval(differences, both, EQUIVALENCE_CONFIDENCE), rows),
+        verdict=_verdict(study, sign * differences, over(EQUIVALENCE_CONFIDENCE), rows),
     )
-
-
-def _interval(differences: NDArray[np.float64], both: TwoWay | None, confidence: float) -> Interval | None:
-    """Of a mean difference: over seeds and images, or over seeds alone."""
-    if both is None:
-        return statistics.t_interval(differences, confidence)
-    return both.interval(confidence)
 
 
 def _verdict(study: Study, gains: NDArray[np.float64], narrow: Interval | None, rows: int) -> str:
@@ -184,7 +185,7 @@ def sample_comparisons(study: Study, chosen: Row, others: Sequence[Row]) -> list
     right: dict[str, _Right | None] = {}
     found = []
     for other in others:
-        for replicate in [key for key in chosen.runs if key in other.runs][:_MOST_SEEDS_READ]:
+        for replicate in _replicates(chosen, other):
             first = _right(chosen.runs[replicate], right)
             second = _right(other.runs[replicate], right)
             if first is not None and second is not None and np.array_equal(first[0], second[0]):
@@ -198,7 +199,7 @@ def image_comparisons(study: Study, chosen: Row, others: Sequence[Row]) -> list[
     found = []
     for other in others:
         differences = []
-        for replicate in [key for key in chosen.runs if key in other.runs][:_MOST_SEEDS_READ]:
+        for replicate in _replicates(chosen, other):
             first, second = (_scores(row.runs[replicate], read) for row in (chosen, other))
             if first is not None and second is not None and np.array_equal(first[0], second[0]):
                 differences.append(first[1] - second[1])
@@ -209,6 +210,12 @@ def image_comparisons(study: Study, chosen: Row, others: Sequence[Row]) -> list[
         if result is not None:
             found.append(ImageComparison(other, len(differences), result))
     return found
+
+
+def _replicates(chosen: Row, other: Row) -> list[Key]:
+    """The seeds at which neither diverged, as many as are read."""
+    there = other.usable
+    return [key for key in chosen.usable if key in there][:_MOST_SEEDS_READ]
 
 
 def _right(run: LoadedRun, read: dict[str, _Right | None]) -> _Right | None:

@@ -69,6 +69,10 @@ class ImageEvidence:
         found = self._found(row, self._finite(row))
         return bool(found) and all(values.is_proportion for values in found or ())
 
+    def is_difference_of_proportions(self, row: Row, other: Row) -> bool:
+        """Whether the metric of both rows is a share of the images."""
+        return self.is_proportion(row) and self.is_proportion(other)
+
     def _finite(self, row: Row) -> list[Key]:
         return [key for key, score in row.scores(self._split, self._metric).items() if math.isfinite(score)]
 

@@ -17,7 +17,7 @@ from thawline.reports.page import html_page
 from thawline.reports.rendering import csv_text, markdown_report, markdown_table
 from thawline.reports.sections import make_document
 from thawline.reports.study import Study, make_study
-from thawline.reports.tables import layer_rows, result_table, run_rows, table_rows
+from thawline.reports.tables import layer_rows, note_of, result_table, run_rows, table_rows
 from thawline.reports.wording import answer
 
 REPORT_FOLDER = "report"
@@ -145,5 +145,5 @@ def _contents(
 def _latex(study: Study, columns: Sequence[str]) -> str:
     table = with_columns(result_table(study), columns)
     what = f"{'sweep' if len(study.sweep.names) == 1 else 'sweeps'} {plain(study.sweep.name, 80)}"
-    caption = f"{study.metric_label[:1].upper()}{study.metric_label[1:]}, {what}. {table.note}"
+    caption = f"{study.metric_label[:1].upper()}{study.metric_label[1:]}, {what}. {note_of(table.columns, table.note)}"
     return latex_table(table, what, caption, "-".join(study.sweep.names))

@@ -75,9 +75,9 @@ def class_measures(row: Row) -> ClassMeasures | None:
     values: dict[str, dict[str, list[float]]] = {}
     images: dict[str, int] = {}
     runs = 0
-    for run in row.runs.values():
+    for run in row.usable.values():
         record = load_record(run.folder)
-        if not record.per_class or run.diverged:
+        if not record.per_class:
             continue
         shown = dict(zip(record.classes, record.splits["test"].per_class, strict=False)) if run.is_tested else {}
         if images and images.keys() != record.per_class.keys():
@@ -147,8 +147,9 @@ def _recalls(study: Study) -> Iterable[Section]:
             )
             for item in recalls[:_MOST_CLASSES]
         ]
-        runs = sum(run.is_tested for run in group.chosen.runs.values())
-        told = f"{short(group.chosen.label)} on the test set, summed over its {runs} runs."
+        runs = sum(run.is_tested for run in group.chosen.usable.values())
+        summed = "of its one run" if runs == 1 else f"summed over its {runs} runs"
+        told = f"{short(group.chosen.label)} on the test set, {summed}."
         if len(recalls) > _MOST_CLASSES:
             told += f" The {_MOST_CLASSES} classes with the lowest recall of {len(recalls)}."
         table = Table(columns("class", "samples", "recall", "most often taken for", left=(0, 3)), tuple(lines))
@@ -174,7 +175,7 @@ def confusion_of(row: Row) -> tuple[list[str], NDArray[np.int64]] | None:
     """
     total: NDArray[np.int64] | None = None
     names: list[str] = []
-    for run in row.runs.values():
+    for run in row.usable.values():
         # The records of a row are read again: keeping every run's matrix would cost memory by classes^2.
         record = load_record(run.folder)
         if not record.confusion_matrix:

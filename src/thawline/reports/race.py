@@ -19,7 +19,8 @@ _MOST_NAMED = 8
 
 def race(study: Study) -> Iterable[Section]:
     """The section on a race, where the sweep is the end of one."""
-    races = [one for one in races_of(study) if one.racers]
+    # One setting alone is in no race: it goes to the fresh seeds at once.
+    races = [one for one in races_of(study) if len(one.racers) > 1]
     if not races:
         return
     told = [text for one in races for text in _told(study, one)]
@@ -33,14 +34,18 @@ def _told(study: Study, race: RaceOf) -> list[str]:
 
 def _dropped(race: RaceOf) -> str:
     looks = statistics.looks_of(race.looks, race.alpha)
-    decisive = [f"{look.seeds} (p of at most {look.level:.3g})" for look in looks if look.can_decide]
-    idle = [str(look.seeds) for look in looks if not look.can_decide]
+    ran = max(len(racer.raced) for racer in race.racers)
+    held = [look for look in looks if look.seeds <= ran]
+    decisive = [f"{look.seeds} (p of at most {look.level:.3g})" for look in held if look.can_decide]
+    idle = [str(look.seeds) for look in held if not look.can_decide]
     text = (
-        f"{len(race.dropped)} of {len(race.racers)} settings were dropped, by validation alone. Looks were after "
-        f"{_and(decisive)} seeds"
+        f"{len(race.dropped)} of {len(race.racers)} settings {'was' if len(race.dropped) == 1 else 'were'} dropped, by "
+        f"validation alone. Looks were after {_and(decisive)} seeds"
     )
     if idle:
         text += f"; with {_and(idle)} seeds no p is small enough, so those looks could drop nothing"
+    if len(held) < len(looks) and len(race.left) == 1:
+        text += f"; then one was left, and {_and([str(look.seeds) for look in looks[len(held) :]])} seeds were not run"
     return (
         f"{text}. The chance that one of the best was dropped is at most {100 * race.alpha:g} %, over all looks and "
         f"pairs. Only runs on the {race.fresh_seeds} fresh seeds are in the tables and intervals of this report."
@@ -50,7 +55,7 @@ def _dropped(race: RaceOf) -> str:
 def _cost(race: RaceOf) -> str:
     """Runs and seconds of the race against those of every setting on every seed of it."""
     ran = sum(len(racer.raced) for racer in race.racers)
-    most = max((len(racer.raced) for racer in race.racers), default=0)
+    most = race.looks[-1]
     grid = most * len(race.racers)
     took = sum(sum(racer.seconds) for racer in race.racers)
     # What a dropped setting would have taken is known from the seeds that it has run.
@@ -81,8 +86,8 @@ def _audit(study: Study, race: RaceOf) -> str:
     names = f" ({_and([short(racer.label) for racer in wrong])})" if wrong else ""
     return (
         f"Audit: {share}. Of {len(audited)} audited, {len(wrong)}{names} had a better mean there than the best of "
-        f"those left: the share of wrong drops lies between {_percent(interval.low)} and "
-        f"{_percent(interval.high)} (95 %, exact)."
+        f"those left: the share of drops that end so lies between {_percent(interval.low)} "
+        f"and {_percent(interval.high)} (95 %, exact)."
     )
 
 

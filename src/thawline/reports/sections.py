@@ -149,9 +149,12 @@ def _cost(study: Study) -> Iterable[Section]:
     total = sum(run.total_seconds for run in runs)
     epochs = _span(run.epochs for run in runs)
     given = _span(len(row.runs) for row in study.rows)
+    took = f"All {len(runs)} runs took {seconds(total)} s together, one after the other."
+    if len(runs) == 1:
+        took = f"The one run took {seconds(total)} s."
     told = (
-        f"All {len(runs)} runs took {seconds(total)} s together, one after the other. The budget of every row: {given} "
-        f"runs of {epochs} epochs."
+        f"{took} The budget of every row: {given} {'run' if given == '1' else 'runs'} of {epochs} "
+        f"{'epoch' if epochs == '1' else 'epochs'}."
     )
     headings = ("setting", "trainable", "epochs", "seconds", "training s", "evaluation s", "peak MiB", "runs")
     note = (

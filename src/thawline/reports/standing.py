@@ -22,19 +22,19 @@ def standing(study: Study, group: Group) -> str:
     running = group.running
     if running is None:
         return ""
-    told = _remaining(study, group, running)
     left_out = sum(bool(row.runs) for row in group.rows) - len(running.compared)
+    told = _remaining(study, group, running, "compared " if left_out else "")
     if left_out:
         told += f" Not compared: {left_out} {_what(study, group, left_out)} without all {running.seeds} seeds."
     return told
 
 
-def _remaining(study: Study, group: Group, running: Running) -> str:
+def _remaining(study: Study, group: Group, running: Running, which: str) -> str:
     remaining, compared = running.remaining, len(running.compared)
     seeds = f"{running.seeds} seeds"
     if len(remaining) == 1:
         best = _told_alone(study, group, remaining[0])
-        return f"{best} is better on {study.split_label} than every other {_what(study, group, 1)} ({seeds})."
+        return f"{best} is better on {study.split_label} than every other {which}{_what(study, group, 1)} ({seeds})."
     if len(remaining) == compared > 3:
         apart = f"none of the {compared} {_what(study, group, compared)} can be told apart on {study.split_label}"
         return f"with {seeds} {apart}; {_cheapest(study, group, running, _told_alone)}."
@@ -78,6 +78,8 @@ def best_two(study: Study, group: Group) -> str:
     both = f"{first} and {second}"
     if found.equivalent and study.margin is not None:
         return f"The best two, {both}, are equivalent: they differ by less than {number(study.margin, study.digits)}."
+    if found.seeds == math.inf:
+        return f"The best two, {both}, have the same mean: what would tell them apart is not known."
     return f"{_seeds_told(found)} would tell the best two, {both}, apart."
 
 
@@ -90,8 +92,6 @@ def beaten_caption(study: Study) -> str:
 
 
 def _seeds_told(found: TopTwo) -> str:
-    if found.seeds == math.inf:
-        return "No number of seeds"
     if found.seeds > _MOST_SEEDS:
         return f"More than {_MOST_SEEDS:,} seeds"
     return f"About {found.seeds:.0f} seeds"

@@ -21,12 +21,14 @@ from thawline.reports.rows import Row, by_validation, grouped, in_order, line_la
 from thawline.reports.running import resolution
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
 from thawline.reports.stages import Stages, load_stages
-from thawline.statistics import Interval, Mode
+from thawline.statistics import Interval, Mode, summary
 
 DEFAULT_MARGIN = 0.01
 """One point: of metrics between 0 and 1, what does not matter."""
 OVER_SEEDS = "t interval"
+OVER_IMAGES = "interval over test images"
 OVER_BOTH = "interval over seeds and test images"
+INTERVAL_LABELS = (OVER_SEEDS, OVER_IMAGES, OVER_BOTH)
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,19 @@ class Study:
     def interval(self, row: Row) -> Interval | None:
         """The 95 % interval of the row's mean on the study's split: over seeds and images, or over seeds alone."""
         both = self.evidence.of(row)
-        if both is None:
-            return row.summary(self.split, self.metric).interval
         bounds = self.definition.lower, self.definition.upper
+        if both is None:
+            scores = list(row.scores(self.split, self.metric).values())
+            return summary(scores, bounds=bounds, resolution=self.resolution).interval
         return both.interval(bounds=bounds, proportion=self.evidence.is_proportion(row))
 
     @cached_property
     def interval_label(self) -> str:
         """What the intervals of `interval` are over."""
-        return OVER_BOTH if any(self.evidence.of(row) for row in self.rows) else OVER_SEEDS
+        found = [both for row in self.rows if (both := self.evidence.of(row)) is not None]
+        if not found:
+            return OVER_SEEDS
+        return OVER_BOTH if any(both.seeds > 1 for both in found) else OVER_IMAGES
 
     @cached_property
     def resolution(self) -> float:

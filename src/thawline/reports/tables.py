@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from thawline.reports.axes import setting_labels
 from thawline.reports.changes import mean_change, networks
-from thawline.reports.document import DASH, DIGITS, Line, Table, columns, count, interval, number, seconds
+from thawline.reports.document import DASH, DIGITS, Column, Line, Table, columns, count, interval, number, seconds
 from thawline.reports.escaping import command_line, plain
 from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.loading import Cell, LoadedSweep
 from thawline.reports.rows import Row
 from thawline.reports.split_names import SPLIT_LABELS, TEST, VALIDATION
-from thawline.reports.study import OVER_BOTH, OVER_SEEDS, Study
+from thawline.reports.study import INTERVAL_LABELS, Study
 from thawline.statistics import Summary
 
 CHOSEN = "★"
@@ -23,7 +23,8 @@ HEAD_ONLY = "head only"
 # More test sets than these get a table of their own.
 MOST_EXTRA_COLUMNS = 3
 LONGEST_NAME = 40
-_FIRST_TO_GO = ("95 % interval", "share %", "seconds", "groups trained", "trainable", "runs")
+_INTERVAL = "95 % interval"
+_FIRST_TO_GO = (_INTERVAL, "share %", "seconds", "groups trained", "trainable", "runs")
 _SHORTEST_NAME = 8
 _GAP = 2
 
@@ -126,7 +127,7 @@ def result_table(study: Study, most: int | None = None) -> Table:
     # The interval stands behind the split that it is of.
     before = study.splits if study.split == TEST else (VALIDATION,)
     behind = (TEST, *extra) if study.any_tested and TEST not in before else extra
-    headings += [*(f"{split} {study.metric}" for split in before), "95 % interval"]
+    headings += [*(f"{split} {study.metric}" for split in before), _INTERVAL]
     headings += [*(f"{split} {study.metric}" for split in behind), "runs", "seconds"]
     lines = []
     for row in study.rows[:most]:
@@ -211,14 +212,19 @@ def fitted(table: Table, width: int, first_to_go: Sequence[str] = _FIRST_TO_GO) 
         if _width(table, kept) > width:
             kept = [place for place in kept if table.columns[place].heading != heading]
     lines = [Line(tuple(line.entries[place] for place in kept), line.strong) for line in table.lines]
-    note = table.note
-    if all(table.columns[place].heading != "95 % interval" for place in kept):
-        for interval_label, split_label in itertools.product((OVER_SEEDS, OVER_BOTH), SPLIT_LABELS.values()):
-            note = note.replace(_interval_note(interval_label, split_label), "")
+    shown = tuple(table.columns[place] for place in kept)
+    note = note_of(shown, table.note)
     if said:
         note = f"{note} In every row: {', '.join(said)}.".lstrip()
-    narrow = Table(tuple(table.columns[place] for place in kept), tuple(lines), table.caption, note)
-    return _with_short_names(narrow, width)
+    return _with_short_names(Table(shown, tuple(lines), table.caption, note), width)
+
+
+def note_of(shown: Sequence[Column], note: str) -> str:
+    """The note of a table of which these columns are shown: it speaks of no interval where there is none."""
+    if all(column.heading != _INTERVAL for column in shown):
+        for interval_label, split_label in itertools.product(INTERVAL_LABELS, SPLIT_LABELS.values()):
+            note = note.replace(_interval_note(interval_label, split_label), "")
+    return note
 
 
 def _with_short_names(table: Table, width: int) -> Table:
@@ -266,7 +272,7 @@ def layer_rows(study: Study) -> list[dict[str, object]]:
                     "cka": mean_change(row, place, lambda change: change.cka),
                 }
                 where = {"layer_group": place, "name": group}
-                rows.append({**axis_values(study, row), **where, **means, "runs": len(row.runs)})
+                rows.append({**axis_values(study, row), **where, **means, "runs": len(row.usable)})
     return rows
 
 

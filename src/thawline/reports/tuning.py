@@ -58,12 +58,18 @@ def _told(study: Study, group: TunedGroup) -> list[str]:
 def _order(group: TunedGroup) -> str:
     stretches = leaders([item.curve for item in group.tuned])
     merged = _merged(stretches)
+    level = _level(group, merged)
+    if len(level) == len(group.tuned) - 1 and all(len(budgets) == group.trials for budgets in level.values()):
+        return "None is ahead at any budget: all curves are the same."
     if len(merged) == 1:
         leader = group.tuned[merged[0][2]]
         text = f"{short(leader.label)} is ahead at every budget up to {group.trials} trials."
     else:
         ahead = [f"{short(group.tuned[leader].label)} with {_span(first, last)}" for first, last, leader in merged]
         text = f"Ahead is, by the number of trials: {', '.join(ahead)}."
+    if level:
+        listed = (f"{short(label)} with {_spans(budgets)}" for label, budgets in level.items())
+        text += f" Level with it: {', '.join(listed)}."
     apart = [_span(stretch.first, stretch.last) for stretch in stretches if stretch.apart]
     text += (
         f" The bands tell it from all others at {', '.join(apart)} trials."
@@ -73,8 +79,30 @@ def _order(group: TunedGroup) -> str:
     return f"{text} {_settled_told(group)}" if len(group.tuned) > 2 else text
 
 
+def _level(group: TunedGroup, merged: Sequence[tuple[int, int, int]]) -> dict[str, list[int]]:
+    """The budgets at which a curve is as good as that of the leader, by the labels of those with any."""
+    found: dict[str, list[int]] = {}
+    for first, last, leader in merged:
+        best = group.tuned[leader]
+        for item in group.tuned:
+            pairs = [(item.curve.gains[budget - 1], best.curve.gains[budget - 1]) for budget in range(first, last + 1)]
+            equal = [first + place for place, (a, b) in enumerate(pairs) if a == b or abs(a - b) <= _ROUNDING]
+            if item is not best and equal:
+                found.setdefault(item.label, []).extend(equal)
+    return found
+
+
+def _spans(budgets: Sequence[int]) -> str:
+    """Budgets in ascending order, those without a gap as a span."""
+    runs = itertools.groupby(enumerate(budgets), key=lambda pair: pair[1] - pair[0])
+    members = ([budget for _, budget in run] for _, run in runs)
+    return ", ".join(_span(run[0], run[-1]) for run in members)
+
+
 def _settled_told(group: TunedGroup) -> str:
     settled = _settled(group)
+    if settled is None:
+        return f"With {group.trials} all {len(group.tuned)} are level."
     if settled == 1:
         return f"The order of all {len(group.tuned)} is the same at each."
     return f"From {settled} trials on the order of all {len(group.tuned)} is the one at {group.trials}."
@@ -91,14 +119,16 @@ def _merged(stretches: Sequence[Stretch]) -> list[tuple[int, int, int]]:
     return found
 
 
-def _settled(group: TunedGroup) -> int:
-    """The smallest budget from which on the order is that of all trials; those that end level have no order."""
+def _settled(group: TunedGroup) -> int | None:
+    """The smallest budget from which on the order is that of all trials; None: all end level, without an order."""
     curves = [item.curve.gains[: group.trials] for item in group.tuned]
     pairs = [
         (before, after) for before, after in itertools.combinations(curves, 2) if before[-1] > after[-1] + _ROUNDING
     ]
+    if not pairs:
+        return None
     for budget in range(group.trials, 1, -1):
-        if any(after[budget - 2] > before[budget - 2] for before, after in pairs):
+        if any(after[budget - 2] > before[budget - 2] + _ROUNDING for before, after in pairs):
             return budget
     return 1
 

@@ -11,6 +11,7 @@ from thawline.reports.choosing import Group
 from thawline.reports.document import DASH, interval, number, signed
 from thawline.reports.escaping import plain
 from thawline.reports.findings import compare
+from thawline.reports.limits import crossed_seeds
 from thawline.reports.rows import Row
 from thawline.reports.split_names import TEST
 from thawline.reports.standing import best_two, standing
@@ -50,7 +51,8 @@ def _answer(study: Study, group: Group) -> str:
         told = _of_each(study, group)
         return f"{lead}{where}{told if where else told[0].upper() + told[1:]}"
     if group.chosen is None:
-        return f"{where}no run has a finite validation {study.metric_label} yet, so nothing can be chosen."
+        told = f"no run has a finite validation {study.metric_label}, so nothing can be chosen."
+        return f"{where}{told if where else told[0].upper() + told[1:]}"
     chosen = group.chosen
     references = _references(study, group, chosen)
     name = _named(study, chosen)
@@ -173,6 +175,10 @@ def _limit(study: Study, group: Group) -> str:
     if chosen is None or not others:
         return ""
     pairs = max(len(_common_keys(study, chosen, other)) for other in others)
+    if not pairs:
+        return (
+            "The chosen setting has no seed in common with another, so nothing compares them: give all the same seeds."
+        )
     if pairs < 2:
         return "One run of each says nothing about chance: repeat the sweep with more seeds."
     return best_two(study, group)
@@ -193,6 +199,7 @@ def warnings(study: Study) -> tuple[str, ...]:
         *training_warnings(study),
         *_unequal(study),
         *_repeated(study),
+        *crossed_seeds(study),
         *_of_data(study),
     )
 
@@ -236,7 +243,7 @@ def _of_data(study: Study) -> list[str]:
         for text, count in told.most_common(_MOST_NAMED)
     ]
     more = len(told) - len(texts)
-    return [*texts, f"The records have {more} more warnings."] if more else texts
+    return [*texts, f"The records have {more} more {'warning' if more == 1 else 'warnings'}."] if more else texts
 
 
 def _incomplete(study: Study) -> list[str]:
@@ -248,8 +255,8 @@ def _incomplete(study: Study) -> list[str]:
     total = len(study.sweep.cells)
     listed = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
     told = (
-        f"The sweep is not complete: {study.missing} of {total} cells have no valid record ({listed}). "
-        f"Everything here is made of the other {total - study.missing}."
+        f"The sweep is not complete: {study.missing} of {total} cells {'has' if study.missing == 1 else 'have'} no "
+        f"valid record ({listed}). Everything here is made of the other {total - study.missing}."
     )
     return [told]
 
@@ -299,15 +306,15 @@ def _repeated(study: Study) -> list[str]:
     told = []
     repeated = sum(row.repeated for row in study.rows)
     if repeated:
-        told.append(
-            f"{repeated} cells resolve to a run that their row already has (a seed that changes nothing): "
-            "each run counts once."
-        )
+        cells = "1 cell resolves" if repeated == 1 else f"{repeated} cells resolve"
+        told.append(f"{cells} to a run that the row already has (a seed that changes nothing): each run counts once.")
     reopened = sum(row.reopened for row in study.rows)
     if reopened:
         runs = "1 run was" if reopened == 1 else f"{reopened} runs were"
         told.append(f"{runs} made a second time with the test split opened: each counts once.")
     alike = sum(len(key) > len(study.axes.replicates) for row in study.rows for key in row.runs)
     if alike:
-        told.append(f"{alike} runs share all overrides with another run and yet are other runs: each counts.")
+        runs = "1 run shares" if alike == 1 else f"{alike} runs share"
+        others = "is another one" if alike == 1 else "are other runs"
+        told.append(f"{runs} all overrides with another run and yet {others}: each counts.")
     return told

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+# Means of the same numbers in another order differ in their last bits; they share a rank all the same.
+_DIGITS = 12
+
+
 @dataclass(frozen=True)
 class Friedman:
     """Friedman's test over data sets: chi-square statistic, its p, and the mean rank (1 = best) of each strategy."""
@@ -34,7 +38,7 @@ def friedman(scores: ArrayLike, mode: Mode = "max") -> Friedman:
     """
     from scipy.special import chdtrc
 
-    table = np.asarray(scores, dtype=np.float64)
+    table = np.round(np.asarray(scores, dtype=np.float64), _DIGITS)
     data_sets, strategies = table.shape
     if data_sets < 2 or strategies < 3:
         raise ValueError("Friedman's test needs at least two data sets and three strategies")

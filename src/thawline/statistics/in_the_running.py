@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thawline.statistics.intervals import CONFIDENCE
+from thawline.statistics.intervals import CONFIDENCE, rounding_spread
 from thawline.statistics.samples import Mode, finite
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def t_limit(rows: int, seeds: int, confidence: float = CONFIDENCE) -> float:
 def _t(differences: ArrayLike, resolution: float) -> NDArray[np.float64]:
     """The paired t of differences (..., S), shape (...)."""
     d = np.round(np.asarray(differences, dtype=np.float64), _DIGITS)
-    mean, spread = d.mean(axis=-1), np.maximum(d.std(axis=-1, ddof=1), resolution / math.sqrt(12))
+    mean, spread = d.mean(axis=-1), np.maximum(d.std(axis=-1, ddof=1), rounding_spread(resolution))
     error = spread / math.sqrt(d.shape[-1])
     # The same difference for every seed has a spread of the last bits alone.
     alike = error <= 1e-12

@@ -16,16 +16,26 @@ Interval = tuple[float, float]
 Bounds = tuple[float | None, float | None]
 
 
-def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval | None:
-    """The t interval of the mean of `values`, shape (N,); None below two values."""
+def t_interval(values: ArrayLike, confidence: float = CONFIDENCE, resolution: float = 0.0) -> Interval | None:
+    """The t interval of the mean of `values`, shape (N,); None below two values.
+
+    Of values that move in steps of `resolution` a spread below that of rounding to such steps is taken for that, as
+    `in_the_running` does.
+    """
     from scipy.special import stdtrit
 
     sample = finite(values)
     if sample.size < 2:
         return None
-    half = float(stdtrit(sample.size - 1, 0.5 + confidence / 2)) * float(sample.std(ddof=1)) / math.sqrt(sample.size)
+    spread = max(float(sample.std(ddof=1)), rounding_spread(resolution))
+    half = float(stdtrit(sample.size - 1, 0.5 + confidence / 2)) * spread / math.sqrt(sample.size)
     mean = float(sample.mean())
     return mean - half, mean + half
+
+
+def rounding_spread(resolution: float) -> float:
+    """The standard deviation that rounding to steps of `resolution` alone brings (Sheppard 1898)."""
+    return resolution / math.sqrt(12)
 
 
 def within(interval: Interval | None, bounds: Bounds) -> Interval | None:

@@ -33,16 +33,19 @@ class Summary:
         return self.count - self.n
 
 
-def summary(values: ArrayLike, confidence: float = CONFIDENCE, bounds: Bounds = (None, None)) -> Summary:
+def summary(
+    values: ArrayLike, confidence: float = CONFIDENCE, bounds: Bounds = (None, None), resolution: float = 0.0
+) -> Summary:
     """Mean, standard deviation (ddof 1), number and t interval of `values`, shape (N,), over the finite ones.
 
-    `bounds` are those of the values: the interval does not leave them (`within`).
+    `bounds` are those of the values: the interval does not leave them (`within`). `resolution` is that of
+    `t_interval`.
     """
     every = np.asarray(values, dtype=np.float64)
     finite = every[np.isfinite(every)]
     mean = float(finite.mean()) if finite.size else None
     sd = float(finite.std(ddof=1)) if finite.size > 1 else None
-    return Summary(every.size, finite.size, mean, sd, within(t_interval(finite, confidence), bounds))
+    return Summary(every.size, finite.size, mean, sd, within(t_interval(finite, confidence, resolution), bounds))
 
 
 def interquartile_mean(values: ArrayLike) -> float:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thawline.statistics.intervals import CONFIDENCE, Bounds, Interval, within
-from thawline.statistics.proportions import wilson
+from thawline.statistics.proportions import difference_not_ruled_out, wilson
 from thawline.statistics.samples import finite
 
 if TYPE_CHECKING:
@@ -62,8 +62,27 @@ class TwoWay:
         below = sum((weight * part) ** 2 / degrees for weight, part, degrees in self._parts())
         return self.variance**2 / below if below > 0 else float(self.images - 1)
 
+    @property
+    def independent(self) -> float:
+        """How many independent scores give a mean of the same variance.
+
+        Where all scores are equal the seeds agree on every image: then there are no more cases than images.
+        """
+        if self.variance <= 0:
+            return self.images
+        seeds, images = self.seeds - 1, self.images - 1
+        of_seeds, of_both = self.of_seeds or 0.0, self.of_both or 0.0
+        # The sums of squares are those of the scores around their mean.
+        spread = seeds * of_seeds + images * self.of_images + seeds * images * of_both
+        return min(spread / self.variance, self.seeds * self.images)
+
     def interval(
-        self, confidence: float = CONFIDENCE, bounds: Bounds = (None, None), *, proportion: bool = False
+        self,
+        confidence: float = CONFIDENCE,
+        bounds: Bounds = (None, None),
+        *,
+        proportion: bool = False,
+        difference: bool = False,
     ) -> Interval:
         """The interval of the mean over other seeds and images.
 
@@ -74,8 +93,14 @@ class TwoWay:
             bounds: of the metric, beyond which no mean can lie.
             proportion: whether every score is 0 or 1: then the interval is Wilson's, with as many independent images
                 as give the same variance, and stays between 0 and 1.
+            difference: whether every score is the difference of two such: then the interval has all differences that
+                so many images cannot rule out (see `difference_not_ruled_out`), also where they show none.
         """
         found = self._proportion(confidence) if proportion else self._symmetric(self.variance, self.degrees, confidence)
+        if difference:
+            quantile = _quantile(self.degrees, confidence)
+            low, high = difference_not_ruled_out(self.mean, self.independent, quantile)
+            found = min(found[0], low), max(found[1], high)
         if self.of_seeds is not None and self.seeds <= FEW_SEEDS:
             over_seeds = self._symmetric(self.of_seeds, self.seeds - 1, confidence)
             found = max(found, within(over_seeds, bounds) or over_seeds, key=lambda pair: pair[1] - pair[0])
@@ -99,10 +124,7 @@ class TwoWay:
         return self.mean - half, self.mean + half
 
     def _proportion(self, confidence: float) -> Interval:
-        spread = self.mean * (1.0 - self.mean)
-        # All right or all wrong: the seeds agree on every image, so there are no more cases than images.
-        independent = min(spread / self.variance, self.seeds * self.images) if self.variance > 0 else self.images
-        return wilson(self.mean, independent, _quantile(self.degrees, confidence))
+        return wilson(self.mean, self.independent, _quantile(self.degrees, confidence))
 
 
 def two_way(scores: ArrayLike) -> TwoWay | None:
