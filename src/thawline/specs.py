@@ -86,6 +86,10 @@ class Spec(BaseModel):
         values.update({name: _plain(value) for name, value in (self.model_extra or {}).items()})
         return values
 
+    def __repr_name__(self) -> str:
+        # What runs of a process share is kept by this: two classes of one's own may have one name.
+        return stable_name(type(self)).removeprefix("thawline:")
+
 
 class Component(Spec):
     """A class of an allowed library with keyword arguments, checked against its signature: ``_target_`` + arguments."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -68,6 +69,17 @@ def test_parquet_files_of_texts_and_bytes(tmp_path, by_name):
     splits = HuggingFaceDataset(root=tmp_path, image="picture", label="kind").load(0)
     assert splits.classes == ("cat", "dog")
     assert (len(splits.train), len(splits.val), len(splits.test)) == ((16, 4, 4) if by_name else (12, 4, 4))
+
+
+def test_a_parquet_file_of_the_same_time_is_read_again(tmp_path):
+    prints = {}
+    for place, first in (("one", 0), ("other", 20), ("one", 20)):
+        file = tmp_path / place / "train.parquet"
+        file.parent.mkdir(exist_ok=True)
+        rows(first, 20).to_parquet(str(file))
+        os.utime(file, ns=(10**18, 10**18))
+        prints[place, first] = HuggingFaceDataset(root=file.parent).load(0).fingerprint
+    assert prints["one", 20] == prints["other", 20] != prints["one", 0]
 
 
 def test_the_content_decides_the_fingerprint_and_nothing_is_decoded_twice(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from tests.conftest import TINY, records
 from tests.datasets.image_folders import class_folders
 from thawline.cli import main
+from thawline.execution.run import execute
 from thawline.runtime import program as programs
 from thawline.sweeps import known
 
@@ -179,6 +180,33 @@ def test_a_weights_file_that_is_gone_is_named(copied, thawline):
     assert (result.status, result.err) == (2, "error: backbone.weights: start.safetensors: no such file\n")
 
 
+def test_weights_that_change_while_a_run_goes_on_are_not_taken_for_its_own(finished, tmp_path, thawline, monkeypatch):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    _run_of(k=0, seed=0).joinpath("record.json").unlink()
+    shutil.rmtree("outputs/cache/plans")
+
+    def then_other_weights(*arguments, **keywords):
+        record = execute(*arguments, **keywords)
+        _other_weights()
+        return record
+
+    with monkeypatch.context() as patch:
+        patch.setattr("thawline.execution.run.execute", then_other_weights)
+        assert thawline(*ALONE).status == 0
+    before = len(records())
+    assert thawline(*ALONE).status == 0
+    assert len(records()) == before + 1
+
+
+def test_a_warning_of_images_that_are_left_out_is_of_now(finished, tmp_path, thawline):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    for name, said in (("bad", "1 unreadable image left out"), ("worse", "2 unreadable images left out")):
+        Path(f"images/cat/{name}.png").write_bytes(b"no image")
+        result = thawline(*ALONE, "dataset.on_unreadable=skip")
+        assert result.status == 0
+        assert said in result.out + result.err
+
+
 @pytest.mark.parametrize("changed", ["seed=0,2", "trainer.max_epochs=2", "output_dir=other", "open_test=false"])
 def test_other_settings_are_planned(copied, changed):
     with pytest.raises(PlannedError):
@@ -217,8 +245,10 @@ def test_a_program_is_its_versions_and_its_files(tmp_path, monkeypatch):
     second = digest()
     source.with_name("more.py").touch()
     third = digest()
+    source.with_name("page.html").touch()
+    fourth = digest()
     monkeypatch.setattr(programs, "_version", lambda package: "0.0.1")
-    assert len({first, second, third, digest()}) == 4
+    assert len({first, second, third, fourth, digest()}) == 5
     assert "made_up" not in sys.modules
 
 

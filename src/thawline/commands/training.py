@@ -168,6 +168,9 @@ def _job(config: DictConfig) -> str:
         session = process_session()
         with step("planning"):
             plan = plan_run(values, overrides, session)
+            if HydraConfig.get().mode == RunMode.RUN:
+                # Before the run: what it reads may have changed when it ends.
+                remember_plans([cell], [plan], session)
     group = plan.settings.sweep.name
     record = read_record(plan.folder)
     if record is None:
@@ -184,7 +187,6 @@ def _job(config: DictConfig) -> str:
     if failures:
         raise failures[0].error
     if HydraConfig.get().mode == RunMode.RUN:
-        remember_plans([cell], [plan], session)
         ended.append(FinishedRun(plan))
     return plan.identity
 

@@ -120,12 +120,7 @@ class _Table:
     def stamp(self) -> bytes:
         """Of the files that hold the rows, and of what is in memory never the same again; raises OSError."""
         paths = [Path(file["filename"]) for file in self.rows.cache_files]
-        digest = hashlib.blake2b(self.column.encode() if paths else os.urandom(16))
-        for path in paths:
-            file = OpenFile(path)
-            file.close()
-            digest.update(file.stamp)
-        return digest.digest()
+        return hashlib.blake2b((self.column.encode() if paths else os.urandom(16)) + _stamp(paths)).digest()
 
 
 @dataclass(frozen=True)
@@ -199,6 +194,16 @@ class _Cell:
         """Nothing is open."""
 
 
+def _stamp(paths: Sequence[Path]) -> bytes:
+    """The stamps of files as one; raises OSError."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        file = OpenFile(path)
+        file.close()
+        digest.update(file.stamp)
+    return digest.digest()
+
+
 def _loaded(root: Path) -> Mapping[str, Any]:
     """The splits by the names that they have in the folder; raises UsageError."""
     import datasets
@@ -211,7 +216,9 @@ def _loaded(root: Path) -> Mapping[str, Any]:
         if (root / _SAVED).is_file():
             return {"train": datasets.load_from_disk(str(root), keep_in_memory=False)}
         files = _parquet_files(root)
-        loaded: Mapping[str, Any] = datasets.load_dataset("parquet", data_files=files, keep_in_memory=False)
+        # The library takes a file for the one that it has read before by its path and its time alone.
+        stamp = _stamp([Path(path) for part in files.values() for path in part]).hex()
+        loaded: Mapping[str, Any] = datasets.load_dataset("parquet", stamp, data_files=files, keep_in_memory=False)
         return loaded
     except (OSError, ValueError, LookupError, TypeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error.__cause__ or error).split())

@@ -317,7 +317,7 @@ def alike(plan: Plan) -> Hashable:
     splits, transform = plan.splits, plan.transform
     evaluated = tuple(split.sha256 for name, split in splits.opened.items() if name != "train")
     data = (splits.fingerprint, evaluated)
-    return (plan.model_key, data, str(transform.fixed))
+    return (dataclasses.replace(plan.model_key, drawn=None), data, str(transform.fixed))
 
 
 def _averaged(run: RunContext, settings: Mapping[str, Any], overrides: Sequence[str]) -> Plan:

@@ -13,6 +13,7 @@ from thawline.datasets import Split
 from thawline.errors import usage_error
 from thawline.execution.decoding import decoded_images
 from thawline.execution.evaluate import metrics_of
+from thawline.execution.source_scores import source_key
 from thawline.network.model import TransferModel
 from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
@@ -47,7 +48,7 @@ def before_tuning(
         features = {
             name: session.once(
                 "features",
-                (source.identity, splits.fingerprint, split.sha256),
+                (source_key(plan), split.sha256),
                 functools.partial(_features, run, model, split),
             )
             for name, split in read.items()

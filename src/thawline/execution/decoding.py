@@ -17,7 +17,7 @@ def decoded_images(run: RunContext) -> DecodedImages:
     """The decoded images of the run's data set, each decoded once where the store or the memory takes them."""
     transform, splits = run.plan.transform, run.plan.splits
     indices = _rows_in_use(run.plan)
-    fixed = transform.fixed
+    fixed = {**transform.fixed, **run.plan.reading}
 
     def make() -> DecodedImages:
         return decoded(

@@ -148,6 +148,11 @@ def _seen(run: RunContext, model: TransferModel, rows: Rows) -> Activations:
 
 
 def _seen_by_source(run: RunContext, rows: Rows) -> Activations:
-    """The activations of the model before any tuning; runs that start alike share them."""
-    key = (source_key(run.plan), repr(run.settings.diagnostics), repr(run.plan.network.groups), rows.tobytes())
+    """The activations of the model before any tuning; runs that start alike share them.
+
+    An adapter may change the network from the start, as visual prompts do, and by the seed.
+    """
+    plan, settings = run.plan, run.settings
+    adapter = None if settings.adapter is None else (repr(settings.adapter), settings.seed)
+    key = (source_key(plan), adapter, repr(settings.diagnostics), repr(plan.network.groups), rows.tobytes())
     return run.session.once("source activations", key, lambda: _seen(run, build_model(run), rows))

@@ -124,7 +124,7 @@ def _of_shifted(run: RunContext, model: TransferModel, item: ShiftedSet) -> Metr
     images = decoded(
         run.session.data.store(run.settings.cache),
         item.split.images,
-        dict(item.pixels),
+        {**item.pixels, **plan.reading_shifted},
         item.decode,
         run.plan.transform.output_size,
         fingerprint=item.fingerprint,

@@ -13,9 +13,12 @@ import torch
 from thawline.execution.arithmetic import channels_last
 from thawline.execution.feature_pass import FeaturePass, Stage, Start
 from thawline.heads import strides_of
+from thawline.own_code import own_code
 from thawline.planning.context import RunContext
+from thawline.planning.plan import IDENTITY_FORMAT
 from thawline.records import FeaturePass as FeaturePassRecord
 from thawline.records import identity_of
+from thawline.specs import classes_in
 from thawline.store.decoded_images import DecodedImages
 from thawline.store.store import ArraySpec, Entry, EntrySpec, Store
 from thawline.thaw_line.cost import Decision, decide, machine_rates
@@ -82,15 +85,20 @@ class LineValues:
         import timm
 
         plan, views, networks = self.run.plan, self.views(part), self.run.session.networks
+        settings = plan.settings
+        # A network's own code is in the digest of its graph only as far as that could be followed.
+        code = own_code(classes_in([settings.backbone, settings.adapter, plan.transform if views else None]))
         return {
+            "format": IDENTITY_FORMAT,
+            "code": {module: file.sha256 for module, file in code.items()},
             "images": self.decoded.spec.identity,
-            "views": {"count": views, "seed": plan.settings.data_seed, "transform": plan.transform.deciding()}
+            "views": {"count": views, "seed": settings.data_seed, "transform": plan.transform.deciding()}
             if views
             else 0,
             "rows": self.indices(part).tolist() if views else 0,
             "device": _kind_of(self.run.device),
-            "precision": plan.settings.trainer.precision,
-            "channels_last": channels_last(plan.settings, networks.skeleton(plan.settings).module),
+            "precision": settings.trainer.precision,
+            "channels_last": channels_last(settings, networks.skeleton(settings).module),
             "torch": torch.__version__,
             "timm": timm.__version__,
         }

@@ -23,6 +23,7 @@ from thawline.execution.finish import Finished, RunResults, finish
 from thawline.execution.inputs import phase_inputs
 from thawline.execution.probing import features
 from thawline.execution.weights import new_head, source_backbone, with_head
+from thawline.heads import is_linear_layer
 from thawline.optimization.learning_rates import Uniform
 from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
@@ -61,11 +62,12 @@ def _can_be_packed(plan: Plan) -> bool:
     kind = _KINDS.get(settings.optimizer.target)
     return (
         kind is not None
-        and isinstance(settings.task, Classification)
+        and type(settings.task) is Classification
         and plan.splits.val is not None
         and set(settings.optimizer.arguments) <= _ARGUMENTS[kind]
         and len(plan.phases) == 1
-        and plan.phases[0].trainable == {"head.weight", "head.bias"} == set(plan.network.head)
+        and is_linear_layer(settings.head)
+        and plan.phases[0].trainable == set(plan.network.head)
         and plan.phases[0].patience is None
         and plan.phases[0].lr_multiplier == 1.0
         and settings.source is None
@@ -74,7 +76,7 @@ def _can_be_packed(plan: Plan) -> bool:
         and not settings.regularizer
         and not settings.shift
         and not plan.transform.is_random
-        and isinstance(settings.learning_rates, Uniform)
+        and type(settings.learning_rates) is Uniform
         and trainer.devices == 1
         and trainer.precision == "32-true"
         and trainer.gradient_clip is None

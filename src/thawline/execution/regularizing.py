@@ -13,6 +13,7 @@ from torch import nn
 
 from thawline.execution.arithmetic import weights_dtype
 from thawline.execution.decoding import decoded_images
+from thawline.execution.source_scores import source_key
 from thawline.execution.weights import backbone_of
 from thawline.layer_groups import LayerGroup
 from thawline.network.model import TransferModel
@@ -77,7 +78,7 @@ class Regularizing:
         decoded = decoded_images(run)
         read = {name: split for name, split in splits.opened.items() if name != "test"}
         digests = tuple(split.sha256 for split in read.values())
-        key = (plan.model_key, repr(plan.transform), splits.fingerprint, digests)
+        key = (plan.model_key, source_key(plan), digests)
 
         def build(teacher: Teacher) -> Observer:
             built = backbone_of(run, cast("BackboneSpec", teacher), f"regularizer.{name}.teacher")

@@ -45,7 +45,7 @@ def source_scores(run: RunContext, backbone: Backbone) -> Scores:
 
 def source_key(plan: Plan) -> Hashable:
     """Equal for plans that start from the same weights and see the same images at the same size."""
-    return (plan.start, repr(plan.transform), plan.splits.fingerprint)
+    return (plan.start, repr(plan.transform), plan.splits.fingerprint, repr(plan.reading))
 
 
 def scores(features: torch.Tensor, labels: torch.Tensor, classifier: SourceClassifier | None) -> Scores:

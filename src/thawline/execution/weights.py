@@ -19,7 +19,7 @@ from thawline.files import atomic_write
 from thawline.heads import strides_of
 from thawline.network.model import TransferModel
 from thawline.planning.context import RunContext
-from thawline.planning.plan import Plan, plan_of_run, weights_file
+from thawline.planning.plan import Plan, plan_of_run, teachers, weights_file, weights_identity
 from thawline.planning.session import Session
 from thawline.planning.settings import RunSettings
 from thawline.preprocessing import Preprocessing
@@ -118,8 +118,21 @@ def backbone_of(run: RunContext, spec: BackboneSpec, field: str = "backbone", st
     file = weights_file(spec, settings, field)
     if file is not None and str(spec.weights).startswith("run:"):
         file = ensure_model(run.with_plan(plan_of_run(file.parent, run.session)))
-    known = networks.known_of_weights(spec, settings)
-    return _laid_out(networks.backbone(spec, settings.seed, file, known, strides), settings)
+    known, planned = networks.known_of_weights(spec, settings), _planned_weights(run.plan, spec)
+
+    def check() -> None:
+        if planned is not None and weights_identity(spec, settings, run.session, field) != planned:
+            raise usage_error(f"{field}.weights", f"{spec.weights}: the file has changed since the run was planned")
+
+    return _laid_out(networks.backbone(spec, settings.seed, file, known, strides, check, str(planned)), settings)
+
+
+def _planned_weights(plan: Plan, spec: BackboneSpec) -> str | None:
+    """What the weights of the run's backbone, or of a regularizer's teacher, were when the run was planned."""
+    parts = plan.identity_parts
+    if spec is plan.settings.backbone:
+        return parts["weights"]
+    return next((parts["teachers"][name][0] for name, of in teachers(plan.settings).items() if of is spec), None)
 
 
 def _laid_out(backbone: Backbone, settings: RunSettings) -> Backbone:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from thawline.backbones import Backbone, BackboneSpec, described
 from thawline.datasets import Splits
+from thawline.datasets.splits import Subset
 from thawline.errors import usage_error
 from thawline.files import finite
 from thawline.freeze_policies import Phase
-from thawline.heads import strides_of
+from thawline.heads import is_linear_layer, strides_of
 from thawline.network import Network, SourceClassifier
 from thawline.optimization.batch_sizes import batch_sizes
 from thawline.optimization.learning_rates import MeasuredRates
@@ -74,7 +75,37 @@ class Plan:
         adapter, head = repr(self.settings.adapter), repr(self.settings.head)
         trainer = self.settings.trainer
         arithmetic = (trainer.precision, str(trainer.channels_last), trainer.accelerator)
-        return ModelKey(self.start, adapter, head, self.outputs, self.transform.output_size, arithmetic)
+        size = self.transform.output_size
+        return ModelKey(self.start, adapter, head, self._drawn, self.outputs, size, arithmetic)
+
+    @property
+    def _drawn(self) -> int | None:
+        """The seed, where it decides more than the start of what trains.
+
+        Frozen parts of an adapter lie before the thaw line; code of one's own may draw parts that never train, or that
+        no state dict holds.
+        """
+        frozen = any(not phase.trainable.issuperset(self.network.adapter) for phase in self.phases)
+        own = own_code(classes_in([self.settings.adapter, self.settings.head]))
+        return self.settings.seed if frozen or own else None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What decides the pixels of an image beside its content and the transform.
+
+        Code of one's own may make anything of the files that it reads: what it was configured with and its own files
+        count, too.
+        """
+        images = self.splits.images
+        while isinstance(images, Subset):
+            images = images.source
+        own = _by_own_code([self.settings.dataset]) if own_code([type(images)]) else {}
+        return {"format": IDENTITY_FORMAT, **own}
+
+    @property
+    def reading_shifted(self) -> dict[str, Any]:
+        """The same of the further test sets."""
+        return {**self.reading, "shift": _by_own_code(list(self.settings.shift.values()))}
 
     @property
     def folder(self) -> Path:
@@ -149,7 +180,7 @@ def _plan(
     if settings.probe is not None and settings.regularizer:
         raise usage_error("regularizer", "lbfgs_path takes no steps that could be pulled: it has a penalty of its own")
     if settings.probe is not None:
-        _check_path(network, phases, transform)
+        _check_path(settings, network, phases, transform)
     elif settings.average is None and _smallest_share(settings, splits) == 1:
         model, _ = session.networks.model_skeleton(settings, outputs, classifier)
         _check_single_images(settings, model, phases, transform.output_size)
@@ -191,6 +222,12 @@ def _plan(
         code,
         decides,
     )
+
+
+def _by_own_code(parts: Sequence[Any]) -> dict[str, Any]:
+    """What these parts of a configuration are and do, where any of it is code of one's own."""
+    code = {module: file.sha256 for module, file in own_code(classes_in(parts)).items()}
+    return {"code": code, "settings": finite([part.deciding() for part in parts])} if code else {}
 
 
 def fitting_splits(splits: Splits, settings: RunSettings) -> Splits:
@@ -342,11 +379,11 @@ def _check_single_images(
             ) from None
 
 
-def _check_path(network: Network, phases: Sequence[Phase], transform: Transform) -> None:
+def _check_path(settings: RunSettings, network: Network, phases: Sequence[Phase], transform: Transform) -> None:
     """Refuse to solve a path where there is more to train than one linear layer on fixed features."""
     if len(phases) != 1 or phases[0].trainable != frozenset(network.head):
         raise usage_error("probe", "lbfgs_path solves a linear probe: it needs freeze_policy=linear_probe")
-    if set(network.head) != {"head.weight", "head.bias"}:
+    if not is_linear_layer(settings.head):
         raise usage_error("probe", "lbfgs_path solves one linear layer: it needs head=linear without dropout")
     if transform.is_random:
         raise usage_error("probe", "lbfgs_path needs the same features in every step: no augmentation")

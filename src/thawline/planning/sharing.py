@@ -160,17 +160,22 @@ class SharedNetworks:
         weights_file: Path | None,
         known: Preprocessing,
         strides: Sequence[int] = (),
+        check: Callable[[], None] = lambda: None,
+        content: str = "",
     ) -> Backbone:
         """A fresh copy of a network with its weights; `seed` decides random ones (`BackboneSpec.build`).
 
-        With `strides`, it gives its maps at these.
+        With `strides`, it gives its maps at these. `content` is what its weights file has to hold, and `check` is
+        called when it has been read.
         """
         random = spec.weights is None
-        key = f"{spec!r} {weights_file} {known!r} {seed if random else ''} {strides}"
+        key = f"{spec!r} {weights_file} {content} {known!r} {seed if random else ''} {strides}"
 
         def build() -> Backbone:
             with step("loading weights"):
-                return _giving(spec, strides, spec.build(seed=seed, weights_file=weights_file, known=known))
+                built = _giving(spec, strides, spec.build(seed=seed, weights_file=weights_file, known=known))
+            check()
+            return built
 
         return copy.deepcopy(self._memo.once("backbone", key, build))
 

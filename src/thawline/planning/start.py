@@ -28,6 +28,7 @@ class ModelKey:
         start: its weights.
         adapter: what is put into it.
         head: what is put on it.
+        drawn: the seed, where it decides more than the start of what trains; else None.
         outputs: the names of the head's outputs.
         input_size: (H, W).
         arithmetic: precision, layout and device; values at a thaw line are of one of them.
@@ -36,6 +37,7 @@ class ModelKey:
     start: Start
     adapter: str
     head: str
+    drawn: int | None
     outputs: tuple[str, ...]
     input_size: tuple[int, int]
     arithmetic: tuple[str, str, str]

@@ -37,7 +37,7 @@ def alike(plan: Plan) -> str:
     return identity_of(
         {
             "model": repr(plan.model_key),
-            "data": plan.splits.fingerprint,
+            "data": [plan.splits.fingerprint, plan.reading],
             "splits": {name: split.sha256 for name, split in plan.splits.opened.items()},
             "transform": plan.transform.deciding(),
             "task": repr(settings.task),

@@ -26,7 +26,7 @@ _CLOCKS_DIFFER_BY = 2.0
 
 @functools.cache
 def program() -> str | None:
-    """A digest of Python, of the versions of what makes plans and reports, and of its source files by size and times.
+    """A digest of Python, of the versions of what makes plans and reports, and of its files by size and times.
 
     None where a file was changed since this process began: what it has imported may be another state of it.
     """
@@ -52,12 +52,11 @@ def _version(package: str) -> str | None:
 
 
 def _files_of(package: str) -> Iterator[tuple[str, os.stat_result]]:
-    """The Python files of a package, which is not imported, in order."""
+    """The files of a package, which is not imported, in order: its code, and what that reads, such as a page's template."""
     found = find_spec(package)
     for root in (found.submodule_search_locations or ()) if found is not None else ():
         for folder, below, names in os.walk(root):
             below[:] = sorted(name for name in below if name != "__pycache__")
             for name in sorted(names):
-                if name.endswith(".py"):
-                    file = Path(folder, name)
-                    yield str(file), file.stat()
+                file = Path(folder, name)
+                yield str(file), file.stat()

@@ -143,6 +143,8 @@ def _known(cell: CellConfig, entry: _Entry, record: Record, session: Session) ->
     same = {**decides, "transform": None} == {**parts["settings"], "transform": None}
     if not same or parts["data"] != finite(data_identity(splits)) or parts["code"]:
         return None
+    if settings.source is None and parts["weights"] != weights_identity(settings.backbone, settings, session):
+        return None
     return KnownPlan(entry.identity, settings, cell.overrides, cell.label, splits, entry.warnings)
 
 
@@ -151,7 +153,8 @@ def _inputs(settings: RunSettings, session: Session) -> dict[str, Any]:
     data = {repr(dataset): session.data.loaded(dataset, settings) for dataset in _datasets(settings)}
     networks = {"backbone": settings.backbone, **teachers(settings)}
     return {
-        "data": {name: data_identity(splits) for name, splits in data.items()},
+        # What is left out, such as images that do not decode, is in the warnings alone.
+        "data": {name: [data_identity(splits), splits.warnings] for name, splits in data.items()},
         "weights": {name: _weights(backbone, settings, session) for name, backbone in networks.items()},
         "source": None if settings.source is None else _inputs(settings.source, session),
     }
