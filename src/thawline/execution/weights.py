@@ -130,9 +130,10 @@ def backbone_of(run: RunContext, spec: BackboneSpec, field: str = "backbone", st
 def _planned_weights(plan: Plan, spec: BackboneSpec) -> str | None:
     """What the weights of the run's backbone, or of a regularizer's teacher, were when the run was planned."""
     parts = plan.identity_parts
-    if spec is plan.settings.backbone:
-        return parts["weights"]
-    return next((parts["teachers"][name][0] for name, of in teachers(plan.settings).items() if of is spec), None)
+    found: str | None = parts["weights"]
+    if spec is not plan.settings.backbone:
+        found = next((parts["teachers"][name][0] for name, of in teachers(plan.settings).items() if of is spec), None)
+    return found
 
 
 def _laid_out(backbone: Backbone, settings: RunSettings) -> Backbone:

@@ -52,7 +52,7 @@ def _version(package: str) -> str | None:
 
 
 def _files_of(package: str) -> Iterator[tuple[str, os.stat_result]]:
-    """The files of a package, which is not imported, in order: its code, and what that reads, such as a page's template."""
+    """The files of a package, which is not imported, in order: its code, and what that reads, such as a template."""
     found = find_spec(package)
     for root in (found.submodule_search_locations or ()) if found is not None else ():
         for folder, below, names in os.walk(root):

@@ -143,9 +143,18 @@ def _known(cell: CellConfig, entry: _Entry, record: Record, session: Session) ->
     same = {**decides, "transform": None} == {**parts["settings"], "transform": None}
     if not same or parts["data"] != finite(data_identity(splits)) or parts["code"]:
         return None
-    if settings.source is None and parts["weights"] != weights_identity(settings.backbone, settings, session):
+    if not _has_weights_of_now(settings, parts, session):
         return None
     return KnownPlan(entry.identity, settings, cell.overrides, cell.label, splits, entry.warnings)
+
+
+def _has_weights_of_now(settings: RunSettings, parts: Mapping[str, Any], session: Session) -> bool:
+    """Whether the weights that the run has read are there still: they may have changed since it was planned."""
+    read = {name: said[0] for name, said in parts["teachers"].items()}
+    now = {name: weights_identity(teacher, settings, session) for name, teacher in teachers(settings).items()}
+    if settings.source is None:
+        read["backbone"], now["backbone"] = parts["weights"], weights_identity(settings.backbone, settings, session)
+    return read == now
 
 
 def _inputs(settings: RunSettings, session: Session) -> dict[str, Any]:
