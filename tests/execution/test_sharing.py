@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -13,6 +15,7 @@ from thawline.records import load_record
 ALLOWED = ("--allow", "mine", "--config-dir", "conf")
 COMMAND = ("train", *ALLOWED, *TINY, "trainer.max_epochs=1", "freeze_policy.k=0", "cache.mode=on", "sweep.report=false")
 OPTION = "_target_: mine.{}.Mine\n"
+FIELDS = "n_per_class: null\ninverted: false\n"
 HEAD = """
 from torch import nn
 
@@ -110,6 +113,7 @@ class Mine(Spec):
 @pytest.fixture
 def runs(thawline):
     """Run a command; the records that it adds to a folder, by a field of their configurations."""
+    Path("conf").mkdir(exist_ok=True)
 
     def run(*command, by, output_dir="outputs"):
         before = set(records(output_dir))
@@ -127,6 +131,12 @@ def _at(config, key):
     return config
 
 
+def _weights(network, file="start.safetensors", seed=0):
+    torch.manual_seed(seed)
+    save_file(timm.create_model(network).state_dict(), file)
+    return file
+
+
 def test_own_classes_of_one_name(own_class, runs):
     for module, factor in (("one", 1), ("two", 100)):
         own_class(module, HEAD.format(factor=factor), f"head/{module}", OPTION.format(module))
@@ -142,7 +152,7 @@ def test_an_own_head_that_is_a_linear_layer_and_more(own_class, runs, thawline):
     together = runs("-m", "head=mine", "optimizer.lr=0.01,0.02", by="optimizer.lr")
     (alone,) = runs("head=mine", "optimizer.lr=0.02", by="optimizer.lr", output_dir="other").values()
     assert together[0.02].metrics == alone.metrics
-    result = thawline(*COMMAND, "head=mine", "freeze_policy=linear_probe", "probe=lbfgs_path")
+    result = thawline(*COMMAND, "head=mine", "probe=lbfgs_path")
     assert (result.status, result.err) == (
         2, "error: probe: lbfgs_path solves one linear layer: it needs head=linear without dropout\n",
     )  # fmt: skip
@@ -150,24 +160,25 @@ def test_an_own_head_that_is_a_linear_layer_and_more(own_class, runs, thawline):
 
 def test_what_a_seed_draws_before_the_thaw_line(own_class, runs):
     own_class("heads", PROJECTED, "head/mine", OPTION.format("heads"))
-    command = ("head=mine", "data_seed=0")
+    command = ("head=mine", "data_seed=0", f"backbone.weights={_weights('test_resnet')}")
     together = runs("-m", *command, "seed=0,1", by="seed")
     (alone,) = runs(*command, "seed=1", by="seed", output_dir="other").values()
     assert together[1].metrics == alone.metrics
 
 
 def test_fields_and_edits_of_own_images(own_class, runs):
-    own_class("sets", IMAGES, "dataset/mine", OPTION.format("sets") + "inverted: false\n")
+    own_class("sets", IMAGES, "dataset/mine", OPTION.format("sets") + FIELDS)
     command, by = ("dataset=mine", "dataset.n_per_class=4"), "dataset.inverted"
     together = runs("-m", *command, "dataset.inverted=false,true", by=by)
     (alone,) = runs(*command, "dataset.inverted=true", by=by, output_dir="other").values()
     assert together[True].metrics == alone.metrics != together[False].metrics
     edited = IMAGES.replace("if self.inverted", "if not self.inverted")
-    own_class("sets", edited, "dataset/mine", OPTION.format("sets") + "inverted: false\n")
+    own_class("sets", edited, "dataset/mine", OPTION.format("sets") + FIELDS)
     (after,) = runs(*command, by=by).values()
     assert after.metrics == alone.metrics
 
 
+@pytest.mark.slow
 def test_edits_of_own_views_that_are_stored(own_class, runs):
     command = ("transform.augmentation=[{_target_: mine.views.Mine}]", "cache.views=2")
     own_class("views", VIEWS.format(base="RandomHorizontalFlip"), "head/unused", "")
@@ -178,14 +189,17 @@ def test_edits_of_own_views_that_are_stored(own_class, runs):
     assert after.metrics == alone.metrics
 
 
+@pytest.mark.slow
 def test_the_network_before_tuning_with_prompts(runs):
     """Prompts change it from the start, by the seed."""
-    command = ("backbone=test_vit", "adapter=visual_prompt_shallow", "diagnostics.cka=true", "data_seed=0")
+    start = ("backbone=test_vit", f"backbone.weights={_weights('test_vit')}")
+    command = (*start, "adapter=visual_prompt_shallow", "diagnostics.cka=true", "data_seed=0")
     together = runs("-m", *command, "seed=0,1", by="seed")
     (alone,) = runs(*command, "seed=1", by="seed", output_dir="other").values()
     assert together[1].diagnostics == alone.diagnostics != together[0].diagnostics
 
 
+@pytest.mark.slow
 def test_the_source_before_tuning_on_images_of_another_transform(runs):
     command = (
         "source=digits_low", "dataset=digits_high", "source.trainer.max_epochs=1",
@@ -200,8 +214,7 @@ def test_the_source_before_tuning_on_images_of_another_transform(runs):
 def test_weights_that_have_changed_since_the_run_was_planned(own_class, thawline):
     own_class("tracker", TRACKER, "logger/mine", OPTION.format("tracker"))
     for seed, name in enumerate("ab"):
-        torch.manual_seed(seed)
-        save_file(timm.create_model("test_resnet").state_dict(), f"{name}.safetensors")
+        _weights("test_resnet", f"{name}.safetensors", seed)
     result = thawline(*COMMAND, "-m", "logger=mine", "backbone.weights=a.safetensors,b.safetensors")
     assert result.status == 1
     assert "b.safetensors: the file has changed since the run was planned" in result.out + result.err
