@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file
 
-from tests.conftest import TINY, records
+from tests.conftest import REPOSITORY, TINY, records
 from thawline import specs
 from thawline.records import load_record
 
@@ -196,8 +199,8 @@ def _own(tmp_path, monkeypatch):
     monkeypatch.setattr(specs, "_extra_prefixes", [])
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
-    for name in ("own", "own.parts"):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("own", "mine")]:
+        sys.modules.pop(name)
 
 
 def test_one_run_of_own_parts_alone(thawline):
@@ -220,3 +223,29 @@ def test_one_run_of_own_parts_alone(thawline):
     # 40 training images are 3 steps an epoch; a row has the rate that comes after its last step.
     rates = [row["lr"] for row in record.history]
     assert rates == pytest.approx([0.05 * 0.5**3, 0.05 * 0.5**6])
+
+
+def test_the_parts_of_the_page_make_a_run_and_a_run_from_its_weights(thawline):
+    page = (REPOSITORY / "docs" / "own_parts.md").read_text()
+    for place, text in re.findall(r"```(?:yaml|python)\n# (\S+)\n(.*?)```", page, re.DOTALL):
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        Path(place).write_text(text)
+    random = np.random.default_rng(0)
+    np.savez("plates.npz", images=random.integers(0, 256, (60, 9, 12, 3), np.uint8), labels=np.arange(60) % 3)
+    trained, layers = (line.split()[1:] for line in re.findall("^thawline.*", page, re.MULTILINE))
+    few = ("trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.progress=false", "logger=none")
+    result = thawline(*trained, *few, "freeze_policy=full")
+    assert result.status == 0, result.err
+    (folder,) = records()
+    first = load_record(folder)
+    assert first.classes == ["class 0", "class 1", "class 2"]
+    assert first.parameters.head == 3 * 64
+    assert thawline(*layers).out.startswith("small: 3 layer groups")
+    result = thawline(*trained, *few, "freeze_policy=linear_probe", f"backbone.weights=run:{first.identity[:8]}")
+    assert result.status == 0, result.err
+    made = load_file(folder / "model.safetensors")
+    tuned = load_file(folder / "best.safetensors")
+    assert {name: made[name].tolist() for name in tuned} == {name: tensor.tolist() for name, tensor in tuned.items()}
+    (second,) = [load_record(other) for other in records() if other != folder]
+    assert second.provenance.weights.sha256 is not None
+    assert second.parameters.trainable == 3 * 64

@@ -113,6 +113,30 @@ def test_the_page_of_own_tasks_names_all_that_a_task_has():
     assert named == own
 
 
+def parameters(place: Path) -> set[tuple[str, ...]]:
+    """The functions and methods of a file or package, each as its name and its parameters."""
+    files = place.rglob("*.py") if place.is_dir() else [place]
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
+    taken = (
+        (node.name, [*node.args.args, *node.args.kwonlyargs]) for node in nodes if isinstance(node, ast.FunctionDef)
+    )
+    return {(name, *(each.arg for each in given if each.arg != "self")) for name, given in taken}
+
+
+def test_the_table_of_parts_has_the_methods_of_the_source():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| ([^|]*) \| `(src/thawline/[\w/.]+)` \|", text, re.MULTILINE)
+    wrong, methods = [], 0
+    for does, where in rows:
+        there = parameters(REPOSITORY / where)
+        for name, listed in re.findall(r"`(\w+)\(([^)]*)\)", does):
+            methods += 1
+            if (name, *re.findall(r"\w+", listed)) not in there:
+                wrong.append((where, name, listed))
+    assert wrong == []
+    assert methods > 15
+
+
 def test_the_map_names_every_page():
     index = REPOSITORY / "docs" / "index.md"
     linked = {(index.parent / link.partition("#")[0]).resolve() for link in links(index) if "://" not in link}

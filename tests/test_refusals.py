@@ -174,6 +174,10 @@ def test_an_export_replaces_nothing_and_a_run_is_named_without_doubt(train, thaw
     result = thawline("export", identity[:8], "--output", "other.safetensors")
     assert result.err == f"error: run: '{identity[:8]}' is the beginning of 2 runs; give more of it\n"
     assert not Path("other.safetensors").exists()
+    said = f"'{identity[:8]}' is the beginning of 2 runs; give more of it\n"
+    assert thawline("verify", identity[:8]).err == f"error: run: {said}"
+    weights = f"backbone.weights=run:{identity[:8]}"
+    assert thawline("train", *TINY, weights).err == f"error: backbone.weights: {said}"
 
 
 REGULARIZER = '''

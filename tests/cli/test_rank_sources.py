@@ -23,8 +23,8 @@ TARGET = (*TINY[1:], "dataset=digits_high", "dataset.n_per_class=8")
 SCORES = ("leep", "nce", "h_score", "shrunk_h_score", "logme")
 
 
-def ranking() -> dict:
-    (file,) = Path("outputs/rankings").glob("*/ranking.json")
+def ranking(output_dir: str = "outputs") -> dict:
+    (file,) = Path(output_dir, "rankings").glob("*/ranking.json")
     return json.loads(file.read_text())
 
 
@@ -60,7 +60,7 @@ def test_a_trained_source_is_ranked_above_random_ones(thawline, source):
 
 
 def test_the_scores_are_those_of_the_sources_features_on_the_training_split(thawline, source):
-    assert thawline("rank-sources", *TARGET, "--source", f"run:{source}").status == 0
+    assert thawline("rank-sources", *TARGET, "--source", f"run:{source[:8]}").status == 0
     (item,) = ranking()["sources"]
     config = json.loads((Path("outputs/runs") / source / "record.json").read_text())["config"]
     backbone = {**config["backbone"], "weights": f"run:{source}"}
@@ -119,6 +119,7 @@ def test_the_table_is_the_ranking(thawline):
 
 
 def test_sources_have_names_and_overrides_of_their_own(thawline):
+    Path("thawline.toml").write_text('output_dir = "results"\n')
     result = thawline(
         "rank-sources",
         *TARGET,
@@ -128,10 +129,14 @@ def test_sources_have_names_and_overrides_of_their_own(thawline):
         "test_resnet transform.size=64",
         "--source",
         "test_resnet backbone.granularity=stage",
+        "--source",
+        "test_resnet backbone.arguments.drop_rate=0.1",
     )
     assert result.status == 0, result.err
-    labels = {item["label"] for item in ranking()["sources"]}
-    assert labels == {"small", "test_resnet, transform.size=64", "test_resnet, granularity=stage"}
+    labels = {item["label"] for item in ranking("results")["sources"]}
+    own = {"transform.size=64", "granularity=stage", "arguments.drop_rate=0.1"}
+    assert labels == {"small", *(f"test_resnet, {override}" for override in own)}
+    assert not Path("outputs").exists()
 
 
 @pytest.mark.parametrize(

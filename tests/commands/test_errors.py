@@ -126,6 +126,21 @@ def test_every_wrong_field_has_one_line(thawline, overrides, messages):
     assert not Path("outputs/runs").exists() and not Path("outputs/sweeps").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("seed=0..4", 'each from 0 to 4: -m "seed=range(0,5)"'),
+        ("seed=1-2", 'each from 1 to 2: -m "seed=range(1,3)"'),
+        ("freeze_policy.k=0:3", 'each from 0 to 3: -m "freeze_policy.k=range(0,4)"'),
+    ],
+)
+@pytest.mark.parametrize("grid", [[], ["-m"]], ids=["run", "grid"])
+def test_an_interval_is_told_how_a_sweep_writes_it(thawline, override, meant, grid):
+    result = thawline("train", *TINY, *grid, override)
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert result.err.endswith(f"; {meant}\n")
+
+
 def test_a_verb_that_does_not_exist(thawline):
     assert thawline("trian").err == "error: there is no verb 'trian'; nearest: train\n"
     assert thawline("sweep").err == "error: there is no verb 'sweep'; you may want: thawline train -m\n"

@@ -322,6 +322,7 @@ def test_what_did_not_learn_is_left_out(thawline, rates):
     [
         (("nothing", "--method", "greedy"), "no sweep 'nothing'"),
         (("{run}", "--method", "greedy"), "--method: greedy averages the runs of a sweep"),
+        (("{run:.8}", "--method", "greedy"), "--method: greedy averages the runs of a sweep"),
         (("rates", "--method", "uniform", "--alphas", "0,1"), "--start and --alphas are of wise_ft"),
         (("rates", "--method", "wise_ft", "--alphas", "0,2"), "--alphas: '0,2' is not a list of numbers from 0 to 1"),
         (("{run}", "--method", "wise_ft", "--start", "0123456789abcdef0123"), "no such record"),
@@ -337,9 +338,9 @@ def test_what_cannot_be_averaged_is_refused(thawline, rates, arguments, message)
 def test_a_start_of_another_network_is_refused(thawline, rates):
     assert thawline("train", *TINY, "data_seed=0", "backbone=test_efficientnet").status == 0
     (other,) = averaged(rates)
-    result = thawline("average", rates[0].identity, "--method", "wise_ft", "--start", other.identity)
+    result = thawline("average", rates[0].identity, "--method", "wise_ft", "--start", other.identity[:8])
     assert result.status == 2
-    assert "--start: run" in result.err
+    assert f"--start: run {other.identity} has another network" in result.err
 
 
 def test_a_damaged_ingredient_fails_and_leaves_no_record(thawline, rates):

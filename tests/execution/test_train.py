@@ -203,7 +203,8 @@ def test_a_head_starts_from_the_rows_of_a_source_that_thawline_trains(train):
     head = load_file(Path("outputs/runs", record.identity, "best.safetensors"))["head.weight"]
     assert torch.equal(head[0], rows[3])
     assert torch.equal(head[2], rows[:2].mean(dim=0))
-    again = train(*still, f"backbone.weights=run:{identity}")
+    again = train(*still, f"backbone.weights=run:{identity[:8]}")
+    assert again.config["backbone"]["weights"] == f"run:{identity}"
     head = load_file(Path("outputs/runs", again.identity, "best.safetensors"))["head.weight"]
     assert torch.equal(head, rows)
 

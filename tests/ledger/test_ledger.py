@@ -214,6 +214,19 @@ def test_status_watches_until_all_is_done(tmp_path, thawline, monkeypatch):
     assert watched.status == 0
     assert waits == [0.5, 0.5]
     assert "grid: 2 runs: 2 done" in watched.out
+    assert thawline("status", "grid", "--watch", "0").err == "error: --watch: needs a number of seconds above 0\n"
+
+
+def test_status_of_every_sweep_takes_the_options_of_one(thawline, stub):
+    assert thawline("status").err == "error: --outputs: no sweep under outputs\n"
+    stub.behave = failing(1)
+    for seeds, name in (("0,1", "one"), ("1,2", "two")):
+        assert thawline("train", "-m", *TINY, f"seed={seeds}", f"sweep.name={name}").status == 1
+    shown = thawline("status")
+    assert (shown.status, shown.out) == (1, "one: 2 runs: 1 done, 1 failed\ntwo: 2 runs: 1 done, 1 failed\n")
+    counts = [(sweep["name"], sweep["counts"]) for sweep in json.loads(thawline("status", "--json").out)]
+    assert counts == [(name, {"done": 1, "failed": 1}) for name in ("one", "two")]
+    assert thawline("status", "--failed").out.endswith("1 of 3 runs failed\n")
 
 
 @pytest.fixture

@@ -259,7 +259,8 @@ def test_what_cannot_be_a_protocol_is_said_before_any_training(thawline, argumen
 def test_fields_of_a_protocol_need_one(thawline):
     result = thawline("train", *TINY, "protocol.space.optimizer.lr=[log,1,2]")
     assert result.status == 2
-    assert "protocol.space.optimizer.lr: no protocol is chosen" in result.err
+    choices = "protocol=race or protocol=tune_select_test or protocol=vtab"
+    assert f"protocol.space.optimizer.lr: no protocol is chosen; add {choices}\n" in result.err
 
 
 def candidate(index: int, strategy: str = "full", **space: Dimension) -> Candidate:

@@ -69,24 +69,23 @@ def run(argv: Sequence[str]) -> int:
 
 def _target(arguments: argparse.Namespace) -> tuple[Path, bool]:
     """The folder that is meant, and whether it is one run; found before torch is imported."""
-    from thawline.records import RECORD_FILE
-    from thawline.reports.loading import find_sweep
+    from thawline.commands.finding import find_run_or_sweep
 
-    for folder in (Path(arguments.target), arguments.outputs / "runs" / arguments.target):
-        if (folder / RECORD_FILE).is_file():
-            if arguments.method != "wise_ft":
-                raise usage_error("--method", f"{arguments.method} averages the runs of a sweep; {folder} is one run")
-            return folder, True
-    return find_sweep(arguments.target, arguments.outputs), False
+    folder, is_run = find_run_or_sweep(arguments.target, arguments.outputs)
+    if is_run and arguments.method != "wise_ft":
+        raise usage_error("--method", f"{arguments.method} averages the runs of a sweep; {folder} is one run")
+    return folder, is_run
 
 
 def _planned(arguments: argparse.Namespace, folder: Path, is_run: bool, session: Session) -> Averages:
+    from thawline.commands.finding import whole_identity
     from thawline.sweeps import averages
 
     alphas = _numbers(arguments.alphas) if arguments.method == "wise_ft" else []
+    start = whole_identity(arguments.start, arguments.outputs) if arguments.start else None
     if is_run:
-        return averages.of_run(folder.absolute(), alphas, arguments.start, session)
-    return averages.of_sweep(folder, arguments.method, alphas, arguments.start, Invocation.current(), session)
+        return averages.of_run(folder.absolute(), alphas, start, session)
+    return averages.of_sweep(folder, arguments.method, alphas, start, Invocation.current(), session)
 
 
 def _numbers(text: str) -> list[float]:

@@ -64,6 +64,9 @@ def _candidates(arguments: argparse.Namespace) -> list[Candidate]:
     from omegaconf.errors import OmegaConfBaseException
 
     from thawline.commands.diagnosis import diagnose
+    from thawline.commands.project import with_output_dir
+    from thawline.commands.quoting import as_text
+    from thawline.commands.training import opened
     from thawline.sweeps.source_ranking import Candidate
 
     shared, sources = _sources(arguments)
@@ -72,7 +75,7 @@ def _candidates(arguments: argparse.Namespace) -> list[Candidate]:
         overrides: list[str] = []
         try:
             label, network, overrides = _read(source)
-            overrides = [*shared, *overrides]
+            overrides = with_output_dir([opened(as_text(override)) for override in [*shared, *overrides]])
             found.append(Candidate(label, _composed(network, overrides)))
         except (HydraException, OmegaConfBaseException) as error:
             problems += diagnose(overrides, error)
@@ -131,6 +134,7 @@ def _composed(network: str, overrides: Sequence[str]) -> dict[str, Any]:
     from hydra.core.global_hydra import GlobalHydra
 
     from thawline.commands.composing import plain
+    from thawline.commands.finding import name_runs_whole, whole_identity
     from thawline.sweeps.source_ranking import of_run
 
     GlobalHydra.instance().clear()
@@ -138,7 +142,8 @@ def _composed(network: str, overrides: Sequence[str]) -> dict[str, Any]:
         config = plain(compose("config", list(overrides), return_hydra_config=False))
     if config.get("source") is not None:
         raise usage_error("source", "train the source first; then name it as run:IDENTITY")
-    return of_run(config, network) if network else config
+    name_runs_whole(config)
+    return of_run(config, whole_identity(network, Path(config["output_dir"]))) if network else config
 
 
 def _rows(ranking: SourceRanking) -> list[dict[str, Any]]:

@@ -38,14 +38,15 @@ def run(argv: Sequence[str]) -> int:
         UsageError: there is no such sweep.
     """
     arguments = _parser().parse_args(argv)
-    if arguments.sweep is None:
-        return _all_sweeps(arguments.outputs)
+    if arguments.watch is not None and not arguments.watch > 0:
+        raise usage_error("--watch", "needs a number of seconds above 0")
     look = _look(arguments.sweep, arguments.outputs)
     shown = look()
     if arguments.json:
         print(json.dumps(shown.plain, indent=2))
     elif arguments.failed:
-        _print_failures([cell for _, cells in shown.sweeps for cell in cells])
+        # A run that several sweeps share is one run.
+        _print_failures([*{cell.folder: cell for _, cells in shown.sweeps for cell in cells}.values()])
     elif arguments.watch is not None:
         return _watch(look, arguments)
     else:
@@ -67,7 +68,7 @@ class _Shown:
         return int(left or any(_exit_status(cells) for _, cells in self.sweeps))
 
     @property
-    def plain(self) -> dict[str, object]:
+    def plain(self) -> object:
         """What the JSON output has."""
         sweeps = [_plain(manifest, cells) for manifest, cells in self.sweeps]
         if self.protocol is None:
@@ -95,18 +96,42 @@ class _Shown:
         return Group(*views, *lines)
 
 
-def _look(name: str, outputs: Path) -> Callable[[], _Shown]:
-    """What looks at the state of a sweep or a protocol.
+class _EverySweep(_Shown):
+    """All sweeps under an output folder: a line for each."""
+
+    @property
+    def plain(self) -> object:
+        """What the JSON output has."""
+        return [_plain(manifest, cells) for manifest, cells in self.sweeps]
+
+    def view(self, *, everything: bool) -> RenderableType:
+        """What the terminal shows; with `everything` also the runs of each."""
+        if everything:
+            return Group(*(_view(manifest, cells, everything=True) for manifest, cells in self.sweeps))
+        return Group(*(_summary(manifest, cells) for manifest, cells in self.sweeps))
+
+
+def _look(name: str | None, outputs: Path) -> Callable[[], _Shown]:
+    """What looks at the state of a sweep or a protocol, or without a name of every sweep.
 
     Raises:
-        UsageError: there is none of this name.
+        UsageError: there is none of this name, or none at all.
     """
     from thawline.reports.loading import find_sweep
 
+    if name is None:
+        return partial(_every_sweep, outputs)
     for folder in (Path(name), outputs / "sweeps" / name):
         if read_protocol(folder) is not None:
             return partial(_stages, folder)
     return partial(_sweep, find_sweep(name, outputs))
+
+
+def _every_sweep(outputs: Path) -> _Shown:
+    found = tuple(_cells(folder) for folder in sweep_folders(outputs))
+    if not found:
+        raise usage_error("--outputs", f"no sweep under {outputs}")
+    return _EverySweep(found)
 
 
 def _sweep(folder: Path) -> _Shown:
@@ -192,17 +217,6 @@ def _print_failures(cells: Sequence[CellStatus]) -> None:
         if cell.status.traceback_file:
             console.print(Text(f"  traceback: {_printable(cell.status.traceback_file)}"), soft_wrap=True)
     console.print(Text(f"{len(failed)} of {len(cells)} runs failed"))
-
-
-def _all_sweeps(outputs: Path) -> int:
-    """One line for each sweep."""
-    left = 0
-    for folder in sweep_folders(outputs):
-        manifest = read_manifest(folder)
-        cells = statuses(folder, manifest)
-        left += _exit_status(cells)
-        console.print(_summary(manifest, cells))
-    return int(left > 0)
 
 
 def _plain(manifest: Manifest, cells: Sequence[CellStatus]) -> dict[str, object]:

@@ -10,7 +10,6 @@ from rich.markup import escape
 
 from thawline.commands.console import console, errors
 from thawline.commands.project import outputs
-from thawline.errors import UsageError
 
 
 def run(argv: Sequence[str]) -> int:
@@ -39,23 +38,19 @@ def run(argv: Sequence[str]) -> int:
 
 def _runs(name: str, outputs: Path) -> Iterator[tuple[Path, str]]:
     """The folders that `name` stands for, each with what to call it."""
-    from thawline.commands.finding import find_run
+    from thawline.commands.finding import find_run_or_sweep
     from thawline.records.names import RECORD_FILE, SWEEP_FILE
-    from thawline.reports.loading import find_sweep
     from thawline.sweeps.manifest import read_manifest
 
-    try:
-        run = find_run(name, outputs)
-    except UsageError:
-        folder = find_sweep(name, outputs)
-        if not (folder / SWEEP_FILE).is_file():
-            yield from ((path, path.name) for path in sorted(folder.iterdir()) if (path / RECORD_FILE).exists())
-            return
+    folder, is_run = find_run_or_sweep(name, outputs)
+    if is_run:
+        yield folder, folder.name
+    elif not (folder / SWEEP_FILE).is_file():
+        yield from ((path, path.name) for path in sorted(folder.iterdir()) if (path / RECORD_FILE).exists())
+    else:
         manifest = read_manifest(folder)
         runs = folder / manifest.runs_folder
         yield from ((runs.resolve() / cell.identity, manifest.label(cell)) for cell in manifest.cells)
-        return
-    yield run, run.name
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -102,12 +102,14 @@ def diagnose(argv: Sequence[str], error: Exception) -> list[Problem]:
 def checked(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """The resolved values of a configuration, right as far as that can be known without torch.
 
-    A field that takes text has what its override says, also where Hydra reads that as a number.
+    A field that takes text has what its override says, also where Hydra reads that as a number; weights of a run have
+    its whole identity.
 
     Raises:
         UsageError: with one problem for each wrong value.
     """
     from thawline.commands.composing import plain
+    from thawline.commands.finding import name_runs_whole
     from thawline.commands.quoting import restore_text
 
     values = plain(config)
@@ -116,6 +118,7 @@ def checked(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         problems = wrong_fields(values, config)
     if problems:
         raise UsageError(problems)
+    name_runs_whole(values)
     return values
 
 

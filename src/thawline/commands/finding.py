@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from thawline.errors import nearest, usage_error
+from thawline.errors import UsageError, nearest, usage_error
 from thawline.records import RECORD_FILE
 from thawline.records.names import SWEEP_FILE
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from thawline.reports.study import Study
 
 _FEWEST_DIGITS = 4
+_RUN = "run:"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,56 @@ def find_run_or_best(name: str, outputs: Path) -> FoundRun:
         return FoundRun(find_run(name, outputs))
     sweeps = [path.parent.name for path in (outputs / "sweeps").glob(f"*/{SWEEP_FILE}")]
     raise usage_error("run", f"{_no_run(name, outputs)}, and no sweep of that name{nearest(name, sweeps)}")
+
+
+def find_run_or_sweep(name: str, outputs: Path) -> tuple[Path, bool]:
+    """The folder of a sweep, or of a finished run as `find_run` finds it; and whether it is a run.
+
+    Raises:
+        UsageError: there is neither, or several runs begin like this.
+    """
+    from thawline.reports.loading import find_sweep
+
+    if not any(map(_has_manifest, (Path(name), outputs / "sweeps" / name))) and _runs_called(name, outputs):
+        return find_run(name, outputs), True
+    return find_sweep(name, outputs), False
+
+
+def whole_identity(name: str, outputs: Path) -> str:
+    """The identity of the one finished run under ``outputs/runs`` whose identity begins with `name`, else `name`.
+
+    Raises:
+        UsageError: several begin like this.
+    """
+    if Path(name).name != name or not _runs_called(name, outputs):
+        return name
+    return find_run(name, outputs).name
+
+
+def name_runs_whole(values: dict[str, Any]) -> None:
+    """Write out the identities in a configuration's weights: ``run:3f2a`` becomes ``run:`` and all of its digits.
+
+    Where they name no finished run they stay; the plan refuses them.
+
+    Raises:
+        UsageError: several runs begin like this.
+    """
+    outputs = Path(str(values.get("output_dir", "")))
+    for path, node in _with_weights(values, ""):
+        name = node["weights"].removeprefix(_RUN)
+        try:
+            node["weights"] = f"{_RUN}{whole_identity(name, outputs)}"
+        except UsageError as error:
+            raise usage_error(f"{path}weights", error.problems[0].message) from None
+
+
+def _with_weights(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The mappings of a configuration whose weights are those of a run, each with what stands before its fields."""
+    if isinstance(node, dict):
+        if isinstance(weights := node.get("weights"), str) and weights.startswith(_RUN):
+            yield path, node
+        for key, value in node.items():
+            yield from _with_weights(value, f"{path}{key}.")
 
 
 def best_run(study: Study) -> FoundRun:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from thawline.errors import Problem, UsageError
+
 _STRUCTURED = frozenset("[]{}()'\"")
 """Signs of lists, mappings, functions and quotes: a value with one of them that cannot be read is a mistake."""
+_INTERVAL = re.compile(r"(\d+)(?:\.{2,3}|:|-)(\d+)")
+"""``0..4``, ``0:4`` and ``0-4``, as other programs write the numbers from 0 to 4."""
 
 
 def quoted(text: str) -> str:
@@ -33,6 +38,20 @@ def as_text(argument: str) -> str:
         return argument
     values = [item.strip() for item in value.split(",")]
     return f"{key}={','.join(item if _readable(f'{key}={item}') else quoted(item) for item in values)}"
+
+
+def with_ranges(error: UsageError, arguments: Sequence[str]) -> UsageError:
+    """The error; for a field that was given an interval such as ``0..4`` it says how a sweep writes it."""
+    written = {key.lstrip("+"): text for key, _, text in (item.partition("=") for item in arguments)}
+    return UsageError([_with_range(problem, written.get(problem.field, "")) for problem in error.problems])
+
+
+def _with_range(problem: Problem, text: str) -> Problem:
+    match = _INTERVAL.fullmatch(text)
+    if match is None:
+        return problem
+    meant = in_shell(f"{problem.field}=range({match[1]},{int(match[2]) + 1})")
+    return Problem(problem.field, f"{problem.message}; each from {match[1]} to {match[2]}: -m {meant}")
 
 
 def _readable(argument: str) -> bool:

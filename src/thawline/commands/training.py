@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from thawline.commands.outcome import FinishedRun, FinishedSweep, ended
-from thawline.config_paths import conf_folder
+from thawline.config_paths import conf_folder, options
 from thawline.errors import Problem, UsageError, WriteError, usage_error
 from thawline.runtime.signals import listening
 from thawline.sweeps.cells import CellConfig
@@ -40,6 +40,15 @@ def train(argv: Sequence[str]) -> FinishedRun | FinishedSweep | None:
         WriteError: a file cannot be written.
         Interrupted: a signal asked this process to stop.
     """
+    from thawline.commands.quoting import with_ranges
+
+    try:
+        return _train(argv)
+    except UsageError as error:
+        raise with_ranges(error, argv) from error
+
+
+def _train(argv: Sequence[str]) -> FinishedRun | FinishedSweep | None:
     import hydra
     import yaml
     from hydra.errors import HydraException
@@ -98,8 +107,9 @@ def refuse_without_protocol(overrides: Iterable[str]) -> None:
         UsageError: with a problem for each.
     """
     keys = (override.partition("=")[0].lstrip("+") for override in overrides)
+    choices = " or ".join(f"protocol={name}" for name in options("protocol") if name != "none")
     problems = [
-        Problem(key, "no protocol is chosen; add protocol=tune_select_test")
+        Problem(key, f"no protocol is chosen; add {choices}")
         for key in keys
         if key.startswith("protocol.")
     ]
