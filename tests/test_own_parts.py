@@ -241,6 +241,8 @@ def test_the_parts_of_the_page_make_a_run_and_a_run_from_its_weights(thawline):
     assert first.classes == ["class 0", "class 1", "class 2"]
     assert first.parameters.head == 3 * 64
     assert thawline(*layers).out.startswith("small: 3 layer groups")
+    told = thawline("explain", "--allow", "mine", "--config-dir", "conf", "head=cosine")
+    assert told.out.splitlines()[-1] == "head.scale: a number; default 16"
     result = thawline(*trained, *few, "freeze_policy=linear_probe", f"backbone.weights=run:{first.identity[:8]}")
     assert result.status == 0, result.err
     made = load_file(folder / "model.safetensors")

@@ -108,11 +108,7 @@ def refuse_without_protocol(overrides: Iterable[str]) -> None:
     """
     keys = (override.partition("=")[0].lstrip("+") for override in overrides)
     choices = " or ".join(f"protocol={name}" for name in options("protocol") if name != "none")
-    problems = [
-        Problem(key, f"no protocol is chosen; add {choices}")
-        for key in keys
-        if key.startswith("protocol.")
-    ]
+    problems = [Problem(key, f"no protocol is chosen; add {choices}") for key in keys if key.startswith("protocol.")]
     if problems:
         raise UsageError(problems)
 
