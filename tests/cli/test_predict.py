@@ -84,6 +84,10 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(thawline):
     Path("given/broken.jpg").write_bytes(b"no image")
     Path("given/.hidden.png").write_bytes(b"no image")
     Path("given/notes.txt").write_text("no image")
+    Path("given/@eaDir").mkdir()
+    shutil.copy("masks/test/0.png", "given/@eaDir/a.png")
+    shutil.copytree("outputs", "given/outputs")
+    assert list(Path("given/outputs").rglob("*.jpg"))
     result = thawline("predict", str(run_of(0)), "given", "masks/test/3.png", "--masks", "said", "--json", "j")
     assert result.status == 1
     assert result.err.splitlines() == [
