@@ -242,7 +242,9 @@ def test_the_parts_of_the_page_make_a_run_and_a_run_from_its_weights(thawline):
     assert first.parameters.head == 3 * 64
     assert thawline(*layers).out.startswith("small: 3 layer groups")
     told = thawline("explain", "--allow", "mine", "--config-dir", "conf", "head=cosine")
-    assert told.out.splitlines()[-1] == "head.scale: a number; default 16"
+    assert "head.scale: a number; default 16" in told.out.splitlines()
+    result = thawline(*[word for word in trained if not word.startswith("dataset.file")], *few)
+    assert result.err == "error: dataset.file: must be given\n"
     result = thawline(*trained, *few, "freeze_policy=linear_probe", f"backbone.weights=run:{first.identity[:8]}")
     assert result.status == 0, result.err
     made = load_file(folder / "model.safetensors")
@@ -251,3 +253,11 @@ def test_the_parts_of_the_page_make_a_run_and_a_run_from_its_weights(thawline):
     (second,) = [load_record(other) for other in records() if other != folder]
     assert second.provenance.weights.sha256 is not None
     assert second.parameters.trainable == 3 * 64
+
+
+def test_a_class_that_lacks_a_method_is_told_which(thawline):
+    file = Path("own", "parts.py")
+    file.write_text(file.read_text().replace("def build(self, features", "def builds(self, features"))
+    result = thawline("train", "--allow", "own", "--config-dir", "conf", *TINY, "head=no_bias")
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert result.err == "error: head: Input should be an instance of Head (got NoBias()); it lacks build\n"

@@ -14,13 +14,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path, PurePath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from thawline.errors import Problem, UsageError, nearest
 
 ALLOWED_PREFIXES = ("thawline", "torch", "torchvision", "timm", "torchmetrics", "pytorch_lightning", "lightning")
+UNSET = "???"
+"""What a yaml has in the place of a value that must be given."""
 _TEXT_ERRORS = ("string_type", "path_type")
 _REFUSED = ("torch.load", "torch.hub", "torch.jit", "torch.package", "torch.utils.cpp_extension")
 MOVED_MODULES: dict[str, str] = {
@@ -270,11 +272,17 @@ def _resolve(node: Any, path: str, problems: list[Problem]) -> Any:
         return values
     if not issubclass(found, Spec) or len(problems) > before:
         return values
+    given = {key: item for key, item in values.items() if key != "_target_"}
     try:
-        return validate(found, {key: item for key, item in values.items() if key != "_target_"}, path)
+        made = validate(found, given, path)
     except UsageError as error:
         problems.extend(error.problems)
-        return values
+        made = values
+    # What a yaml leaves to be given would do for a text or a path.
+    named = {problem.field for problem in problems[before:]}
+    unset = [f"{path}.{key}" for key, item in given.items() if isinstance(item, str) and item == UNSET]
+    problems += [Problem(field, "must be given") for field in unset if field not in named]
+    return values if len(problems) > before else made
 
 
 def _problems(error: ValidationError, model: type[BaseModel], path: str) -> list[Problem]:
@@ -287,6 +295,10 @@ def _problems(error: ValidationError, model: type[BaseModel], path: str) -> list
             message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
             if item["type"] not in ("missing", "value_error") or not isinstance(item["input"], Mapping):
                 message += f" (got {_short(item['input'])})"
+            if isinstance(item["input"], str) and item["input"] == UNSET and item["type"] != "value_error":
+                message = "must be given"
+            if item["type"] == "is_instance_of":
+                message += _lacking(model, item["loc"], item["input"])
             if item["type"] == "literal_error":
                 message += nearest(str(item["input"]), re.findall(r"'([^']+)'", item["ctx"]["expected"]))
         wants_text = item["type"] in _TEXT_ERRORS and isinstance(item["input"], (bool, int, float))
@@ -294,6 +306,20 @@ def _problems(error: ValidationError, model: type[BaseModel], path: str) -> list
             message = f"{_short(item['input'])} is not text; with quotes around it, it is"
         problems.append(Problem(field, message, wants_text))
     return problems
+
+
+def _lacking(model: type[BaseModel], location: Sequence[Any], value: Any) -> str:
+    """Which members of the field's protocol an object of an own class has not."""
+    field = model.model_fields.get(str(location[0])) if location else None
+    parts = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+    names = [
+        name
+        for part in parts
+        if getattr(part, "_is_protocol", False)
+        for name in (*part.__annotations__, *vars(part))
+        if not name.startswith("_") and not hasattr(value, name)
+    ]
+    return f"; it lacks {', '.join(dict.fromkeys(names))}" if names and isinstance(value, Spec) else ""
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
