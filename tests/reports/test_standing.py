@@ -285,8 +285,9 @@ def single(right, images):
 
 
 def test_accuracies_in_single_precision_tie_where_the_shares_do(tmp_path):
-    others = (161, 172, 155, 169, 163, 158)
-    # One image more for five seeds, one less for the sixth: a sum of 4 or more in 14 of the 64 sign patterns.
+    others = (168, 166, 181, 168, 168, 174)
+    # One image more for five seeds, one less for the sixth: a sum of 4 or more in 14 of the 64 sign patterns, but in
+    # 6 of them where the differences are those of the stored numbers.
     chosen = [right + more for right, more in zip(others, (1, 1, 1, 1, 1, -1), strict=True)]
     table = {"9": [single(right, 200) for right in chosen], "3": [single(right, 200) for right in others]}
     study = study_of(sweep_of(tmp_path, table))
