@@ -24,6 +24,9 @@ def test_layers_takes_stages_any_timm_name_and_torchvision(thawline):
     assert len(names) == 5
     assert thawline("layers", "resnet10t", "input_size=64").status == 0
     assert "inception5b" in thawline("layers", "torchvision/googlenet").out
+    # timm has weights of mobilenetv2_100, the option's own network, and none of this one.
+    small = ("mobilenetv2", "name=mobilenetv2_035"), ("mobilenetv2_035",)
+    assert len({thawline("layers", *names, "input_size=64", "--json").out for names in small}) == 1
 
 
 @pytest.mark.parametrize(

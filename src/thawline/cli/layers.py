@@ -74,6 +74,10 @@ def _spec(name: str, overrides: Sequence[str]) -> TimmBackbone | TorchvisionBack
     from thawline.specs import resolve
 
     options = conf_options("backbone")
+    given = {override.lstrip("+").removeprefix("backbone.").partition("=")[0] for override in overrides}
+    if "name" in given and "weights" not in given:
+        # The option's weights are those of its own network, and none are needed here.
+        overrides = [*overrides, "weights=null"]
     if name in options:
         node = _plain(options[name], overrides)
     elif name.startswith(_TORCHVISION):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from thawline.config_paths import conf_folder, shipped_root
+from thawline.config_paths import conf_folder, options, shipped_root
 from thawline.dotted import dotted
 from thawline.errors import Problem, UsageError, nearest, nearest_path
 from thawline.specs import without_libraries
@@ -264,12 +264,20 @@ def _fits(override: Override, config: DictConfig, problems: list[Problem]) -> bo
         # Compared without what they share, or every sibling would look near.
         hint = nearest(name, map(str, parent)) if above else ""
         whole = re.sub("(: |, )", rf"\1{above}.", hint)
-        message = f"unknown field{whole or nearest_path(key, _flat(config))}"
+        elsewhere = _elsewhere(above, name) if above else ""
+        message = f"unknown field{elsewhere or whole or nearest_path(key, _flat(config))}"
     else:
         message = f"unknown field{nearest_path(key, _flat(config))}"
     if message:
         problems.append(Problem(key, message))
     return not message
+
+
+def _elsewhere(group: str, name: str) -> str:
+    """Which other options of a group have a field of this name."""
+    texts = {option: file.read_text(encoding="utf-8", errors="replace") for option, file in options(group).items()}
+    having = [option for option, text in texts.items() if re.search(rf"^{re.escape(name)}:", text, re.MULTILINE)]
+    return f" of the chosen option; of {group} it is in {', '.join(having)}" if having else ""
 
 
 def _flat(node: DictConfig) -> list[str]:
