@@ -120,6 +120,24 @@ def test_a_diverged_trial_counts_as_the_worst_and_a_missing_one_is_said(tmp_path
     assert entries["full"][3] == "0.900"
 
 
+def test_diverged_trials_are_infinitely_bad_where_the_metric_has_no_bound(tmp_path):
+    trials = {"full": (None, None, None, None), "linear_probe": (None, None, 0.5, 0.6), "lp_ft": (0.7, 0.7, 0.7, 0.7)}
+    files = make_report(tuned(tmp_path, trials), metric="loss")
+    section = next(one for one in make_document(files.study, "").sections if one.title == TITLE)
+    # Of one trial of linear_probe the median is that of a diverged one.
+    assert {line.entries[0]: line.entries[1:4] for line in section.tables[0].lines} == {
+        "lp_ft": ("0.300", "0.300", "0.300"),
+        "linear_probe": ("inf", "0.500", "0.400"),
+        "full": ("inf", "inf", "inf"),
+    }
+    assert "inf: most of so many trials diverged" in section.tables[0].note
+    order, gains = section.paragraphs
+    assert order.startswith("lp_ft is ahead at every budget up to 4 trials.")
+    assert gains.startswith("From 2 to 4 trials the median best gains 0.000 for lp_ft, +0.100 for linear_probe.")
+    alone = make_report(tuned(tmp_path / "alone", {"full": (None,) * 4, "linear_probe": (None,) * 4}), metric="loss")
+    assert (alone.folder / "tuning.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_each_data_set_has_its_own_curves(tmp_path):
     section = section_of(tuned(tmp_path, TRIALS, data_sets=("a", "b")))
     assert [table.caption for table in section.tables] == ["a", "b"]

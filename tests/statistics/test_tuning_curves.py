@@ -123,3 +123,10 @@ def test_bands_hold_everywhere_at_once_as_often_as_they_say(law):
     # The bands of the curves hold wherever that of F does.
     assert coverage.mean >= coverage.distribution
     assert coverage.median >= coverage.distribution
+
+
+def test_a_leader_whose_trials_all_diverged_is_replaced_by_any_other():
+    trials = [[math.nan] * 4, [math.nan, math.nan, 0.5, 0.4]]
+    curves = [tuning_curve(scores, "min", (0.0, None)) for scores in trials]
+    # Of one trial the median of both is a diverged one.
+    assert [(one.first, one.last, one.leader) for one in leaders(curves)] == [(1, 1, 0), (2, 4, 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
@@ -136,16 +137,20 @@ def _settled(group: TunedGroup) -> int | None:
 def _gains(study: Study, group: TunedGroup) -> str:
     """What the last doubling of the budget was worth, and who would catch up at this pace."""
     half = group.trials // 2
-    gains = {item.label: _gain(item, group.trials) for item in group.tuned}
+    every = {item.label: _gain(item, group.trials) for item in group.tuned}
+    gains = {label: gain for label, gain in every.items() if math.isfinite(gain)}
+    first, *others = group.tuned
+    if first.label not in gains:
+        return "So many trials diverged that what more of them would gain is not known."
     listed = ", ".join(
         f"{signed(gain, study.digits)} for {short(label)}" for label, gain in list(gains.items())[:_MOST_NAMED]
     )
     text = f"From {half} to {group.trials} trials the {_quantity(group)} best gains {listed}."
-    first, *others = group.tuned
     behind = [
         short(item.label)
         for item in others
-        if abs(float(item.curve.best[group.trials - 1] - first.curve.best[group.trials - 1]))
+        if item.label in gains
+        and abs(float(item.curve.best[group.trials - 1] - first.curve.best[group.trials - 1]))
         <= gains[item.label] - gains[first.label]
     ]
     if behind:
@@ -157,7 +162,9 @@ def _gains(study: Study, group: TunedGroup) -> str:
 
 
 def _gain(item: Tuned, trials: int) -> float:
-    return float(item.curve.gains[trials - 1] - item.curve.gains[max(trials // 2, 1) - 1])
+    """NaN where most of so many trials diverged and the metric has no bound."""
+    after, before = (float(item.curve.gains[budget - 1]) for budget in (trials, max(trials // 2, 1)))
+    return after - before if math.isfinite(after) and math.isfinite(before) else math.nan
 
 
 def _quantity(group: TunedGroup) -> str:
@@ -193,4 +200,6 @@ def _table(study: Study, group: TunedGroup) -> Table:
         f"{'without bias from all choices of them' if _quantity(group) == 'expected' else 'from all trials'}. The "
         f"bands hold for all budgets and all settings of the table at once with {100 * (1 - ALPHA):.0f} %."
     )
+    if any(math.isinf(item.curve.best[budget - 1]) for item in group.tuned for budget in shown):
+        note += " inf: most of so many trials diverged, and the metric has no bound."
     return Table(columns(*headings, "trials", "seconds a trial"), tuple(lines), caption=short(group.label), note=note)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 MOST_CURVES = len(COLOURS)
 _LIGHT = "#BBBBBB"
@@ -104,7 +105,7 @@ def _draw_band(axes: Axes, item: Tuned, tuned: Sequence[Tuned], place: int) -> N
             axes.plot(np.arange(1, other.curve.trials + 1), other.curve.best, color=_LIGHT, linewidth=0.8, zorder=2)
     budgets = np.arange(1, item.curve.trials + 1)
     # A band without an end goes on beyond the panel.
-    far = 1e6 * (1 + float(np.abs(item.curve.best).max()))
+    far = 1e6 * (1 + float(np.abs(_finite(item.curve.best)).max(initial=0.0)))
     lower, upper = (np.clip(band, -far, far) for band in (item.curve.lower, item.curve.upper))
     axes.fill_between(budgets, lower, upper, color=COLOURS[place], alpha=0.18, linewidth=0, zorder=1)
     _draw_curve(axes, item, place, marker="")
@@ -129,16 +130,23 @@ def _tick(axes: Axes, trials: int, least_apart: float = 1.4) -> None:
 
 def _limits(study: Study, tuned: Sequence[Tuned]) -> tuple[float, float]:
     """Where the curves lie and their bands of half the budget, but no further than thrice the curves' own range."""
-    values = np.concatenate([item.curve.best for item in tuned])
+    values = _finite(np.concatenate([item.curve.best for item in tuned]))
+    if not values.size:
+        return inside((-1.0, 1.0), study.definition.lower, study.definition.upper)
     half = max(min(item.curve.trials for item in tuned) // 2, 1) - 1
     bands = np.array([[item.curve.lower[half], item.curve.upper[half]] for item in tuned])
     low, high = float(values.min()), float(values.max())
     reach = max(high - low, 0.02 * abs(high))
-    finite = bands[np.isfinite(bands)]
+    finite = _finite(bands)
     lowest, highest = min(low, float(finite.min(initial=low))), max(high, float(finite.max(initial=high)))
     lowest, highest = max(lowest, low - 3 * reach), min(highest, high + 3 * reach)
     margin = 0.04 * (highest - lowest)
     return inside((lowest - margin, highest + margin), study.definition.lower, study.definition.upper)
+
+
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Those of the values that can be drawn: the best of diverged trials is infinite where the metric has no bound."""
+    return values[np.isfinite(values)]
 
 
 def _caption(study: Study, group: TunedGroup, drawn: int) -> str:

@@ -206,7 +206,9 @@ def leaders(curves: Sequence[TuningCurve]) -> list[Stretch]:
     leader = int(best[:, 0].argmax())
     for place in range(budgets):
         challenger = int(best[:, place].argmax())
-        if best[challenger, place] > best[leader, place] + _ROUNDING * abs(best[leader, place]):
+        before = float(best[leader, place])
+        # A curve of trials of which most diverged is infinitely bad where the metric has no bound.
+        if best[challenger, place] > before + (_ROUNDING * abs(before) if math.isfinite(before) else 0.0):
             leader = challenger
         others = np.delete(best_case[:, place], leader)
         apart = bool((worst_case[leader, place] > others).all()) if others.size else False
