@@ -147,3 +147,15 @@ def test_the_report_has_the_ranks_the_matrix_and_the_profiles(tmp_path):
         assert (files.folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     with files.table_csv.open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 9
+
+
+def test_a_data_set_on_which_all_are_equal_is_left_out_of_the_profiles_and_said_to_be(tmp_path):
+    def make(overrides, place):
+        level = 0.8 if place["dataset"] == "a" or place["strategy"] == "full" else 0.7
+        return record(overrides, metrics={"val": scores(level), "test": scores(level)})
+
+    grid = {"dataset": ["a", "b"], "strategy": ["probe", "full"], "seed": ["0", "1"]}
+    study = make_study(load_sweeps([sweep(tmp_path, grid, make)]))
+    section, _ = over_data_sets_sections(study)
+    assert "1 of the data sets has no difference to normalise and is left out of it." in section.paragraphs[2]
+    assert section.drawings[1].caption.startswith("Performance profiles over 1 of 2 data sets, each of which")

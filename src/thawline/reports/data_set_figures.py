@@ -154,8 +154,10 @@ def _draw_profile(axes: Axes, profiles: statistics.Profiles, line: int, name: st
 
 def _profile_caption(found: OverDataSets, drawn: int, *, banded: bool) -> str:
     band = " Band: pointwise 95 %, by drawing seeds within each of them." if banded else ""
+    every = len(found.scores)
+    blocks = f"{every}" if len(found.normalised) == every else f"{len(found.normalised)} of {every}"
     text = (
-        f"Performance profiles over {len(found.normalised)} {found.what}, each of which counts alike: the share of "
+        f"Performance profiles over {blocks} {found.what}, each of which counts alike: the share of "
         "runs whose score is above a value, scores normalised so that 0 is the mean of the worst strategy there and 1 "
         f"that of the best. A line above another all along is better throughout.{band}"
     )

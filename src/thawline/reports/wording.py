@@ -37,7 +37,8 @@ def answer(study: Study) -> tuple[str, ...]:
         told = [f"{text} {limit}" for text, limit in zip(told, limits, strict=True)]
     left = len(study.conditions) - len(groups)
     if left:
-        told.append(f"The choice for each of the {left} other conditions is marked in the table.")
+        which = "the other condition" if left == 1 else f"each of the {left} other conditions"
+        told.append(f"The choice for {which} is marked in the table.")
     return tuple(text.strip() for text in told if text.strip())
 
 
