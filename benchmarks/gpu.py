@@ -103,7 +103,6 @@ class Check:
 
     def run(self) -> str:
         """Measure until the time is up; the text of the page."""
-        text = ""
         for name, step, each in self.steps():
             if self._left() < _LEAST_SECONDS:
                 self._left_out.append(f"{name} of {each.title}")
@@ -116,8 +115,8 @@ class Check:
             except RuntimeError as error:
                 each.failed.append(f"Failed: {name}: {str(error).strip().splitlines()[-1]}")
                 print(error, file=sys.stderr)
-            text = self.write(each)
-        return text
+            self.write(each)
+        return self.page.write(self._header(), {})
 
     def sweep(self, each: Figures) -> None:
         """All depths and seeds in one command."""

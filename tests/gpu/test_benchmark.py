@@ -56,10 +56,13 @@ def test_every_figure_is_measured_on_tiny_networks(tmp_path):
     assert ways["as a CUDA graph"]["why_not"] == "CUDA graphs need a GPU"
 
 
-def test_when_the_time_is_up_the_page_says_what_is_missing(tmp_path):
-    done = benchmark(tmp_path, "--minutes", "0.3", "--output", str(tmp_path / "performance_gpu.md"))
+@pytest.mark.parametrize("minutes", ["0.001", "0.3"], ids=["before it began", "in between"])
+def test_when_the_time_is_up_the_page_says_what_is_missing(tmp_path, minutes):
+    done = benchmark(tmp_path, "--minutes", minutes, "--output", str(tmp_path / "performance_gpu.md"))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "Not measured, since time was up: " in (tmp_path / "performance_gpu.md").read_text().replace("\n", " ")
+    said = (tmp_path / "performance_gpu.md").read_text().replace("\n", " ")
+    assert "Not measured, since time was up: " in said
+    assert "the plain way of test_resnet at 32 px, 32-true, channels last" in said
 
 
 def test_a_cpu_does_not_write_the_page_of_a_gpu(tmp_path):
