@@ -117,7 +117,7 @@ def test_a_trial_is_a_function_of_seed_strategy_and_number(place):
 
     for point in protocol_of(place)["stages"][0]["points"]:
         strategy = CANDIDATES[point["candidate"]].partition("=")[2]
-        low, high = {"linear_probe": (0.003, 1.0), "last_k": (0.0003, 0.1)}[strategy]
+        low, high = {"linear_probe": (0.001, 1.0), "last_k": (0.0003, 0.1)}[strategy]
         changes = dict(change.split("=") for change in point["changes"])
         expected = low * (high / low) ** draw(strategy, point["trial"], "optimizer.lr")
         assert float(changes["optimizer.lr"]) == pytest.approx(expected, rel=5e-3)
