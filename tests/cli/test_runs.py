@@ -159,7 +159,10 @@ def test_csv_and_parquet_hold_the_same_runs(thawline, outputs):
     pytest.importorskip("pyarrow")
     import pandas as pd
 
-    rows = list(csv.DictReader(io.StringIO(thawline("runs", "--csv", "--sort", "test").out)))
+    printed = thawline("runs", "--csv", "--sort", "test").out
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    assert thawline("runs", "--csv", "runs.csv", "--sort", "test").out == "5 of 5 runs: runs.csv\n"
+    assert Path("runs.csv").read_text() == printed
     assert [row["test"] for row in rows] == ["0.8500000000000001", "0.8", "0.75", "", ""]
     assert rows[0]["sweep"] == "networks, rates"
     result = thawline("runs", "--parquet", "runs.parquet", "--sort", "test")

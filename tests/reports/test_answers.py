@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 
 import numpy as np
@@ -88,6 +90,21 @@ def test_mcnemars_reference_is_the_plain_fine_tuning(tmp_path):
     page = make_report(folder).markdown.read_text()
     (line,) = [line for line in page.splitlines() if line.startswith("| lp_ft |") and line.endswith("| 2 | 1 |")]
     assert line.split(" | ")[1] == "full"
+
+
+def test_predictions_that_are_not_those_of_the_run_are_compared_with_nothing(tmp_path):
+    folder = strategy_sweep(tmp_path, {"full": (9, 0.8), "lp_ft": (9, 0.9)}, seeds=1)
+    for run in load_sweep(folder).runs:
+        file, record_file = run.folder / "predictions.npz", run.folder / "record.json"
+        with file.open("wb") as stream:
+            np.savez(stream, **predictions([0, 1], [True, False], 2))
+        said = json.loads(record_file.read_text())
+        said["files"] = {"predictions.npz": hashlib.sha256(file.read_bytes()).hexdigest()}
+        record_file.write_text(json.dumps(said))
+    assert "McNemar" in make_report(folder).markdown.read_text()
+    with file.open("wb") as stream:
+        np.savez(stream, **predictions([0, 1], [False, False], 2))
+    assert "McNemar" not in make_report(folder).markdown.read_text()
 
 
 def test_the_reference_shares_most_settings_with_the_choice(tmp_path):

@@ -26,11 +26,13 @@ from thawline.commands.run_rows import (
     varying,
 )
 from thawline.errors import usage_error
+from thawline.files import atomic_write
 from thawline.sweeps.catalogue import KnownRun, read_catalogue
 
 # More rows than these are for a file, not for a terminal.
 _MOST_ROWS = 60
 _FIRST_TO_GO = ("date", "seconds", "sweep")
+_TERMINAL = Path("-")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -55,8 +57,12 @@ def run(argv: Sequence[str]) -> int:
     if arguments.parquet is not None:
         _write_parquet(arguments.parquet, same_types(file_rows(found, arguments.metric)))
         print(f"{len(found)} of {len(every)} runs: {arguments.parquet}")
-    elif arguments.csv:
-        _print_csv(file_rows(found, arguments.metric))
+    elif arguments.csv == _TERMINAL:
+        print(_csv(file_rows(found, arguments.metric)), end="")
+    elif arguments.csv is not None:
+        with atomic_write(arguments.csv) as stream:
+            stream.write(_csv(file_rows(found, arguments.metric)).encode())
+        print(f"{len(found)} of {len(every)} runs: {arguments.csv}")
     elif arguments.json:
         print(json.dumps(file_rows(found, arguments.metric), indent=2))
     else:
@@ -96,14 +102,16 @@ def _summary(found: Sequence[KnownRun], every: Sequence[KnownRun]) -> str:
     sweeps = len({name for run in found for name in run.sweeps})
     of = f" of {len(every)}" if len(found) < len(every) else ""
     where = f" in {sweeps} {'sweep' if sweeps == 1 else 'sweeps'}" if sweeps else ""
-    return f"{len(found)}{of} runs{where}" + (f": {counted}" if counted else "")
+    runs = "run" if len(every) == 1 else "runs"
+    return f"{len(found)}{of} {runs}{where}" + (f": {counted}" if counted else "")
 
 
-def _print_csv(rows: Sequence[dict[str, Any]]) -> None:
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
     from thawline.reports.rendering import csv_text
 
-    told = [{key: ", ".join(value) if key == "sweep" else value for key, value in row.items()} for row in rows]
-    print(csv_text(told), end="")
+    return csv_text(
+        [{key: ", ".join(value) if key == "sweep" else value for key, value in row.items()} for row in rows]
+    )
 
 
 def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -112,8 +120,6 @@ def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         import pyarrow.parquet
     except ImportError:
         raise usage_error("--parquet", "needs the library pyarrow: pip install 'thawline[parquet]'") from None
-    from thawline.files import atomic_write
-
     with atomic_write(path) as stream:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), stream)
 
@@ -144,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--outputs", type=Path, default=outputs(), metavar="DIR", help="where runs and sweeps lie")
     parser.add_argument("--all", action="store_true", help=f"every run, also where there are more than {_MOST_ROWS}")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="print CSV, with every metric")
+    form.add_argument(
+        "--csv", type=Path, nargs="?", const=_TERMINAL, metavar="FILE", help="print or write CSV, with every metric"
+    )
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--parquet", type=Path, metavar="FILE", help="write a Parquet file (needs thawline[parquet])")
     return parser

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from thawline.records import Record, load_record
 from thawline.records.gallery import GalleryImage, load_gallery
-from thawline.records.names import GALLERY_FILE, IMAGE_SCORE_ARRAY, PREDICTIONS_FILE
+from thawline.records.names import GALLERY_FILE, IMAGE_SCORE_ARRAY
 from thawline.reports.choosing import Group
 from thawline.reports.document import Section, StoredImage, number
 from thawline.reports.escaping import plain
@@ -91,7 +91,7 @@ def _compared(study: Study, group: Group) -> list[Row]:
 def _said(row: Row, run: LoadedRun) -> _Said | None:
     """What a run says of each test image; None where it kept nothing that tells."""
     name = short(row.label) or "all runs"
-    kept = in_order(run.folder / PREDICTIONS_FILE, "label", "probabilities")
+    kept = in_order(run, "label", "probabilities")
     if kept is not None and kept["probabilities"].ndim == 2:
         names, (places, labels, shares) = load_record(run.folder).classes, kept.values()
         if len(names) != shares.shape[1]:
@@ -105,7 +105,7 @@ def _said(row: Row, run: LoadedRun) -> _Said | None:
             surety={place: values[top] for place, _, top, values in found},
             truths={place: short(names[label]) for place, label, _, _ in found},
         )
-    kept = in_order(run.folder / PREDICTIONS_FILE, IMAGE_SCORE_ARRAY)
+    kept = in_order(run, IMAGE_SCORE_ARRAY)
     if kept is None or kept[IMAGE_SCORE_ARRAY].ndim != 1:
         return None
     scores = dict(zip(kept["index"].tolist(), kept[IMAGE_SCORE_ARRAY].tolist(), strict=True))

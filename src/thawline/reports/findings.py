@@ -5,12 +5,12 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thawline import statistics
+from thawline.files import sha256_of_file
 from thawline.records.names import IMAGE_SCORE_ARRAY, PREDICTIONS_FILE
 from thawline.reports.choosing import Group
 from thawline.reports.loaded_run import LoadedRun
@@ -220,7 +220,7 @@ def _replicates(chosen: Row, other: Row) -> list[Key]:
 
 def _right(run: LoadedRun, read: dict[str, _Right | None]) -> _Right | None:
     if run.identity not in read:
-        kept = in_order(run.folder / PREDICTIONS_FILE, "label", "probabilities")
+        kept = in_order(run, "label", "probabilities")
         read[run.identity] = None
         if kept is not None and kept["probabilities"].ndim == 2:
             read[run.identity] = kept["index"], kept["probabilities"].argmax(axis=1) == kept["label"]
@@ -229,16 +229,22 @@ def _right(run: LoadedRun, read: dict[str, _Right | None]) -> _Right | None:
 
 def _scores(run: LoadedRun, read: dict[str, _Scores | None]) -> _Scores | None:
     if run.identity not in read:
-        kept = in_order(run.folder / PREDICTIONS_FILE, IMAGE_SCORE_ARRAY)
+        kept = in_order(run, IMAGE_SCORE_ARRAY)
         read[run.identity] = None
         if kept is not None and kept[IMAGE_SCORE_ARRAY].ndim == 1:
             read[run.identity] = kept["index"], kept[IMAGE_SCORE_ARRAY].astype(np.float64)
     return read[run.identity]
 
 
-def in_order(path: Path, *names: str) -> dict[str, NDArray[Any]] | None:
-    """Arrays of a file of predictions by the samples' order in the data set, with their ``index``; None: not there."""
+def in_order(run: LoadedRun, *names: str) -> dict[str, NDArray[Any]] | None:
+    """Arrays of a run's predictions by the samples' order in the data set, with their ``index``.
+
+    None where there are none, or where the file is not the one that the run has left.
+    """
+    path = run.folder / PREDICTIONS_FILE
     try:
+        if run.predictions_sha256 not in (None, sha256_of_file(path)):
+            return None
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ("index", *names)}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from thawline.dotted import leaves
 from thawline.records import FeaturePass, Record, load_record
 from thawline.records.metrics import MetricDefinition, exact_share
+from thawline.records.names import PREDICTIONS_FILE
 
 CountedFrom = Literal["output", "input"]
 
@@ -71,7 +72,8 @@ class LoadedRun:
     are empty where nothing was trained epoch by epoch. `chosen_epoch` is the one whose weights were kept. `settings`
     has what decides the numbers (of old records the whole configuration), each by its dotted name, as text.
     `margin` is the difference that the configuration says does not matter, if it says so. `entries` names the stored
-    values that the run read, and `passes` are those over the images that it made.
+    values that the run read, and `passes` are those over the images that it made. `predictions_sha256` is the digest of
+    the predictions that the run has left, if it says so.
     """
 
     identity: str
@@ -113,6 +115,7 @@ class LoadedRun:
     splits: tuple[tuple[str, int, str], ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    predictions_sha256: str | None = None
     passes: tuple[FeaturePass, ...] = ()
     entries: frozenset[str] = frozenset()
 
@@ -227,6 +230,7 @@ def loaded_run(record: Record, folder: Path) -> LoadedRun:
         splits=tuple((name, split.samples, split.sha256) for name, split in record.splits.items()),
         notes=tuple(record.notes),
         warnings=tuple(record.warnings),
+        predictions_sha256=record.files.get(PREDICTIONS_FILE),
     )
 
 
