@@ -260,4 +260,4 @@ def test_a_class_that_lacks_a_method_is_told_which(thawline):
     file.write_text(file.read_text().replace("def build(self, features", "def builds(self, features"))
     result = thawline("train", "--allow", "own", "--config-dir", "conf", *TINY, "head=no_bias")
     assert (result.status, len(result.err.splitlines())) == (2, 1)
-    assert result.err == "error: head: Input should be an instance of Head (got NoBias()); it lacks build\n"
+    assert result.err == "error: head: Input should be an instance of Head (got own.parts.NoBias()); it lacks build\n"

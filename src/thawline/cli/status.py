@@ -169,7 +169,8 @@ def _summary(manifest: Manifest, cells: Sequence[CellStatus]) -> Text:
     diverged = sum(cell.status.diverged for cell in cells)
     if diverged:
         parts.append(Text(f"{diverged} of those done diverged", style="red"))
-    return Text(f"{_printable(manifest.name)}: {len(cells)} runs: ").append(Text(", ").join(parts))
+    runs = "1 run" if len(cells) == 1 else f"{len(cells)} runs"
+    return Text(f"{_printable(manifest.name)}: {runs}: ").append(Text(", ").join(parts))
 
 
 def _view(manifest: Manifest, cells: Sequence[CellStatus], *, everything: bool) -> RenderableType:
