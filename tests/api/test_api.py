@@ -202,6 +202,11 @@ def test_errors_are_exceptions_that_name_what_is_wrong(thawline, monkeypatch):
         ({**FIELDS, "seed": object()}, "seed: a value of type object cannot be a setting"),
         ({**FIELDS, "seed": []}, "seed: an empty list has nothing to sweep"),
         ([*TINY, "seed=0,1"], "seed: several values are a sweep: pass multirun=True"),
+        (
+            [*TINY, "freeze_policy.k=0..2"],
+            'each from 0 to 2: range(0, 3) in a mapping, or multirun=True with "freeze_policy.k=range(0,3)"',
+        ),
+        ({**FIELDS, "seed": "1-2"}, "each from 1 to 2: range(1, 3) in a mapping"),
         ([*TINY, "--cfg", "job"], "--cfg: not for Python"),
     ):
         with pytest.raises(tl.UsageError, match=re.escape(message)):

@@ -9,6 +9,7 @@ import socket
 import tarfile
 import time
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
+from tests.conftest import TINY
 from thawline.backbones import BackboneSpec, TimmBackbone, TorchvisionBackbone, fetching
 from thawline.backbones.weights import state_hash
 from thawline.config_paths import options
@@ -436,6 +438,22 @@ def test_without_a_network_it_says_so_and_what_to_do(spec, no_network, tmp_path,
     assert "give a local file (.safetensors or .pth), or null for random weights" in message
     assert time.monotonic() - began < 60
     assert socket.getdefaulttimeout() == limit
+
+
+@pytest.mark.parametrize("grid", [(), ("-m", "freeze_policy.k=0,1")], ids=["run", "grid"])
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_weights_out_of_reach_are_named_before_anything_is_run(
+    thawline, no_network, tmp_path, monkeypatch, library, grid
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("thawline.backbones.timm_backbone.hub_file", lambda *_: None)
+    network = (f"backbone={library}", "backbone.name=resnet18", "backbone.weights=pretrained")
+    result = thawline("train", *TINY[1:], *network, *grid)
+    assert (result.status, result.out) == (2, "")
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: backbone.weights: the weights of resnet18.")
+    assert "cannot be fetched (no route to host)" in line
+    assert not Path("outputs/runs").exists() and not Path("outputs/sweeps").exists()
 
 
 def test_a_file_in_the_cache_needs_no_network(no_network, tmp_path, monkeypatch):

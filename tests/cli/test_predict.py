@@ -88,18 +88,23 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(thawline):
     shutil.copy("masks/test/0.png", "given/@eaDir/a.png")
     shutil.copytree("outputs", "given/outputs")
     assert list(Path("given/outputs").rglob("*.jpg"))
+    # Linked folders are read as data sets read them: each once, and none that lies above.
+    Path("linked").mkdir()
+    shutil.copy("masks/test/4.png", "linked/4.png")
+    Path("given/from_disk").symlink_to(Path("linked").absolute(), target_is_directory=True)
+    Path("given/deep/loop").symlink_to(Path("given").absolute(), target_is_directory=True)
     result = thawline("predict", str(run_of(0)), "given", "masks/test/3.png", "--masks", "said", "--json", "j")
     assert result.status == 1
     assert result.err.splitlines() == [
         "error: given/broken.jpg: not a usable image: not an image in a supported format"
     ]
     assert sorted(str(path) for path in Path("said").rglob("*.png")) == [
-        "said/3.png", "said/a.bmp.png", "said/a.png", "said/deep/a.png",
+        "said/3.png", "said/a.bmp.png", "said/a.png", "said/deep/a.png", "said/from_disk/4.png",
     ]  # fmt: skip
     images = json.loads(Path("j").read_text())["images"]
     assert [image["image"] for image in images if "problem" in image] == ["given/broken.jpg"]
     assert [image["image"] for image in images if "share" in image] == [
-        "given/a.bmp.png", "given/a.png", "given/deep/a.png", "masks/test/3.png",
+        "given/a.bmp.png", "given/a.png", "given/deep/a.png", "given/from_disk/4.png", "masks/test/3.png",
     ]  # fmt: skip
 
 

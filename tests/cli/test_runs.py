@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -125,6 +126,33 @@ def test_the_table_fits_eighty_columns_and_says_what_varies(thawline, outputs):
         ["In", "every", "row:", "state", "done,", "seconds", "12.0."],
         ["3", "of", "5", "runs", "in", "2", "sweeps:", "3", "done"],
     ]
+
+
+def test_settings_without_room_give_way_to_those_that_runs_are_compared_by(thawline):
+    axes = {
+        "optimizer": ["adamw", "sgd"],
+        "optimizer.weight_decay": ["0.00123", "0.00456"],
+        "trainer.max_epochs": ["10", "200"],
+        "freeze_policy.k": ["0", "3"],
+        "seed": ["0", "1"],
+    }
+
+    def made(overrides: list[str], place: dict[str, str]) -> Record:
+        level = 0.8 + 0.01 * int(place["seed"])
+        return record(
+            overrides, k=int(place["freeze_policy.k"]), metrics={"val": scores(level), "test": scores(level - 0.02)}
+        )
+
+    sweep(OUTPUTS, axes, made, "wide")
+    lines = thawline("runs").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert {" ".join(line.split()[1:5]) for line in lines[1:33]} == {
+        f"{optimizer} weight_decay={decay} k={k} seed={seed}"
+        for optimizer, decay, k, seed in itertools.product(
+            axes["optimizer"], axes["optimizer.weight_decay"], axes["freeze_policy.k"], axes["seed"]
+        )
+    }
+    assert "no room for trainer.max_epochs; --csv has every setting" in lines
 
 
 def test_no_run_is_an_answer_that_says_what_there_is(thawline, outputs):

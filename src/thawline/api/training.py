@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from thawline.errors import Problem, UsageError, usage_error
 
 _MULTIRUN = ("-m", "--multirun")
 _WITH_VALUE = ("--config-name", "-cn", "--config-path", "-cp")
+_SWEPT_RANGE = re.compile(r'-m ("\S+=range\((\d+),(\d+)\)")$')
 
 
 def train(
@@ -105,6 +107,9 @@ def _refuse_other_flags(arguments: Sequence[str]) -> None:
 
 def _in_python(error: UsageError) -> UsageError:
     """The problems with what to do about them said in Python."""
-    return UsageError(
-        [Problem(p.field, p.message.replace("add -m", "pass multirun=True"), p.wants_text) for p in error.problems]
-    )
+    return UsageError([Problem(p.field, _said_in_python(p.message), p.wants_text) for p in error.problems])
+
+
+def _said_in_python(message: str) -> str:
+    said = message.replace("add -m", "pass multirun=True")
+    return _SWEPT_RANGE.sub(r"range(\2, \3) in a mapping, or multirun=True with \1", said)

@@ -95,6 +95,15 @@ class BackboneSpec(Protocol):
         ...
 
 
+@runtime_checkable
+class FetchesWeights(Protocol):
+    """A backbone whose weights may have to be fetched when it is built."""
+
+    def require_weights(self) -> None:
+        """Raise a `UsageError` where they are neither on this machine nor within reach; nothing is fetched."""
+        ...
+
+
 class LibraryBackbone(Spec):
     """Fields of the backbones of every library.
 

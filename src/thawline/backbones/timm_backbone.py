@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -187,17 +188,31 @@ class TimmBackbone(LibraryBackbone):
 
     def _fetched(self) -> Any:
         """The library's network with its weights and classifier, matched strictly by timm."""
-        config = self._config()
-        cached = None if config.custom_load else hub_file(config.hf_hub_id or "", _hub_files(config.hf_hub_filename))
+        cached = self._from_hub()
         if cached is not None:
             with seeded("backbone", 0):
                 return self._create(tag=self._tag, num_classes=None, pretrained=True, overlay={"file": str(cached)})
+        with self._reached(), seeded("backbone", 0):
+            return self._create(tag=self._tag, num_classes=None, pretrained=True)
+
+    def require_weights(self) -> None:
+        """Raise a UsageError where the library's weights are neither here nor within reach; nothing is fetched."""
+        if self.library_weights is not None and self._from_hub() is None:
+            with self._reached():
+                pass
+
+    def _from_hub(self) -> Path | None:
+        """The file of weights that was fetched from the hub before, if it was."""
+        config = self._config()
+        return None if config.custom_load else hub_file(config.hf_hub_id or "", _hub_files(config.hf_hub_filename))
+
+    def _reached(self) -> AbstractContextManager[None]:
+        """A block in which timm finds the weights: where torch.hub has put them, or on their server."""
+        config = self._config()
         url = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)
         if not config.hf_hub_id and downloaded_file(url) is not None:
-            with seeded("backbone", 0):
-                return self._create(tag=self._tag, num_classes=None, pretrained=True)
-        with within_reach(_hub_address(url), f"{self._architecture}.{config.tag}"), seeded("backbone", 0):
-            return self._create(tag=self._tag, num_classes=None, pretrained=True)
+            return nullcontext()
+        return within_reach(_hub_address(url), f"{self._architecture}.{config.tag}")
 
     def _create(
         self,

@@ -175,6 +175,15 @@ class TorchvisionBackbone(LibraryBackbone):
         with within_reach(chosen.url, f"{self.name}.{chosen.name}"):
             return dict(chosen.get_state_dict(progress=False, check_hash=True, weights_only=True))
 
+    def require_weights(self) -> None:
+        """Raise a UsageError where the library's weights are neither here nor within reach; nothing is fetched."""
+        if self.library_weights is None:
+            return
+        chosen = self._weights_set()
+        if downloaded_file(chosen.url) is None:
+            with within_reach(chosen.url, f"{self.name}.{chosen.name}"):
+                pass
+
     def _weights_set(self) -> Any:
         """The library's entry for the configured weights; its default one where none are named."""
         from torchvision import models

@@ -18,6 +18,7 @@ from thawline.commands.run_rows import (
     digits_that_differ,
     file_rows,
     in_order,
+    keys_with_room,
     require_metric,
     run_table,
     same_types,
@@ -27,6 +28,8 @@ from thawline.commands.run_rows import (
 )
 from thawline.errors import usage_error
 from thawline.files import atomic_write
+from thawline.reports.document import Table
+from thawline.reports.escaping import plain
 from thawline.sweeps.catalogue import KnownRun, read_catalogue
 
 # More rows than these are for a file, not for a terminal.
@@ -80,20 +83,43 @@ def _meets(run: KnownRun, conditions: Sequence[Condition], metric: str | None) -
 def _show(
     found: Sequence[KnownRun], every: Sequence[KnownRun], conditions: Sequence[Condition], arguments: argparse.Namespace
 ) -> None:
-    from thawline.reports.tables import fitted
-
     shown = found if arguments.all else found[:_MOST_ROWS]
     if shown:
         # What distinguishes a single run is how it differs from the rest.
         keys = varying(found if len(found) > 1 else every)
-        table = run_table(shown, keys, arguments.metric, digits_that_differ([each.identity for each in every]))
-        print_table(fitted(table, console.width, _FIRST_TO_GO))
+        digits = digits_that_differ([each.identity for each in every])
+        table, without = _fitting_table(shown, keys, arguments.metric, digits)
+        print_table(table)
+        if without:
+            said = f"no room for {', '.join(map(plain, without))}; --csv has every setting"
+            console.print(Text(said, style="dim"), soft_wrap=True)
     console.print(Text(_summary(found, every)))
     if len(shown) < len(found):
         console.print(Text(f"the first {len(shown)} are shown; --all shows them all", style="dim"))
     for condition in () if found else conditions:
         there = values_told(every, condition.key, arguments.metric)
         console.print(Text(f"{condition.key} is {there}", style="dim"), soft_wrap=True)
+
+
+def _fitting_table(
+    runs: Sequence[KnownRun], keys: Sequence[str], metric: str | None, digits: int
+) -> tuple[Table, list[str]]:
+    """The table of the runs for this terminal, and the keys for which it has no room."""
+    from thawline.reports.tables import fitted
+
+    whole = run_table(runs, keys, metric, digits)
+    table = fitted(whole, console.width, _FIRST_TO_GO)
+    if _settings(table) in ([], _settings(whole)):
+        return table, []
+    kept = keys_with_room(runs, keys, max(map(len, _settings(table))))
+    table = fitted(run_table(runs, kept, metric, digits), console.width, _FIRST_TO_GO)
+    return table, [key for key in keys if key not in kept]
+
+
+def _settings(table: Table) -> list[str]:
+    """The column of settings; none where it is said once for all runs."""
+    places = [place for place, column in enumerate(table.columns) if column.heading == "settings"]
+    return [line.entries[place] for place in places for line in table.lines]
 
 
 def _summary(found: Sequence[KnownRun], every: Sequence[KnownRun]) -> str:

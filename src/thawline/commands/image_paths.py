@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from thawline.datasets.ignored import has_ending, is_output, is_system
+from thawline.datasets.ignored import has_ending, is_output, is_system, walked_once
 from thawline.datasets.image_files import EXTENSIONS
 from thawline.errors import Problem, UsageError, usage_error
 
@@ -61,11 +61,11 @@ def keep_images(images: Iterable[ImagePath], targets: Iterable[tuple[str, Path]]
 def _images_below(folder: Path) -> list[Path]:
     """The images at any depth that a data set would find: no thumbnails of systems, and nothing of thawline's own."""
     found = []
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in walked_once(folder):
         if place != os.fspath(folder) and is_output(place, folders):
             folders.clear()
             continue
-        folders[:] = [name for name in folders if not is_system(name)]
+        folders[:] = sorted(name for name in folders if not is_system(name))
         found += [Path(place, name) for name in files if has_ending(name, EXTENSIONS)]
     return sorted(path for path in found if path.is_file())
 

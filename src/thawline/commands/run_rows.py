@@ -18,6 +18,8 @@ _SPLITS = ("val", "test")
 _SHORTEST_IDENTITY = 8
 # Overrides that decide no number: where a run's files go, and who is told of it.
 _BESIDES = ("sweep", "output_dir", "logger", "hydra")
+# What runs are compared by: where not every setting has room, these have it first.
+_COMPARED_BY = ("strategy", "freeze_policy", "freeze_policy.k", "freeze_policy.depth", "seed", "dataset", "backbone")
 
 
 def values_of(run: KnownRun, metric: str | None) -> dict[str, Any]:
@@ -143,6 +145,20 @@ def settings_told(run: KnownRun, keys: Sequence[str]) -> str:
             bare = key == end and natural(text)[0] == 1
             told.append(text if bare else f"{end if ends.count(end) == 1 else key}={text}")
     return plain(" ".join(told))
+
+
+def keys_with_room(runs: Sequence[KnownRun], keys: Sequence[str], room: int) -> list[str]:
+    """Those of `keys`, one at least, that `settings_told` tells of every run in `room` characters, in their order.
+
+    What runs are compared by (strategy, k, seed, ...) is given its room first, then the others as they come.
+    """
+    ranked = sorted(keys, key=lambda key: _COMPARED_BY.index(key) if key in _COMPARED_BY else len(_COMPARED_BY))
+    kept: list[str] = []
+    for key in ranked:
+        wider = [each for each in keys if each in (*kept, key)]
+        if max(len(settings_told(run, wider)) for run in runs) <= room:
+            kept = wider
+    return kept or ranked[:1]
 
 
 def values_told(runs: Sequence[KnownRun], key: str, metric: str | None) -> str:

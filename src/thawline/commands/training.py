@@ -164,6 +164,7 @@ def _job(config: DictConfig) -> str:
             from thawline.commands.precision_notes import print_precision
             from thawline.planning.devices import require_devices
             from thawline.planning.plan import plan_run
+            from thawline.planning.reach import require_weights
             from thawline.records import read_record
             from thawline.sweeps.known import remember_plans
             from thawline.sweeps.line_needs import expect_sweep
@@ -181,6 +182,8 @@ def _job(config: DictConfig) -> str:
     record = read_record(plan.folder)
     if record is None:
         require_devices(plan.settings)
+        if HydraConfig.get().mode == RunMode.RUN:
+            require_weights(plan, session)
     else:
         replay_for_agent(
             plan.settings.logger, record, Mirrored(plan.folder, plan.identity, plan.label, group, plan.config)

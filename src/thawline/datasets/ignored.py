@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path, PurePath
 
@@ -44,6 +44,23 @@ def ending(name: str) -> str:
     if is_system(name):
         return HIDDEN
     return PurePath(name).suffix.lower() or "no ending"
+
+
+def walked_once(
+    top: str | os.PathLike[str], onerror: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """What `os.walk` gives, through links to folders too, with each folder once.
+
+    Without that a link to a folder above would be walked forever.
+    """
+    seen: set[str] = set()
+    for place, folders, files in os.walk(os.fspath(top), followlinks=True, onerror=onerror):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield place, folders, files
 
 
 @contextlib.contextmanager

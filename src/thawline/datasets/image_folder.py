@@ -15,7 +15,7 @@ import numpy as np
 from thawline.datasets.base import Folder, ImageDataset
 from thawline.datasets.columns import Texts
 from thawline.datasets.folders import PART_NAMES, SPLITS_FILE, check_folder, in_order, normal, on_disk, unsearchable
-from thawline.datasets.ignored import ending, has_ending, is_output, is_system
+from thawline.datasets.ignored import ending, has_ending, is_output, is_system, walked_once
 from thawline.datasets.image_files import EXTENSIONS
 from thawline.datasets.images import FileImages
 from thawline.datasets.pools import MOST_NAMED, shortened
@@ -186,16 +186,9 @@ class _Found:
 def _image_paths(survey: _Survey, folder: str) -> _Found:
     """The image files below a folder of the root; what else is there is counted in the survey."""
     found = _Found()
-    seen: set[str] = set()
     top = str(survey.root / folder)
-    for place, folders, files in os.walk(top, followlinks=True, onerror=unsearchable):
+    for place, folders, files in walked_once(top, unsearchable):
         below = folder + place[len(top) :].replace(os.sep, "/")
-        # A link to a folder above would be walked forever.
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
         if is_output(place, folders):
             found.left_out[f"{below}/"] += 1
             found.outputs = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 from thawline.datasets import image_files
 from thawline.datasets.folders import PART_NAMES, SPLITS_FILE, on_disk, unsearchable
-from thawline.datasets.ignored import ending, is_output, is_system
+from thawline.datasets.ignored import ending, is_output, is_system, walked_once
 from thawline.datasets.pools import listed, shortened
 from thawline.datasets.splits import Part
 from thawline.datasets.table import listed_once, read_table
@@ -146,14 +145,10 @@ class Pairing:
 
 def walked(root: Path, folder: str, left_out: Counter[str]) -> Iterator[str]:
     """The files below a folder of the root, by their paths below the root, without those of systems and of ours."""
-    seen: set[str] = set()
-    for place, folders, files in os.walk(root / folder, followlinks=True, onerror=unsearchable):
-        real = os.path.realpath(place)
-        if real in seen or is_output(place, folders):
-            # A link to a folder above would be walked forever.
+    for place, folders, files in walked_once(root / folder, unsearchable):
+        if is_output(place, folders):
             folders.clear()
             continue
-        seen.add(real)
         folders[:] = sorted(name for name in folders if not is_system(name))
         for name in sorted(files):
             if is_system(name):

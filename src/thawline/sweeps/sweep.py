@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from thawline.invocation import Invocation
 from thawline.planning.devices import require_devices
 from thawline.planning.plan import Plan, plan_run
+from thawline.planning.reach import require_weights
 from thawline.planning.session import Session
 from thawline.records import run_folder
 from thawline.records.manifest import CellEntry, Manifest
@@ -53,7 +54,7 @@ def plan_sweep(
         label: a readable start for the sweep's name where the configuration gives none.
         invocation: the command that makes the sweep again.
         session: what the plans share.
-        here: whether the runs will use this machine's devices, which must then be there.
+        here: whether the runs will use this machine: its devices must then be there, and their weights within reach.
 
     Raises:
         UsageError: with the problems of all cells; nothing is written.
@@ -63,6 +64,7 @@ def plan_sweep(
         planned = plan_run(cell.config, cell.overrides, session, cell.label)
         if here:
             require_devices(planned.settings)
+            require_weights(planned, session)
         return planned
 
     plans = for_each(((cell.label, cell) for cell in cells), len(cells), plan)
