@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import TINY, records
+from tests.masked_squares import CLASSES, draw_masks
 from thawline.evaluation.transferability import leep, logme, nce, shrunk_h_score
 from thawline.execution.weights import source_backbone
 from thawline.planning.context import RunContext
@@ -162,6 +163,15 @@ def test_what_cannot_be_ranked_is_said_at_once(thawline, arguments, messages):
     assert result.status == 2
     for message in messages:
         assert message in result.err
+    assert not Path("outputs/rankings").exists()
+
+
+def test_a_target_without_one_class_for_each_image_is_refused(thawline):
+    draw_masks(Path("masks"))
+    data = ("dataset=mask_folder", "dataset.root=masks", f"dataset.classes=[{','.join(CLASSES)}]")
+    result = thawline("rank-sources", *data, "transform.size=[40,48]", "backbones=[test_resnet,test_efficientnet]")
+    said = "error: task: sources are ranked by scores of classes, and the task is semantic_segmentation\n"
+    assert (result.status, result.err) == (2, said)
     assert not Path("outputs/rankings").exists()
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 from statistics import fmean
 
@@ -199,6 +200,18 @@ def test_status_shows_the_stages_and_what_they_chose(here, thawline):
     words = thawline("status", "p").out
     assert "p-tune: 6 runs: 6 done" in words
     assert "chosen on validation of 3 settings each:" in words
+
+
+@pytest.mark.parametrize(
+    "command", [("report",), ("export",), ("average", "--method", "greedy")], ids=["report", "export", "average"]
+)
+def test_before_its_test_stage_a_protocol_is_named_as_one(place, thawline, command):
+    shutil.copytree(place / "outputs/sweeps", "outputs/sweeps")
+    Path("outputs/sweeps/p/sweep.json").unlink()
+    result = thawline(command[0], "p", *command[1:])
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert result.err.startswith("error: sweep: 'p' is a protocol that has not come to its test stage")
+    assert "thawline status p shows its stages" in result.err
 
 
 def test_the_command_ends_with_the_choice_and_the_report_of_the_test_stage(place):

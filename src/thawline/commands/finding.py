@@ -46,12 +46,14 @@ def find_run_or_best(name: str, outputs: Path) -> FoundRun:
     Raises:
         UsageError: there is neither, or the sweep has no run that can be chosen.
     """
+    from thawline.reports.loading import load_sweep, refuse_protocol_without_test
+
     for sweep in (Path(name), outputs / "sweeps" / name):
         if _has_manifest(sweep):
-            from thawline.reports.loading import load_sweep
             from thawline.reports.study import make_study
 
             return best_run(make_study(load_sweep(sweep)))
+        refuse_protocol_without_test(sweep)
     if _runs_called(name, outputs):
         return FoundRun(find_run(name, outputs))
     sweeps = [path.parent.name for path in (outputs / "sweeps").glob(f"*/{SWEEP_FILE}")]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from thawline.errors import nearest, usage_error
 from thawline.records import RECORD_FILE
 from thawline.records.manifest import load_manifest
-from thawline.records.names import SWEEP_FILE
+from thawline.records.names import PROTOCOL_FILE, SWEEP_FILE
 from thawline.reports.loaded_run import LoadedRun, read_run
 from thawline.reports.shared_passes import with_shares
 
@@ -59,6 +59,7 @@ def find_sweep(name: str, outputs: Path) -> Path:
     for candidate in (Path(name), sweeps / name):
         if _is_sweep(candidate):
             return candidate
+        refuse_protocol_without_test(candidate)
     if _is_folder(Path(name)):
         raise usage_error("sweep", f"{_quoted(name)} holds neither {SWEEP_FILE} nor a folder with {RECORD_FILE}")
     known = sorted(path.parent.name for path in sweeps.glob(f"*/{SWEEP_FILE}")) if sweeps.is_dir() else []
@@ -66,6 +67,17 @@ def find_sweep(name: str, outputs: Path) -> Path:
         f"{len(known)} {'sweep' if len(known) == 1 else 'sweeps'} under {sweeps}" if known else f"none under {sweeps}"
     )
     raise usage_error("sweep", f"no sweep {_quoted(name)}{nearest(name, known)} ({there})")
+
+
+def refuse_protocol_without_test(folder: Path) -> None:
+    """Raise UsageError where the folder is that of a protocol whose test stage, the sweep of its name, is to come."""
+    try:
+        begun = (folder / PROTOCOL_FILE).is_file() and not (folder / SWEEP_FILE).is_file()
+    except (OSError, ValueError):
+        return  # a name that no file system takes
+    if begun:
+        said = "is a protocol that has not come to its test stage, whose runs stand for it"
+        raise usage_error("sweep", f"{_quoted(folder.name)} {said}; thawline status {folder.name} shows its stages")
 
 
 def load_sweep(folder: Path) -> LoadedSweep:

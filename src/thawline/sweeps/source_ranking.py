@@ -139,6 +139,9 @@ def _plans(candidates: Sequence[Candidate], session: Session) -> list[Plan]:
     for candidate, plan in zip(candidates, plans, strict=True):
         if _target(plan) != _target(plans[0]):
             raise usage_error("dataset", f"{candidate.label} has another target than {candidates[0].label}")
+    task, known = plans[0].settings.task, plans[0].settings.diagnostics.TASKS_WITH_TRANSFERABILITY
+    if task.NAME not in known:
+        raise usage_error("task", f"sources are ranked by scores of classes, and the task is {task.NAME}")
     return plans
 
 
