@@ -172,6 +172,19 @@ def test_a_race_that_is_decided_early_has_saved_the_looks_that_it_did_not_need(t
     assert "(36 % less)" in cost
 
 
+def test_the_metric_of_scores_and_that_of_drops_are_named(tmp_path):
+    folder = raced(tmp_path)
+    section = section_of(folder)
+    assert section.tables[0].note.startswith("Scores are of validation top-1 accuracy. A dropped setting")
+    assert not section.drawings[0].caption.endswith("is better.")
+    by_loss = next(one for one in make_document(study_of(folder, metric="loss"), "").sections if one.title == TITLE)
+    assert by_loss.paragraphs[0].endswith(
+        "Drops and their p are by top1; scores, differences and audit below are of loss."
+    )
+    assert ", lower is better. A dropped setting" in by_loss.tables[0].note
+    assert by_loss.drawings[0].caption.endswith("Lower is better.")
+
+
 def test_one_setting_alone_is_in_no_race(tmp_path):
     assert section_of(raced(tmp_path, {"4": 0.9})) is None
 

@@ -29,7 +29,7 @@ def race(study: Study) -> Iterable[Section]:
 
 def _told(study: Study, race: RaceOf) -> list[str]:
     where = f"On {short(race.label)}: " if race.label else ""
-    return [f"{where}{_dropped(race)}", _cost(race), _audit(study, race)]
+    return [f"{where}{_dropped(race)}{_by_another(study, race)}", _cost(race), _audit(study, race)]
 
 
 def _dropped(race: RaceOf) -> str:
@@ -50,6 +50,13 @@ def _dropped(race: RaceOf) -> str:
         f"{text}. The chance that one of the best was dropped is at most {100 * race.alpha:g} %, over all looks and "
         f"pairs. Only runs on the {race.fresh_seeds} fresh seeds are in the tables and intervals of this report."
     )
+
+
+def _by_another(study: Study, race: RaceOf) -> str:
+    """What is to be known where the report compares by another metric than the one that dropped settings."""
+    if race.decided_by in ("", study.metric):
+        return ""
+    return f" Drops and their p are by {race.decided_by}; scores, differences and audit below are of {study.metric}."
 
 
 def _cost(race: RaceOf) -> str:
@@ -116,9 +123,9 @@ def _table(study: Study, race: RaceOf) -> Table:
         lines.append(Line((short(racer.label), str(len(racer.raced)), mean, *state), strong=False))
     headings = ("setting", "seeds", "validation in the race", "beaten by", "difference", "p", "state")
     note = (
-        "A dropped setting is censored: its mean is over the seeds up to its drop, and it has no interval. The "
-        "difference is the mean over the common seeds. p is of joint sign flips over all pairs of the look, stepped "
-        "down."
+        f"Scores are of validation {study.axis_label}. A dropped setting is censored: its mean is over the seeds up to "
+        "its drop, and it has no interval. The difference is the mean over the common seeds. p is of joint sign flips "
+        "over all pairs of the look, stepped down."
     )
     return Table(columns(*headings, left=(0, 3, 6)), tuple(lines), caption=short(race.label), note=note)
 

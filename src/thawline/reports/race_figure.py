@@ -6,7 +6,7 @@ import math
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from thawline.reports.figure_style import COLOURS, GREY, PAGE_INCHES, drawable
+from thawline.reports.figure_style import COLOURS, GREY, PAGE_INCHES, capital, drawable
 from thawline.reports.races import RaceOf, Racer
 from thawline.reports.study import Study
 
@@ -126,6 +126,8 @@ def _caption(study: Study, race: RaceOf, first: Racer, drawn: int) -> str:
         f"Left: the seeds that each setting ran before it was dropped, and the fresh seeds of those left. Right: its "
         f"validation {study.metric_label} less that of {first.label} on the same seeds of the race."
     )
+    if study.direction_note:
+        text += f" {capital(study.direction_note)}."
     if drawn < len(race.racers):
         text += f" The first {drawn} of {len(race.racers)} settings are drawn; all are in the table."
     return text

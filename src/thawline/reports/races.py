@@ -35,7 +35,11 @@ class Racer:
 
 @dataclass(frozen=True)
 class RaceOf:
-    """The race on one data set: its racers, its looks in numbers of seeds, and how many fresh seeds followed."""
+    """The race on one data set: its racers, its looks in numbers of seeds, and how many fresh seeds followed.
+
+    `decided_by` is the metric of validation by which epochs were chosen and settings dropped; empty where no run can be
+    read.
+    """
 
     label: str
     racers: tuple[Racer, ...]
@@ -43,6 +47,7 @@ class RaceOf:
     alpha: float
     audit: float
     fresh_seeds: int
+    decided_by: str
 
     @property
     def left(self) -> list[Racer]:
@@ -73,6 +78,7 @@ def races_of(study: Study) -> list[RaceOf]:
             alpha=float(settings.get("alpha", math.nan)),
             audit=float(settings.get("audit", 0.0)),
             fresh_seeds=int(settings.get("seeds", 0)),
+            decided_by=_monitor(stages),
         )
         for condition, members in grouped.items()
     ]
@@ -97,6 +103,11 @@ def _racer(study: Study, stages: Stages, index: int, members: Sequence[int]) -> 
         drop=drop,
         winner=members.index(drop.winner) if drop is not None and drop.winner in members else None,
     )
+
+
+def _monitor(stages: Stages) -> str:
+    first = next(iter(stages.runs.values()), None)
+    return first.monitor.removeprefix(f"{VALIDATION}/") if first is not None else ""
 
 
 def _scores(runs: Mapping[int, LoadedRun], metric: str) -> dict[int, float]:
