@@ -28,9 +28,10 @@ demo: $(INSTALLED)  ## source model, sweep over every depth x 3 seeds on real di
 demo-pages:  ## put the demo's table and figure into the pages that show them
 	$(BIN)/python -m tools.demo_pages
 
-# One thread a worker: threads that spin on a shared core cost more than they do.
+# One thread a worker: threads that spin on a shared core cost more than they do. Each worker begins with half of the
+# files, so that what the tests of a file share is made once.
 test: $(INSTALLED)  ## the quick tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 test-slow: $(INSTALLED)  ## every timm model, real images, real clusters, a sweep with the lowest versions
 	$(BIN)/python -m pytest -m "slow and not gpu"
@@ -46,7 +47,7 @@ $(LOWEST)/.installed: pyproject.toml tools/floors.py tools/requirements.py | $(I
 	@touch $@
 
 test-lowest: $(LOWEST)/.installed  ## the quick tests with the lowest versions that pyproject.toml allows
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 smoke-lowest: $(LOWEST)/.installed  ## one sweep with them: ViT, ConvNeXt, ResNet, LoRA, trackers, report
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest tests/test_smoke.py

@@ -295,7 +295,8 @@ def test_a_run_moves_the_adapter_and_the_head_alone(train, overrides):
     assert [group.trained for group in record.layer_groups] == [0] * len(record.layer_groups)
 
 
-@pytest.mark.parametrize("overrides", [CASES[0], pytest.param(CASES[3], marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [CASES[0], CASES[3]], ids=str)
 def test_the_exported_model_is_the_plain_network_with_the_adapter_folded_in(train, overrides):
     record = train(*overrides, "freeze_policy=linear_probe", "optimizer.lr=0.1")
     session = Session()

@@ -182,6 +182,7 @@ def test_the_phases_of_a_policy_over_time_share_a_pass(thawline, passed):
     assert [row["val/loss"] for row in record.history] == pytest.approx([row["val/loss"] for row in plain.history])
 
 
+@pytest.mark.slow
 def test_the_maps_of_a_dense_task_share_a_pass(thawline, tmp_path, passed):
     draw_masks(tmp_path / "squares")
     tiny = [item for item in TINY if not item.startswith(("dataset", "transform"))]

@@ -95,8 +95,8 @@ def resumed_at(record: Record) -> list[tuple[str, int]]:
     [
         # A signal lets the epoch of steps 7, 8 and 9 end; a kill loses it; a second signal does not wait.
         ("TERM:8", 143, 3),
-        ("HUP:8", 129, 3),
-        ("USR1:8", 138, 3),
+        pytest.param("HUP:8", 129, 3, marks=pytest.mark.slow),
+        pytest.param("USR1:8", 138, 3, marks=pytest.mark.slow),
         pytest.param("INT:8", 130, 3, marks=pytest.mark.slow),
         ("TERM:7,TERM:8", 143, 2),
         ("KILL:8", -9, 2),

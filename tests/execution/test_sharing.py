@@ -158,6 +158,7 @@ def test_an_own_head_that_is_a_linear_layer_and_more(own_class, runs, thawline):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_a_seed_draws_before_the_thaw_line(own_class, runs):
     own_class("heads", PROJECTED, "head/mine", OPTION.format("heads"))
     command = ("head=mine", "data_seed=0", f"backbone.weights={_weights('test_resnet')}")
@@ -166,6 +167,7 @@ def test_what_a_seed_draws_before_the_thaw_line(own_class, runs):
     assert together[1].metrics == alone.metrics
 
 
+@pytest.mark.slow
 def test_fields_and_edits_of_own_images(own_class, runs):
     own_class("sets", IMAGES, "dataset/mine", OPTION.format("sets") + FIELDS)
     command, by = ("dataset=mine", "dataset.n_per_class=4"), "dataset.inverted"

@@ -76,6 +76,7 @@ def test_each_set_is_the_chosen_model_on_the_corrupted_pixels(train):
         assert record.metrics[f"test/{name}"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_further_tests_change_nothing_else_of_the_run_but_its_identity(train):
     plain, shifted = train("freeze_policy.k=1"), train(*FEW, "freeze_policy.k=1")
     assert plain.identity != shifted.identity
@@ -160,6 +161,7 @@ def folder_of(root: Path, classes: dict[str, int]) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_class_map_gives_the_second_sets_classes_their_place(train, tmp_path):
     root = folder_of(tmp_path / "words", {"drei": 3, "sieben": 7, "auch_drei": 3, "unknown": 1})
     record = train(
@@ -240,6 +242,7 @@ def test_a_second_data_set_that_is_not_there_is_refused(thawline, tmp_path):
     assert "nowhere" in result.err
 
 
+@pytest.mark.slow
 def test_the_source_stage_has_no_further_tests(train):
     record = train(
         *FEW,

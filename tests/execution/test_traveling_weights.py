@@ -157,6 +157,7 @@ def test_a_damaged_run_is_not_read_by_others(thawline, train):
     assert "net.safetensors: damaged: its tensors are not those that were written" in result.err
 
 
+@pytest.mark.slow
 def test_a_copy_that_is_not_what_its_source_recorded_is_refused(thawline, train, monkeypatch):
     first = train(*TRANSFER)
     source = Path("outputs/runs", first.provenance.source_run)

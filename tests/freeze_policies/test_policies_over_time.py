@@ -241,7 +241,7 @@ STEADY = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.slow), "adamw"])
 def test_with_its_state_kept_a_fit_in_two_phases_is_one_fit(train, optimizer):
     def history(*overrides: str) -> list[tuple[float, float]]:
         record = train(*STEADY, f"optimizer={optimizer}", *overrides)

@@ -19,6 +19,7 @@ from thawline.regularizers import (
 )
 
 
+@pytest.mark.slow
 def test_l2_with_sgd_is_its_weight_decay(train):
     fixed = (*VIT, "freeze_policy=full", "optimizer.weight_decay_on_norm_and_bias=true")
     by_optimizer = train(*fixed, "optimizer.weight_decay=0.1")

@@ -141,6 +141,7 @@ def test_co_tuning_is_the_cross_entropy_with_the_relation(scale):
     )
 
 
+@pytest.mark.slow
 def test_what_a_regularizer_trains_itself_goes_on_in_the_next_phase(train):
     phases = "freeze_policy.phases=[{name: one, train: head, epochs: 3}, {name: two, train: head}]"
     record = train(*SOURCE, *ONE_STEP, "freeze_policy=phases", phases, "trainer.max_epochs=4", "optimizer.lr=0.02",

@@ -129,7 +129,8 @@ def test_a_record_that_asks_for_too_many_processes_is_refused_before_it_is_run(t
     assert "trainer.devices: 10000: on a CPU each device is a process" in result.err
 
 
-@pytest.mark.parametrize("when", ["while they start", pytest.param("while they train", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["while they start", "while they train"])
 def test_the_processes_of_a_run_end_with_a_killed_parent(zygote, tmp_path, when):
     two = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=100000")
     program = zygote.start("train", *TINY, *two, folder=tmp_path)

@@ -279,6 +279,7 @@ class Mine(Spec):
 '''
 
 
+@pytest.mark.slow
 def test_a_failed_run_runs_again(finished, tmp_path, thawline, monkeypatch):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     gone = _run_of(k=1, seed=1)

@@ -92,7 +92,9 @@ def test_a_failing_cell_leaves_the_others_and_is_named(thawline, monkeypatch):
     assert "freeze_policy.k=1 seed=1" in result.err.replace("\n", " ")
 
 
-@pytest.mark.parametrize(("mode", "channels_last"), [("on", "false"), ("on", "true"), ("auto", "auto")])
+@pytest.mark.parametrize(
+    ("mode", "channels_last"), [("on", "false"), pytest.param("on", "true", marks=pytest.mark.slow), ("auto", "auto")]
+)
 def test_stored_values_change_no_number(train, thawline, mode, channels_last, tmp_path):
     plain = train("freeze_policy.k=2", "cache.mode=off", "head.dropout=0.3", "trainer.max_epochs=3",
                   f"trainer.channels_last={channels_last}")  # fmt: skip
@@ -174,6 +176,7 @@ def test_stored_views_are_the_augmented_run_itself(train, thawline, tmp_path):
     assert losses[0][0] != losses[0][1]
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_is_freed_before_the_next_one_starts(thawline, monkeypatch):
     fits, alive = [], []
     init, start = FitModule.__init__, SweepProgress.start

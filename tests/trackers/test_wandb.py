@@ -329,6 +329,7 @@ def test_a_name_is_cut_to_what_wandb_takes(thawline):
     assert Seen(folder).run.display_name == label[:128] != label
 
 
+@pytest.mark.slow
 def test_the_environment_of_wandb_counts(thawline, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert thawline("train", *WANDB, "trainer.max_epochs=1", "seed=1").status == 0
