@@ -12,15 +12,13 @@ from thawline.runtime import bfloat16
 HALF = "trainer.precision=bf16-mixed"
 FULL = ("freeze_policy=full", "sweep.report=false", "-m", "seed=0,1")
 LARGE = "transform.size=224"
-FAST = {
-    "test_resnet": "this CPU has AMX: convolutions train about 2.5 times as fast at 224 pixels with "
-    "trainer.precision=bf16-mixed; its numbers are others, so take it for all runs that you compare",
-    "test_vit": "this CPU has AMX: transformer blocks train about 1.6 times as fast at 224 pixels with "
-    "trainer.precision=bf16-mixed; its numbers are others, so take it for all runs that you compare",
-}
+TOLD = (
+    "this CPU has {}: {} train about {} times as fast at 224 pixels with trainer.precision=bf16-mixed; its numbers are "
+    "others, so take it for all runs that you compare"
+)
 WHY = {
     "none": "this CPU has no instructions for bfloat16, so that it is slower than float32",
-    "depthwise": "depthwise convolutions gain little on a CPU in bfloat16, or are slower",
+    "depthwise": "depthwise convolutions are slower on a CPU in bfloat16",
     "small": "on a CPU bfloat16 gains nothing with images of 32 pixels",
 }
 
@@ -43,12 +41,20 @@ def said(thawline, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("backbone", FAST)
-def test_where_bfloat16_pays_the_override_is_told_once(said, backbone):
+@pytest.mark.parametrize(
+    ("has", "backbone", "told"),
+    [
+        ("amx", "test_resnet", ("AMX", "convolutions", "2.5")),
+        ("amx", "test_vit", ("AMX", "transformer blocks", "1.6")),
+        ("avx512_bf16", "test_resnet", ("AVX512-BF16", "convolutions", "2.3")),
+        ("avx512_bf16", "test_vit", ("AVX512-BF16", "transformer blocks", "1.4")),
+    ],
+)
+def test_where_bfloat16_pays_the_override_is_told_once(said, has, backbone, told):
     size = (f"backbone={backbone}", *(["backbone.input_size=224"] if backbone == "test_vit" else []), LARGE)
-    assert said("amx", *size) == ([FAST[backbone]], [])
+    assert said(has, *size) == ([TOLD.format(*told)], [])
     # Nothing is left to run.
-    assert said("amx", *size) == ([], [])
+    assert said(has, *size) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -62,7 +68,7 @@ def test_where_bfloat16_pays_the_override_is_told_once(said, backbone):
         ("unknown", (LARGE,)),
         ("unknown", (LARGE, HALF)),
         ("unknown", (HALF,)),
-        ("avx512_bf16", (LARGE, "backbone=test_vit", "backbone.input_size=224")),  # a fifth faster, for other numbers
+        ("avx512_bf16", ()),
         ("avx512_bf16", (HALF,)),
     ],
 )
