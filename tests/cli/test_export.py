@@ -131,6 +131,36 @@ def test_timm_gives_the_record_s_answers_to_the_last_image(thawline):
     assert sorted(path.name for path in Path("net").iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
+def test_the_card_of_a_plain_network_says_how_its_output_becomes_the_number(thawline):
+    for index in range(12):
+        pixels = np.full((32, 32, 3), 20 * index, np.uint8)
+        Path("bright").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(f"bright/{index}.png")
+    Path("bright/labels.csv").write_text("path,age\n" + "".join(f"{i}.png,{1000 + 10 * i}\n" for i in range(12)))
+    plain = [item for item in TINY if not item.startswith("dataset")]
+    scaled = (
+        "task.center=1000",
+        "task.scale=50.5",
+        "dataset=number_csv",
+        "dataset.root=bright",
+        "trainer.max_epochs=1",
+    )
+    assert thawline("train", *plain, *scaled).status == 0
+    (folder,) = records()
+    assert thawline("export", folder.name, "--format", "timm", "--output", "net").status == 0
+    said = "The number of an image is 1000.0 + 50.5 * output (task.center, task.scale)."
+    assert said.replace("*", r"\*") in Path("net/README.md").read_text()
+    assert thawline("export", folder.name, "--output", "net.pt").status == 0
+    assert "The number of an image" not in Path("net.pt.md").read_text()
+    model = timm.create_model("local-dir:net", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model.pretrained_cfg))
+    with torch.inference_mode():
+        (output,) = model(transform(Image.open("bright/3.png").convert("RGB"))[None]).flatten().tolist()
+    assert thawline("predict", folder.name, "bright/3.png", "--json", "said.json").status == 0
+    (image,) = json.loads(Path("said.json").read_text())["images"]
+    assert 1000 + 50.5 * output == pytest.approx(image["values"]["value"], rel=1e-6)
+
+
 def check_about(about):
     record = load_record(best())
     assert (about["run"], about["task"], json.loads(about["classes"])) == (record.identity, record.task, record.classes)

@@ -51,11 +51,13 @@ def test_metrics_are_of_the_targets_units_and_the_loss_of_the_outputs(loss):
     (term,) = task.losses(outputs, targets).values()
     assert (float(term.mean), term.count) == (pytest.approx(expected["loss"], rel=1e-4), 11)
     assert task.values(outputs).numpy() == pytest.approx(values, rel=1e-6)
+    assert task.definitions(["loss"])["loss"].label.endswith(" of the scaled numbers")
 
 
 def test_by_default_an_output_is_the_number_itself():
     targets, outputs = batch()
     assert torch.equal(Regression().values(outputs), outputs)
+    assert Regression().definitions(["loss"])["loss"].label == "mean squared error"
     (term,) = Regression().losses(outputs, targets).values()
     assert float(term.mean) == pytest.approx(mean_squared_error(targets, outputs), rel=1e-5)
 

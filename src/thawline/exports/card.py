@@ -13,10 +13,12 @@ from thawline.reports.loaded_run import LoadedRun, loaded_run
 
 CARD = "README.md"
 _MOST_NAMES = 100
+_WITH_VALUES = ("onnx", "torchscript")
+"""These give what a reader is shown beside the outputs."""
 _SPLITS = {"val": "validation", "test": "test"}
 
 
-def card(record: Record, form: str, name: str, chosen: str = "") -> str:
+def card(record: Record, form: str, name: str, chosen: str = "", outputs_told: str = "") -> str:
     """The card of an exported model, in Markdown.
 
     Args:
@@ -24,6 +26,7 @@ def card(record: Record, form: str, name: str, chosen: str = "") -> str:
         form: the format that was written.
         name: of the file or folder.
         chosen: how the run was chosen among others, a sentence.
+        outputs_told: how the outputs of the network become what a reader is shown, a sentence.
     """
     run = loaded_run(record, Path())
     blocks = [
@@ -36,6 +39,7 @@ def card(record: Record, form: str, name: str, chosen: str = "") -> str:
         "## Images",
         _images(record, form),
         _code("python", _EXAMPLES[form].format(name=_text(name), folder=_text(f"local-dir:{name}"))),
+        *([markdown(outputs_told)] if outputs_told and form not in _WITH_VALUES else []),
         *_names(record),
         "## Training",
         _table(("setting", "value"), [(setting, markdown(value)) for setting, value in run.recipe]),

@@ -95,7 +95,8 @@ def export_run(
     _check_form(finished, kind)
     with _beside(target) as draft:
         remark = kind.write(finished, draft)
-        text = card(finished.record, kind.NAME, target.name, chosen).encode("utf-8", errors="replace")
+        told = finished.plan.settings.task.outputs_told
+        text = card(finished.record, kind.NAME, target.name, chosen, told).encode("utf-8", errors="replace")
         if kind.SUFFIX:
             os.chmod(draft, 0o644)
             _flush(draft)

@@ -124,6 +124,11 @@ class Task(Spec):
         those are one array, with the length of each image's part under ``<name>_rows``.
         """
 
+    @property
+    def outputs_told(self) -> str:
+        """How the outputs of the plain network become numbers in the targets' units; empty where they are those."""
+        return ""
+
     def values(self, outputs: Any) -> Any:
         """What a reader is shown of outputs (B, ...): by default the outputs themselves."""
         return outputs

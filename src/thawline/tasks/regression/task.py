@@ -70,13 +70,21 @@ class Regression(Task):
 
     def definitions(self, names: Iterable[str]) -> dict[str, MetricDefinition]:
         """Direction, label and bounds of each metric."""
-        loss = MetricDefinition(direction="min", label=_LOSSES[self.loss], lower=0.0)
+        label = _LOSSES[self.loss] + (" of the scaled numbers" if self.scale != 1.0 else "")
+        loss = MetricDefinition(direction="min", label=label, lower=0.0)
         known = {**_DEFINITIONS, "loss": loss}
         return {name: known[name] for name in sorted(names) if name in known}
 
     def predictions(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """``target`` (B, 1) and ``output`` (B, 1), float32."""
         return {"target": targets.float(), "output": outputs.float()}
+
+    @property
+    def outputs_told(self) -> str:
+        """`center` and `scale` are no part of the network."""
+        if (self.center, self.scale) == (0.0, 1.0):
+            return ""
+        return f"The number of an image is {self.center!r} + {self.scale!r} * output (task.center, task.scale)."
 
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
         """The predicted numbers (B, 1) in the targets' units, float32."""
