@@ -12,7 +12,7 @@ from tests.reports.depth_sweeps import DEPTHS, study_of
 from thawline.cli import main
 from thawline.errors import UsageError
 from thawline.reports import find_sweep, kept_files, make_report
-from thawline.reports.kept_files import note_files, sources_of
+from thawline.reports.kept_files import note_files, sources_of, stamps_of
 from thawline.reports.loading import load_sweep
 
 
@@ -82,7 +82,7 @@ def test_files_of_a_report_are_kept_while_they_would_be_made_of_the_same(depths,
     assert {path: path.stat().st_ino for path in (depths / "report").iterdir()} == made
 
     def are_kept(*arguments):
-        sources = sources_of(load_sweep(depths), [depths], arguments)
+        sources = sources_of(stamps_of([depths]), load_sweep(depths), arguments)
         return kept_files.are_kept(depths / "report", sources)
 
     as_made = (None, None, None, (), None, None)
@@ -94,7 +94,7 @@ def test_files_of_a_report_are_kept_while_they_would_be_made_of_the_same(depths,
         assert not are_kept(*as_made)
         file.write_bytes(content)
         assert not are_kept(*as_made)
-        note_files(depths / "report", sources_of(load_sweep(depths), [depths], as_made), files)
+        note_files(depths / "report", sources_of(stamps_of([depths]), load_sweep(depths), as_made), files)
         assert are_kept(*as_made)
     (tmp_path / "matplotlibrc").write_text("font.size: 20\n")
     assert not are_kept(*as_made)
@@ -108,6 +108,21 @@ def test_files_of_a_report_are_kept_while_they_would_be_made_of_the_same(depths,
     # The verb makes the files again, whatever is there, and they are those that a command would make.
     assert main(["report", str(depths)]) == 0
     assert (depths / "report" / "figure.png").stat().st_ino != made[depths / "report" / "figure.png"]
+    assert make_report(depths, keep=True).kept
+
+
+def test_a_report_whose_record_is_edited_while_it_is_made_is_made_again(depths, monkeypatch):
+    record = load_sweep(depths).runs[0].folder / "record.json"
+
+    def edited_after_it_was_read():
+        record.write_bytes(record.read_bytes())
+        return "this version"
+
+    with monkeypatch.context() as patch:
+        patch.setattr("thawline.reports.kept_files.program", edited_after_it_was_read)
+        make_report(depths)
+    monkeypatch.setattr("thawline.reports.kept_files.program", lambda: "this version")
+    assert not make_report(depths, keep=True).kept
     assert make_report(depths, keep=True).kept
 
 

@@ -11,36 +11,53 @@ from typing import Any
 
 from thawline.errors import WriteError
 from thawline.files import read_json, sha256_of_file, write_json
-from thawline.records.names import PROTOCOL_FILE, SWEEP_FILE
-from thawline.reports.loading import LoadedSweep
+from thawline.records.manifest import load_manifest
+from thawline.records.names import PROTOCOL_FILE, RECORD_FILE, SWEEP_FILE
+from thawline.reports.loaded_run import names_a_folder
+from thawline.reports.loading import LoadedSweep, runs_folder
 from thawline.runtime.program import program
 
 MADE_FILE = ".made.json"
 """Beside the files of a report: what they were made from, and how they were left."""
 
 
-def sources_of(sweep: LoadedSweep, folders: Sequence[Path], arguments: Sequence[Any]) -> str | None:
+def stamps_of(folders: Sequence[Path]) -> list[Any] | None:
+    """What the files are that a report of these sweeps is made from; None where that cannot be said.
+
+    Taken before they are read: one that is edited meanwhile has another stamp the next time.
+    """
+    # The report of a protocol reads the sweeps of all its stages.
+    if any((folder / PROTOCOL_FILE).exists() for folder in folders):
+        return None
+    try:
+        return [*map(_of_sweep, folders), _stamps(_styles())]
+    except (OSError, ValueError):
+        return None
+
+
+def _of_sweep(folder: Path) -> list[Any]:
+    """The stamps of a sweep's files; raises OSError or ValueError where its manifest cannot be read."""
+    manifest = folder / SWEEP_FILE
+    digest, described = sha256_of_file(manifest), load_manifest(folder)
+    runs = runs_folder(folder, described)
+    identities = filter(names_a_folder, dict.fromkeys(cell.identity for cell in described.cells))
+    done = [runs / identity for identity in identities if (runs / identity / RECORD_FILE).is_file()]
+    return [str(manifest.absolute()), digest, [[str(run), _stamps(sorted(run.rglob("*")))] for run in done]]
+
+
+def sources_of(stamps: list[Any] | None, sweep: LoadedSweep, arguments: Sequence[Any]) -> str | None:
     """A digest of all that a report is made from; None where that cannot be said.
 
     Args:
+        stamps: `stamps_of` its sweeps, from before it was loaded.
         sweep: what it shows.
-        folders: those of its sweeps.
         arguments: what else was asked for.
     """
     used = program()
-    manifests = [folder / SWEEP_FILE for folder in folders]
-    # The report of a protocol reads the sweeps of all its stages.
-    staged = any((folder / PROTOCOL_FILE).exists() for folder in folders)
-    if used is None or staged or not all(manifest.is_file() for manifest in manifests):
+    if used is None or stamps is None:
         return None
-    content = [
-        used,
-        [str(argument) for argument in arguments],
-        [[str(manifest.absolute()), sha256_of_file(manifest)] for manifest in manifests],
-        [[cell.identity, cell.problem] for cell in sweep.cells],
-        [[str(run.folder), _stamps(sorted(run.folder.rglob("*")))] for run in sweep.runs],
-        _stamps(_styles()),
-    ]
+    problems = [[cell.identity, cell.problem] for cell in sweep.cells]
+    content = [used, [str(argument) for argument in arguments], stamps, problems]
     return hashlib.sha256(json.dumps(content).encode(errors="surrogateescape")).hexdigest()
 
 

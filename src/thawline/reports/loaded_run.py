@@ -167,9 +167,15 @@ class LoadedRun:
         return math.nan if self.diverged else exact_share(self.value(split, metric), samples)
 
 
+def names_a_folder(identity: str) -> bool:
+    """Whether the run of this identity can have a folder, which lies in that of all runs."""
+    is_path = identity in ("", ".", "..") or Path(identity).name != identity
+    return not is_path and "\x00" not in identity and len(identity) <= 255
+
+
 def read_run(runs_folder: Path, identity: str) -> tuple[LoadedRun | None, str]:
     """The run of an identity, or why there is none."""
-    if identity in ("", ".", "..") or Path(identity).name != identity or "\x00" in identity or len(identity) > 255:
+    if not names_a_folder(identity):
         return None, "not the identity of a run"
     folder = runs_folder / identity
     try:

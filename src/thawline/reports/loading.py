@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from thawline.errors import nearest, usage_error
 from thawline.records import RECORD_FILE
-from thawline.records.manifest import load_manifest
+from thawline.records.manifest import Manifest, load_manifest
 from thawline.records.names import PROTOCOL_FILE, SWEEP_FILE
 from thawline.reports.loaded_run import LoadedRun, read_run
 from thawline.reports.shared_passes import with_shares
@@ -99,6 +99,11 @@ def override_values(overrides: Sequence[str]) -> dict[str, str]:
     return {key.lstrip("+"): value for key, equals, value in pairs if equals}
 
 
+def runs_folder(folder: Path, described: Manifest) -> Path:
+    """The folder of the runs of the sweep in `folder`."""
+    return Path(os.path.normpath(folder.absolute() / described.runs_folder))
+
+
 def _from_file(folder: Path) -> LoadedSweep:
     path = folder / SWEEP_FILE
     try:
@@ -109,9 +114,8 @@ def _from_file(folder: Path) -> LoadedSweep:
     except (OSError, ValueError) as error:
         raise usage_error("", f"{path}: not a valid sweep: {error}") from None
     axes = {key.lstrip("+"): tuple(values) for key, values in described.axes.items()}
-    runs_folder = Path(os.path.normpath(folder.absolute() / described.runs_folder))
     # Cells that resolve to the same config share a run; it is read once.
-    read = _read_runs(runs_folder, dict.fromkeys(cell.identity for cell in described.cells))
+    read = _read_runs(runs_folder(folder, described), dict.fromkeys(cell.identity for cell in described.cells))
     cells = []
     for cell in described.cells:
         values = override_values(cell.overrides)

@@ -11,7 +11,7 @@ from thawline.files import atomic_write
 from thawline.reports.escaping import plain
 from thawline.reports.figures import draw, shows_layers
 from thawline.reports.joining import load_sweeps
-from thawline.reports.kept_files import are_kept, note_files, sources_of
+from thawline.reports.kept_files import are_kept, note_files, sources_of, stamps_of
 from thawline.reports.latex import latex_table, with_columns
 from thawline.reports.page import html_page
 from thawline.reports.rendering import csv_text, markdown_report, markdown_table
@@ -92,6 +92,7 @@ def make_report(
         UsageError: there is nothing to report, no such metric, axis or column, or the margin is not above 0.
     """
     folders = [sweep_folder] if isinstance(sweep_folder, Path) else list(dict.fromkeys(sweep_folder))
+    stamps = stamps_of(folders)
     study = replace(make_study(load_sweeps(folders), metric, axis, margin), figure_inches=figure_inches)
     folder = output if output is not None else report_folder(folders, folders[0].absolute().parent.parent)
     files = ReportFiles(
@@ -107,7 +108,7 @@ def make_report(
         study=study,
     )
     asked = [metric, axis, margin, tuple(columns), figure_inches, reload_seconds]
-    sources = sources_of(study.sweep, folders, asked)
+    sources = sources_of(stamps, study.sweep, asked)
     if keep and are_kept(folder, sources):
         return replace(files, kept=True)
     contents = _contents(study, files, columns, reload_seconds)
