@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from multiprocessing.reduction import ForkingPickler
 
+import pytest
 from PIL import Image
 
-from tests.datasets.image_folders import class_folders, save, split_folders, table
-from thawline.datasets import Digits, ImageFolder, image_files
+from tests.datasets.image_folders import class_folders, problems, save, split_folders, table
+from thawline.datasets import Digits, ImageFolder, image_files, inspections
+from thawline.errors import UsageError
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path):
@@ -76,6 +78,34 @@ def test_files_that_did_not_change_are_not_read_again(tmp_path, monkeypatch):
     found = ImageFolder(root=root).load(0, looks).fingerprint
     assert decoded == [other]
     assert found == ImageFolder(root=root).load(0).fingerprint != changed
+
+
+def test_an_image_is_read_as_long_as_it_is_the_one_that_was_looked_at(tmp_path):
+    root = class_folders(tmp_path)
+    images = ImageFolder(root=root).load(0).images
+    index = [images.key(row) for row in range(len(images))].index("cat/3.png")
+    file, pixels = root / "cat" / "3.png", images.read(index).tobytes()
+    status, whole = file.stat(), file.read_bytes()
+    other = (root / "cat" / "2.png").read_bytes()
+    assert len(other) == status.st_size
+    os.utime(file)
+    assert images.read(index).tobytes() == pixels
+    file.unlink()
+    file.write_bytes(whole)
+    assert images.read(index).tobytes() == pixels
+    file.write_bytes(other)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(UsageError) as error:
+        images.read(index)
+    said = f"{file}: the image has changed since the data set was checked; run the command again"
+    assert problems(error) == [f"dataset: {said}"]
+    assert images.read(index + 1).size == (4, 4)
+
+
+def test_a_file_with_its_stamp_is_not_hashed_again(tmp_path, monkeypatch):
+    images = ImageFolder(root=class_folders(tmp_path)).load(0).images
+    monkeypatch.setattr(inspections.hashlib, "sha256", None)
+    assert images.read(0).size == (4, 4)
 
 
 def test_what_was_found_in_bad_and_odd_images_is_kept_too(tmp_path):

@@ -82,6 +82,23 @@ def test_a_parquet_file_of_the_same_time_is_read_again(tmp_path):
     assert prints["one", 20] == prints["other", 20] != prints["one", 0]
 
 
+def test_an_image_that_has_changed_since_the_look_is_named(tmp_path):
+    root = three_splits(tmp_path / "set")
+    images = HuggingFaceDataset(root=root).load(0).images
+    index = [images.key(row) for row in range(len(images))].index("train/00000001")
+    (file,) = (root / "train").glob("*.arrow")
+    content = file.read_bytes()
+    assert len(png(9)) == len(png(1))
+    with file.open("r+b") as stream:  # the library has it mapped into memory
+        stream.seek(content.index(png(1)))
+        stream.write(png(9))
+    with pytest.raises(UsageError) as error:
+        images.read(index)
+    said = f"{root}, train row 1: the image has changed since the data set was checked; run the command again"
+    assert problems(error) == [f"dataset: {said}"]
+    assert np.asarray(images.read(index + 1))[0, 0].tolist() == [2, 0, 7]
+
+
 def test_the_content_decides_the_fingerprint_and_nothing_is_decoded_twice(tmp_path, monkeypatch):
     root, looks = three_splits(tmp_path / "set"), tmp_path / "looks"
     first = HuggingFaceDataset(root=root).load(0, looks)

@@ -10,7 +10,19 @@ from PIL import Image
 
 from tests.datasets.image_folders import problems
 from tests.datasets.test_real_images import unpacked
-from tests.datasets.toy_scene import CLASSES, PARTS, camvid, image, mask, mask_folder, mask_table, save
+from tests.datasets.toy_scene import (
+    CLASSES,
+    PARTS,
+    SIZE,
+    camvid,
+    image,
+    instances,
+    mask,
+    mask_folder,
+    mask_table,
+    penn_fudan,
+    save,
+)
 from thawline.datasets import IGNORE, InstanceFolder, MaskFolder, PetSegmentation, VocSegmentation
 from thawline.errors import UsageError
 from thawline.specs import resolve
@@ -237,6 +249,23 @@ def test_an_edited_mask_is_another_data_set_and_unchanged_ones_are_not_decoded_a
     assert len(decoded) == 1 + len(PARTS)
 
 
+def test_a_mask_that_has_changed_since_the_look_is_named(tmp_path):
+    root = penn_fudan(tmp_path)
+    masks = by_name(toy(root, images="PNGImages", masks="PedMasks", mask_suffix="_mask").load(0))
+    objects = by_name(InstanceFolder(root=root, classes=["disc", "bar"], table="classes.csv").load(0))
+    assert np.array_equal(masks["a"].read(), instances("a"))
+    assert objects["a"].masks(SIZE).sum(axis=(1, 2)).tolist() == [20, 21]
+    edited = instances("a")
+    edited[2, 3] = 2
+    file = save(Image.fromarray(edited), root / "PedMasks" / "a_mask.png")
+    for read in (masks["a"].read, lambda: objects["a"].masks(SIZE)):
+        with pytest.raises(UsageError) as error:
+            read()
+        said = f"{file}: the mask has changed since the data set was checked; run the command again"
+        assert problems(error) == [f"dataset: {said}"]
+    assert objects["b"].masks(SIZE).sum() == 16
+
+
 def test_a_mask_that_does_not_decode_stops_or_is_left_out(tmp_path):
     root = mask_table(tmp_path)
     (root / "masks" / "a.png").write_bytes(b"broken")
@@ -250,7 +279,7 @@ def test_a_mask_that_does_not_decode_stops_or_is_left_out(tmp_path):
 
 
 def test_instances_have_the_boxes_of_their_pixels_and_classes_by_a_table(tmp_path):
-    from tests.datasets.toy_scene import OBJECTS, penn_fudan
+    from tests.datasets.toy_scene import OBJECTS
 
     root = penn_fudan(tmp_path)
     splits = InstanceFolder(root=root, classes=["disc", "bar"], table="classes.csv").load(0)

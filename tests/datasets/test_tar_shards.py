@@ -98,6 +98,23 @@ def test_the_content_and_the_labels_decide_the_fingerprint_and_nothing_is_decode
     assert sorted(decoded) == sorted(png(index) for index in (*range(10, 14), *range(30, 34)))
 
 
+def test_an_image_that_has_changed_since_the_look_is_named(tmp_path):
+    file = three_parts(tmp_path) / "train-000000.tar"
+    images = TarShards(root=tmp_path).load(0).images
+    keys = [images.key(row) for row in range(len(images))]
+    first, second = (keys.index(f"{file.name}/00000{number}.png") for number in (1, 2))
+    with tarfile.open(file, "a") as archive:  # what is there stays where it is
+        archive.addfile(tarfile.TarInfo("README"))
+    assert np.asarray(images.read(first))[0, 0].tolist() == [1, 0, 7]
+    assert len(png(9)) == len(png(1))
+    file.write_bytes(file.read_bytes().replace(png(1), png(9)))
+    with pytest.raises(UsageError) as error:
+        images.read(first)
+    said = f"{file}/000001.png: the image has changed since the data set was checked; run the command again"
+    assert problems(error) == [f"dataset: {said}"]
+    assert np.asarray(images.read(second))[0, 0].tolist() == [2, 0, 7]
+
+
 def test_an_image_is_read_again_after_the_archive_is_gone(tmp_path):
     splits = TarShards(root=three_parts(tmp_path)).load(0)
     (tmp_path / "val-000000.tar").unlink()

@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +18,7 @@ import numpy as np
 from thawline.datasets import image_files
 from thawline.datasets.base import Folder, ImageDataset
 from thawline.datasets.folders import PART_NAMES, check_folder, in_order, normal
-from thawline.datasets.inspections import inspected
+from thawline.datasets.inspections import Seen, inspected
 from thawline.datasets.looks import STAMP_BYTES, OpenFile
 from thawline.datasets.pools import listed, shortened
 from thawline.datasets.splits import Collection, Inspection, Part
@@ -134,6 +134,7 @@ class TableImages:
         table: (N,) the table of each image.
         rows: (N,) its row there.
         targets: (N,) int64 classes.
+        seen: What `inspect` found; `read` gives no other image.
     """
 
     root: Path
@@ -142,6 +143,7 @@ class TableImages:
     table: NDArray[np.int64]
     rows: NDArray[np.int64]
     targets: NDArray[np.int64]
+    seen: Seen = field(default_factory=Seen, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -150,10 +152,11 @@ class TableImages:
         """The image, in RGB and upright.
 
         Raises:
-            UsageError: it cannot be read; names the split and the row.
+            UsageError: it cannot be read, or is not the one that was inspected; names the split and the row.
         """
         try:
-            return image_files.decode(self._cell(index).read())
+            # Hashed each time: a table may be hundreds of files, and their stamps take longer.
+            return image_files.decode(self.seen.held(index, self._cell(index).read(), b"", self.locate(index)))
         except (OSError, ValueError, image_files.UnreadableImageError) as error:
             raise usage_error("dataset", f"{self.locate(index)}: not a usable image: {error}") from None
 
@@ -168,7 +171,8 @@ class TableImages:
     def inspect(self, indices: Sequence[int], cache_dir: Path | None) -> Sequence[Inspection]:
         """Hash and decode every image; not again while the files of its split have the stamps of an earlier look."""
         keys = [self.key(index) for index in indices]
-        return inspected(self.root, keys, lambda place: self._cell(indices[place]), cache_dir)
+        found = inspected(self.root, keys, lambda place: self._cell(indices[place]), cache_dir)
+        return self.seen.note(indices, found)
 
     def _cell(self, index: int) -> _Cell:
         return _Cell(self.tables[int(self.table[index])], int(self.rows[index]))

@@ -86,14 +86,14 @@ def decode(content: bytes) -> Image:
         return _guarded(lambda: _upright(image, _rgb(image)))
 
 
-def read(path: Path, field: str) -> Image:
-    """The image in a file, as `decode` gives it.
+def read(path: Path, field: str, load: Callable[[Path], bytes] = Path.read_bytes) -> Image:
+    """The image in a file, as `decode` gives it; `load` gives the file's bytes.
 
     Raises:
         UsageError: it cannot be read; names the `field` of the configuration and the file.
     """
     try:
-        return decode(path.read_bytes())
+        return decode(load(path))
     except OSError as error:
         raise usage_error(field, f"{path}: cannot be read: {error.strerror or error}") from None
     except UnreadableImageError as error:

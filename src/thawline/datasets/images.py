@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ import numpy as np
 
 from thawline.datasets import image_files
 from thawline.datasets.columns import Texts
-from thawline.datasets.inspections import inspected
-from thawline.datasets.looks import OpenFile
+from thawline.datasets.inspections import Seen, inspected
+from thawline.datasets.looks import OpenFile, stamped
 from thawline.datasets.splits import Inspection
 
 if TYPE_CHECKING:
@@ -67,11 +68,13 @@ class FileImages:
         root: The folder that the paths are relative to.
         paths: N unique relative paths with forward slashes; they are the keys.
         targets: (N, ...), one for each image; of classification the classes (N,), int64.
+        seen: What `inspect` found; `read` gives no other image.
     """
 
     root: Path
     paths: Sequence[str]
     targets: NDArray[np.generic]
+    seen: Seen = field(default_factory=Seen, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.paths, Texts):
@@ -84,9 +87,9 @@ class FileImages:
         """The image, in RGB and upright.
 
         Raises:
-            UsageError: it cannot be read; names the file.
+            UsageError: it cannot be read, or is not the one that was inspected; names the file.
         """
-        return image_files.read(self.root / self.paths[index], "dataset")
+        return image_files.read(self.root / self.paths[index], "dataset", functools.partial(self._content, index))
 
     def key(self, index: int) -> str:
         """The image's path below the root."""
@@ -104,4 +107,9 @@ class FileImages:
         paths = [self.paths[index] for index in indices]
         # A path is not put together by pathlib: of small files that would be a fifth of a second look at them.
         top = str(self.root / "_")[:-1]
-        return inspected(self.root, paths, lambda index: OpenFile(top + paths[index]), cache_dir)
+        found = inspected(self.root, paths, lambda index: OpenFile(top + paths[index]), cache_dir)
+        return self.seen.note(indices, found)
+
+    def _content(self, index: int, path: Path) -> bytes:
+        content, stamp = stamped(path)
+        return self.seen.held(index, content, stamp, path)

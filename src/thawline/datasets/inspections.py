@@ -14,7 +14,7 @@ import numpy as np
 
 from thawline.datasets import image_files
 from thawline.datasets.columns import Column, Digests
-from thawline.datasets.looks import Content, Found, Looking
+from thawline.datasets.looks import STAMP_BYTES, Content, Found, Looking, changed
 from thawline.datasets.splits import Inspection
 
 if TYPE_CHECKING:
@@ -34,12 +34,14 @@ class Inspections(Column[Inspection]):
         sizes: (n, 2) height and width.
         unusual: By place, the inspections that found a problem or have remarks; with a problem, the rest counts here
             alone.
+        stamps: n stamps of what was read (`thawline.datasets.looks.stamp`), one after the other; empty: not known.
     """
 
     digests: Sequence[str]
     pixels: Sequence[str]
     sizes: NDArray[np.int64]
     unusual: Mapping[int, Inspection]
+    stamps: bytes = b""
 
     @classmethod
     def of(cls, found: Sequence[Inspection]) -> Inspections:
@@ -68,7 +70,8 @@ class Inspections(Column[Inspection]):
             read = np.flatnonzero(lengths)
             rows[read] = content[starts[read][:, None] + np.arange(_FIXED.size)]
         sizes = np.ascontiguousarray(rows[:, 48:]).view("<u4").astype(np.int64)
-        return cls(Digests(rows[:, :32].copy()), Digests(rows[:, 32:48].copy()), sizes, unusual)
+        digests, pixels = Digests(rows[:, :32].copy()), Digests(rows[:, 32:48].copy())
+        return cls(digests, pixels, sizes, unusual, found.stamps)
 
     @property
     def problems(self) -> dict[int, str]:
@@ -84,6 +87,43 @@ class Inspections(Column[Inspection]):
             return self.unusual[place]
         height, width = self.sizes[place].tolist()
         return Inspection(self.digests[place], pixels=self.pixels[place], size=(height, width))
+
+
+class Seen:
+    """What the last look at images found of their content, so that others in their place are not taken for them."""
+
+    def __init__(self) -> None:
+        self._places = np.empty(0, np.int64)
+        self._digests: Sequence[str] = ()
+        self._stamps = b""
+
+    def note(self, indices: Sequence[int], found: Inspections) -> Inspections:
+        """Keep what was found in the images at these indices, which is given back."""
+        self._places = np.full(max(indices, default=-1) + 1, -1)
+        self._places[np.asarray(indices, np.int64)] = np.arange(len(indices))
+        self._digests, self._stamps = found.digests, found.stamps
+        return found
+
+    def held(self, index: int, content: bytes, stamp: bytes, where: str | Path) -> bytes:
+        """The content of an image, if it is the one that was seen; of one that was not looked at, any.
+
+        It is hashed only where the stamp is another one: files are touched and copied, too.
+
+        Args:
+            index: Of the image.
+            content: Its bytes.
+            stamp: Of them when they had been read.
+            where: Its place, for the message.
+
+        Raises:
+            UsageError: it is another image now.
+        """
+        place = int(self._places[index]) if index < len(self._places) else -1
+        if place < 0 or stamp == self._stamps[place * STAMP_BYTES : (place + 1) * STAMP_BYTES]:
+            return content
+        if hashlib.sha256(content).hexdigest() != self._digests[place]:
+            raise changed("image", where)
+        return content
 
 
 def inspected(

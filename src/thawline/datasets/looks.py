@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from thawline.datasets.columns import Packed, Texts, encoded
+from thawline.errors import UsageError, usage_error
 from thawline.files import atomic_write
 from thawline.runtime.cores import available_cores
 from thawline.runtime.steps import step
@@ -71,6 +72,19 @@ def stamp(descriptor: int) -> bytes:
     return _STAMP.pack(size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, sample)
 
 
+def stamped(path: Path) -> tuple[bytes, bytes]:
+    """The bytes of a file, and the stamp that it had when they were read; raises OSError."""
+    with path.open("rb", buffering=0) as stream:
+        content = stream.readall()
+        return content, stamp(stream.fileno())
+
+
+def changed(what: str, where: str | Path) -> UsageError:
+    """The error where an ``image`` or a ``mask`` is not the one that was looked at."""
+    message = f"{where}: the {what} has changed since the data set was checked; run the command again"
+    return usage_error("dataset", message)
+
+
 class OpenFile:
     """A whole file (`Content`); raises OSError where it cannot be opened or read, ValueError where its name is none."""
 
@@ -99,10 +113,12 @@ class Found:
     Attributes:
         values: What `Looking.examine` made of each; empty where it could not be read.
         unread: By index, why it could not be read.
+        stamps: n stamps, one after the other.
     """
 
     values: Packed
     unread: Mapping[int, str]
+    stamps: bytes
 
 
 @dataclass(frozen=True)
@@ -144,7 +160,7 @@ class Looking:
         found = Packed(bytes(values), np.array(ends, dtype=np.int64))
         if is_fresh:
             known.save(Texts(self.keys).packed, bytes(stamps), found)
-        return Found(found, unread)
+        return Found(found, unread, bytes(stamps))
 
     def _look(self, index: int, known: Looks) -> _Look:
         try:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from thawline.datasets.image_files import UnreadableImageError
-from thawline.datasets.looks import Looking, OpenFile
-from thawline.datasets.mask_values import NO_CLASS, MaskCoding, WrongMaskError, mask_values
+from thawline.datasets.looks import Looking, OpenFile, changed
+from thawline.datasets.mask_values import MaskCoding, WrongMaskError, mask_values
 from thawline.datasets.targets import IGNORE, Look, Objects, Size, as_objects
 from thawline.errors import usage_error
 
@@ -37,8 +37,8 @@ class MaskFile:
             UsageError: the file cannot be read any more, or has other values than at first; names it.
         """
         indices = _read(self.path, self.coding.indices)
-        if (indices == NO_CLASS).any():
-            raise _changed(self.path)
+        if _digest(indices) != self.sha256:
+            raise changed("mask", self.path)
         mask: NDArray[np.uint8] = indices.astype(np.uint8)
         return mask
 
@@ -50,18 +50,20 @@ class InstanceFile:
     Attributes:
         path: The file.
         values: (n,) the value of each object's pixels.
-        sha256: Of the file's values.
+        labels: (n,) the class of each object.
+        sha256: Of the file's values and these classes.
     """
 
     path: Path
     values: tuple[int, ...]
+    labels: tuple[int, ...]
     sha256: str
 
     def read(self, size: Size) -> NDArray[np.uint8]:
         """(n, H, W) zeros and ones; raises UsageError where the file changed."""
         found = _read(self.path, mask_values)
-        if found.shape != size:
-            raise _changed(self.path)
+        if found.shape != size or _labelled(_digest(found), self.labels) != self.sha256:
+            raise changed("mask", self.path)
         masks: NDArray[np.bool_] = found[None] == np.array(self.values, dtype=np.int64)[:, None, None]
         return masks.astype(np.uint8)
 
@@ -175,9 +177,8 @@ class InstanceFiles:
         values = [item[0] for item in look.objects]
         known = self._known(index, values)
         mistakes = [f"the object of value {value} has no class in the table" for value in values if value not in known]
-        labelled = hashlib.sha256(repr((look.digest, [known.get(value) for value in values])).encode()).hexdigest()
         return Look(
-            labelled,
+            _labelled(look.digest, [known.get(value) for value in values]),
             frozenset(known[value] for value in values if value in known),
             look.unreadable,
             (*mistakes, *_misfit(look, size, self.images[index])),
@@ -191,12 +192,13 @@ class InstanceFiles:
     def _objects(self, index: int, look: Look) -> Objects:
         values = tuple(item[0] for item in look.objects)
         known = self._known(index, values)
+        labels = tuple(known[value] for value in values)
         return Objects(
             boxes=np.array([item[1:] for item in look.objects], dtype=np.float32).reshape(-1, 4),
-            labels=np.array([known[value] for value in values], dtype=np.int64),
+            labels=np.array(labels, dtype=np.int64),
             crowd=np.zeros(len(values), dtype=np.bool_),
             size=look.size,
-            instances=InstanceFile(self.root / self.paths[index], values, look.digest),
+            instances=InstanceFile(self.root / self.paths[index], values, labels, look.digest),
         )
 
     def _examine(self, content: bytes) -> _FileLook:
@@ -260,11 +262,12 @@ def _read(path: Path, decode: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:
         raise usage_error("dataset", f"{path}: not a usable mask: {error}") from None
 
 
-def _changed(path: Path) -> Exception:
-    return usage_error("dataset", f"{path}: the mask has changed since the data set was checked")
+def _labelled(digest: str, labels: Sequence[int | None]) -> str:
+    """The digest of a file's values and of the classes of its objects."""
+    return hashlib.sha256(repr((digest, [*labels])).encode()).hexdigest()
 
 
-def _digest(values: NDArray[np.uint16]) -> str:
+def _digest(values: NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{values.shape[1]} x {values.shape[0]}\n".encode())
     digest.update(values.astype("<u2").tobytes())
     return digest.hexdigest()

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,7 +19,7 @@ from thawline.datasets.base import Folder, ImageDataset
 from thawline.datasets.columns import Texts
 from thawline.datasets.folders import PART_NAMES, check_folder, in_order, normal, unsearchable
 from thawline.datasets.ignored import ending, is_system
-from thawline.datasets.inspections import inspected
+from thawline.datasets.inspections import Seen, inspected
 from thawline.datasets.looks import STAMP_BYTES, OpenFile
 from thawline.datasets.pools import shortened
 from thawline.datasets.splits import Collection, Inspection, Part
@@ -113,6 +113,7 @@ class TarImages:
         starts: (N,) where its bytes begin.
         sizes: (N,) how many there are.
         targets: (N,) int64 classes.
+        seen: What `inspect` found; `read` gives no other image.
     """
 
     root: Path
@@ -122,6 +123,7 @@ class TarImages:
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
     targets: NDArray[np.int64]
+    seen: Seen = field(default_factory=Seen, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -130,10 +132,12 @@ class TarImages:
         """The image, in RGB and upright.
 
         Raises:
-            UsageError: it cannot be read; names the archive and the member.
+            UsageError: it cannot be read, or is not the one that was inspected; names the archive and the member.
         """
         try:
-            return image_files.decode(self._member(index, b"").read())
+            content = self._member(index, b"").read()
+            now = self._member(index, _stamp(self.root / self.archives[int(self.archive[index])])).stamp
+            return image_files.decode(self.seen.held(index, content, now, self.locate(index)))
         except (OSError, ValueError, image_files.UnreadableImageError) as error:
             raise usage_error("dataset", f"{self.locate(index)}: not a usable image: {error}") from None
 
@@ -153,7 +157,7 @@ class TarImages:
         def opened(place: int) -> _Member:
             return self._member(indices[place], stamps[int(self.archive[indices[place]])])
 
-        return inspected(self.root, keys, opened, cache_dir)
+        return self.seen.note(indices, inspected(self.root, keys, opened, cache_dir))
 
     def _member(self, index: int, stamp: bytes) -> _Member:
         path = self.root / self.archives[int(self.archive[index])]
