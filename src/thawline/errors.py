@@ -28,9 +28,15 @@ class UsageError(Exception):
     The command line prints the problems, without a traceback, and ends with exit status 2.
     """
 
-    def __init__(self, problems: Problem | Sequence[Problem]) -> None:
+    def __init__(self, problems: Problem | Sequence[Problem] | str) -> None:
+        if isinstance(problems, str):
+            # Of an error in a loader's process torch makes another one, of the text that ends with its message.
+            problems = Problem("", problems.rpartition(f"{type(self).__name__}: ")[2].strip())
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[type[UsageError], tuple[tuple[Problem, ...]]]:
+        return type(self), (self.problems,)
 
 
 class WriteError(OSError):

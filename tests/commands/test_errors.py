@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from torch._utils import ExceptionWrapper
 
 from tests.conftest import TINY
 from thawline.backbones.names import families, names_of
@@ -168,6 +170,19 @@ def test_the_traceback_is_there_when_it_is_asked_for(thawline):
 
     with pytest.raises(UsageError):
         thawline("train", *TINY, "seed=-1", "--traceback")
+
+
+def test_an_error_of_another_process_is_the_same():
+    """As pools send them, and as the loader of torch makes them again."""
+    error = UsageError([Problem("seed", "first"), Problem("", "second")])
+    assert pickle.loads(pickle.dumps(error)).problems == error.problems  # noqa: S301 - our own
+    try:
+        raise UsageError(Problem("dataset", "a.png: no image"))
+    except UsageError:
+        sent = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(UsageError) as found:
+        sent.reraise()
+    assert [*map(str, found.value.problems)] == ["dataset: a.png: no image"]
 
 
 @pytest.mark.slow
