@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import TINY, records
+from tests.datasets.image_folders import class_folders, save
 from tests.trackers.test_wandb import Seen, folders
 from thawline.execution import distributed
 from thawline.execution.decoding import decoded_images
@@ -297,3 +298,22 @@ def test_more_devices_than_gpus_are_refused(thawline, monkeypatch):
     result = thawline("train", *TINY, "trainer.accelerator=gpu", "trainer.devices=2")
     assert result.status == 2
     assert "trainer.devices: 2: this machine has 1 GPU that torch can use" in result.err
+
+
+@pytest.mark.slow
+def test_devices_that_would_read_other_images_than_were_planned_refuse(thawline, monkeypatch):
+    """Each plans the run by itself; it would leave its record where nobody looks for it, without a lease."""
+    class_folders(Path("images"))
+    start = distributed._start
+
+    def repainted(*arguments):
+        save(Path("images/cat/3.png"), 4321)
+        return start(*arguments)
+
+    monkeypatch.setattr(distributed, "_start", repainted)
+    images = ("dataset=image_folder", "dataset.root=images", "dataset.n_per_class=null")
+    result = thawline("train", *TINY, *VIT, *TWO, *FIT, *images)
+    assert result.status == 1
+    assert "data, source weights or own code have changed since it was planned" in result.out + result.err
+    assert records() == []
+    assert len([*Path("outputs/runs").iterdir()]) == 1

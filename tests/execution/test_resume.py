@@ -300,3 +300,45 @@ def test_fault_2_a_signal_ends_the_sweep_and_the_rest_is_not_lost(resuming, thaw
     by_seed = {load_record(folder).config["seed"]: numbers(folder) for folder in records()}
     assert by_seed.keys() == {0, 1}
     assert by_seed[0] == resuming.unbroken(*LAST_TWO)
+
+
+OPTIMIZER = """
+from pathlib import Path
+
+import torch
+
+
+class Mine(torch.optim.SGD):
+    steps = 0
+
+    def step(self, closure=None):
+        self.steps += 1
+        if Path("stop").exists() and self.steps > 3:  # three are an epoch
+            raise ArithmeticError("in the second epoch")
+        return super().step(closure)
+
+    def load_state_dict(self, state_dict):
+        if Path("small").exists():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        super().load_state_dict(state_dict)
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_fit_the_memory_is_kept(own_class, thawline):
+    """Another program may have it for a while; the epochs that are done must not be lost by that."""
+    own_class("optimizers", OPTIMIZER, "optimizer/mine", "_target_: mine.optimizers.Mine\nlr: 0.01\n")
+    command = ("train", "--allow", "mine", "--config-dir", "conf", *TINY, "optimizer=mine")
+    Path("stop").touch()
+    assert thawline(*command, "trainer.checkpoint_seconds=0").status == 1
+    (checkpoint,) = Path("outputs").glob("runs/*/last.ckpt")
+    Path("stop").unlink()
+    Path("small").touch()
+    result = thawline(*command, "trainer.checkpoint_seconds=0")
+    assert result.status == 1
+    assert "is too small for trainer.batch_size=16" in result.out + result.err
+    assert checkpoint.exists()
+    Path("small").unlink()
+    assert thawline(*command, "trainer.checkpoint_seconds=0").status == 0
+    (folder,) = records()
+    assert [(at.phase, at.epoch) for at in load_record(folder).provenance.resumed][-1][1] == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -17,6 +19,7 @@ from tests.conftest import TINY, records
 from tests.side_by_side import GRID
 from tests.zygote import wait_for
 from thawline.cli import status
+from thawline.errors import WriteError
 from thawline.execution import run as experiment
 from thawline.ledger import leases
 from thawline.ledger.leases import OWNER_FILE, read_owner, try_lease
@@ -303,6 +306,34 @@ def test_the_owner_renews_its_lease_and_stops_when_it_was_replaced(run_folder, m
         assert not lease.is_mine()
     # The new owner's file is not the old one's to remove.
     assert read_owner(run_folder).host == "far"
+
+
+def test_an_owner_that_cannot_be_written_is_not_waited_for(run_folder):
+    with limited(resource.RLIMIT_FSIZE), pytest.raises(WriteError, match=OWNER_FILE.replace(".", r"\.")):
+        try_lease(run_folder)
+    assert not (run_folder / OWNER_FILE).exists()
+    with try_lease(run_folder) as lease:
+        assert lease.is_mine()
+
+
+def test_an_owner_file_that_cannot_be_read_for_a_while_stops_nothing(run_folder):
+    with try_lease(run_folder) as lease:
+        with limited(resource.RLIMIT_NOFILE):
+            found = lease.is_mine(), lease.lost()
+        assert found == (True, "")
+        silent_owner(run_folder, 0)
+        assert (lease.is_mine(), lease.lost()) == (False, "far:1 has taken the run over")
+
+
+@contextlib.contextmanager
+def limited(kind: int) -> Iterator[None]:
+    """Within the block no file can be opened, or none written."""
+    soft, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, (soft, hard))
 
 
 def test_what_a_replaced_owner_would_write_is_not_written(thawline, stub):

@@ -18,6 +18,7 @@ import torch
 from pytorch_lightning import Callback
 
 from thawline.errors import WriteError
+from thawline.execution.out_of_memory import is_of_memory
 from thawline.files import atomic_write, remove_or_set_aside
 from thawline.ledger import provenance
 from thawline.records.names import LAST_FILE
@@ -100,6 +101,8 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, pickle.UnpicklingError) as error:
+            if is_of_memory(error):
+                raise
             self.refuse(f"is damaged ({first_line(error)})")
             return None
 
@@ -156,6 +159,8 @@ class AtEpochs(Callback):
             try:
                 put_back(self._fit, trainer, pl_module)
             except Exception as error:
+                if is_of_memory(error):
+                    raise  # it is whole, and a later attempt may have the room
                 raise UnusableCheckpoint(first_line(error)) from error
             self._fit = None
 

@@ -79,8 +79,15 @@ def execute_on_all(plan: Plan, group: str | None, on_epoch: Callable[[Mapping[st
     Raises:
         RankFailed: one of them failed; the others have been ended.
     """
-    job = {"config": dict(plan.config), "overrides": list(plan.overrides), "label": plan.label, "group": group}
-    write_json(plan.folder / JOB_FILE, {**job, "invocation": asdict(Invocation.current())})
+    job = {
+        "identity": plan.identity,
+        "config": dict(plan.config),
+        "overrides": list(plan.overrides),
+        "label": plan.label,
+        "group": group,
+        "invocation": asdict(Invocation.current()),
+    }
+    write_json(plan.folder / JOB_FILE, job)
     world_size = plan.settings.trainer.devices
     port = _free_port()
     epochs = _Epochs(plan.folder / EPOCHS_FILE, on_epoch)

@@ -25,12 +25,13 @@ def naming_what_does_not_fit(run: RunContext) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_of_memory(error):
+        if not is_of_memory(error):
             raise
         raise OutOfMemory(_message(run)) from error
 
 
-def _is_of_memory(error: BaseException) -> bool:
+def is_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, of the device or of the machine."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return all(isinstance(argument, str) for argument in error.args) and is_oom_error(error)

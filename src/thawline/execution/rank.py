@@ -12,6 +12,7 @@ def main(job_file: Path, parent: int) -> int:
     """Run the job that the process `parent` left in `job_file`, and return the exit status."""
     # Before the imports, which take seconds: a parent that is killed meanwhile must not leave anything behind.
     end_with_parent(parent)
+    from thawline.errors import usage_error
     from thawline.execution.distributed import EPOCHS_FILE, tell_epoch
     from thawline.execution.run import execute
     from thawline.files import read_json
@@ -29,6 +30,8 @@ def main(job_file: Path, parent: int) -> int:
         with listening():
             session = Session()
             plan = plan_run(job["config"], job["overrides"], session, job["label"])
+            if plan.identity != job["identity"]:
+                raise usage_error("", "the run's data, source weights or own code have changed since it was planned")
             rows = job_file.with_name(EPOCHS_FILE)
             execute(RunContext(plan, session), group=job["group"], on_epoch=lambda row: tell_epoch(rows, row))
     except Interrupted as interruption:

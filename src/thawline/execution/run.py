@@ -20,7 +20,7 @@ from thawline.execution.evaluate import Metrics
 from thawline.execution.finish import Finished, RunResults, finish
 from thawline.execution.fitting import Fit, OnEpoch, prepare_fit
 from thawline.execution.inputs import phase_inputs
-from thawline.execution.out_of_memory import naming_what_does_not_fit
+from thawline.execution.out_of_memory import is_of_memory, naming_what_does_not_fit
 from thawline.execution.packing import Pack
 from thawline.execution.probing import solve_path
 from thawline.execution.regularizing import Regularizing
@@ -160,6 +160,8 @@ class _Run:
             phase = self._run.plan.phases[saved.phase].name
             self._results.resumed.append(Resumption(phase=phase, epoch=saved.fit["epoch"], at=now()))
         except Exception as error:
+            if is_of_memory(error):
+                raise
             raise UnusableCheckpoint(first_line(error)) from error
         # A mirror numbers its rows by epoch: what it has already it leaves out, and what it lost it has again.
         for row in self._results.history:

@@ -83,12 +83,12 @@ class Lease:
 
     def is_mine(self) -> bool:
         """Whether no other process has taken the folder over."""
-        owner = read_owner(self._folder)
+        owner = self._now()
         return owner is not None and owner.token == self._owner.token
 
     def lost(self) -> str:
         """Why the folder is no longer held, in words; empty while it is."""
-        owner = read_owner(self._folder)
+        owner = self._now()
         if owner is None:
             return "the folder was deleted while its run was going on"
         return "" if owner.token == self._owner.token else f"{owner.place} has taken the run over"
@@ -100,6 +100,13 @@ class Lease:
             for parent in self._folder.parents[:2]:
                 with contextlib.suppress(OSError):
                     parent.rmdir()  # only where it is empty
+
+    def _now(self) -> Owner | None:
+        """The owner of the folder now. A file that cannot be read for a while does not say that it is another."""
+        try:
+            return _owner_in(self._folder / OWNER_FILE)
+        except OSError:
+            return self._owner
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
@@ -127,11 +134,13 @@ def try_lease(folder: Path) -> Lease | None:
             raise WriteError(error.errno, error.strerror, str(folder / LOCK_FILE)) from error
         lock = None
     mine = Owner(_machine(), socket.gethostname(), os.getpid(), uuid.uuid4().hex)
-    if _take(folder, mine, locked=lock is not None):
-        return Lease(folder, mine, lock)
-    if lock is not None:
-        lock.release()
-    return None
+    is_taken = False
+    try:
+        is_taken = _take(folder, mine, locked=lock is not None)
+    finally:
+        if lock is not None and not is_taken:
+            lock.release()
+    return Lease(folder, mine, lock) if is_taken else None
 
 
 def is_leased(folder: Path) -> bool:
@@ -155,7 +164,10 @@ def is_leased(folder: Path) -> bool:
 
 def read_owner(folder: Path) -> Owner | None:
     """The owner of the folder, alive or dead; None where it has none."""
-    return _owner_in(folder / OWNER_FILE)
+    try:
+        return _owner_in(folder / OWNER_FILE)
+    except OSError:
+        return Owner("", "", 0, "")
 
 
 def _take(folder: Path, mine: Owner, *, locked: bool) -> bool:
@@ -172,11 +184,18 @@ def _take(folder: Path, mine: Owner, *, locked: bool) -> bool:
 def _create(path: Path, content: str = "") -> bool:
     """Whether the file was not there and is now."""
     try:
-        with path.open("x") as stream:
-            stream.write(content)
+        stream = path.open("x")
     except FileExistsError:
         return False
     except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(path)) from error
+    try:
+        with stream:
+            stream.write(content)
+    except OSError as error:
+        # The disk is full: an owner without a name would be waited for.
+        with contextlib.suppress(OSError):
+            path.unlink()
         raise WriteError(error.errno, error.strerror, str(path)) from error
     return True
 
@@ -201,11 +220,12 @@ def _take_over(folder: Path, dead: Owner, mine: Owner) -> bool:
 
 
 def _owner_in(path: Path) -> Owner | None:
+    """The owner that a file names, or None where it is not there; raises OSError where it cannot be read."""
     try:
         return Owner(**json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError):
+    except (ValueError, TypeError):
         # Created and not yet written, or damaged: its time still tells whether somebody is there.
         return Owner("", "", 0, "")
 
