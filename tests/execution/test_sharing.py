@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import TINY, records
+from tests.datasets.image_folders import class_folders
+from tests.execution.test_segmentation_runs import SEGMENT
+from tests.masked_squares import draw_masks
 from thawline.records import load_record
 
 ALLOWED = ("--allow", "mine", "--config-dir", "conf")
@@ -106,6 +110,27 @@ class Mirror:
 
 class Mine(Spec):
     def open(self, run):
+        return Mirror()
+"""
+PAINTER = """
+from PIL import Image
+
+from thawline.specs import Spec
+
+
+class Mirror:
+    def epoch(self, row):
+        pass
+
+    def close(self, record):
+        pass
+
+
+class Mine(Spec):
+    file: str
+
+    def open(self, run):
+        Image.new("RGB", (4, 4), "white").save(self.file)
         return Mirror()
 """
 
@@ -221,3 +246,78 @@ def test_weights_that_have_changed_since_the_run_was_planned(own_class, thawline
     assert result.status == 1
     assert "b.safetensors: the file has changed since the run was planned" in result.out + result.err
     assert len(records()) == 1
+
+
+def test_an_image_that_has_changed_since_the_run_was_planned(own_class, thawline):
+    """The tracker is opened when the run begins, before an image is decoded."""
+    class_folders(Path("images"))
+    own_class("tracker", PAINTER, "logger/mine", OPTION.format("tracker") + "file: images/cat/3.png\n")
+    images = ("dataset=image_folder", "dataset.root=images", "dataset.n_per_class=null")
+    result = thawline(*COMMAND, *images, "logger=mine")
+    assert result.status != 0
+    said = "images/cat/3.png: the image has changed since the data set was checked; run the command again"
+    assert result.err.count(said) == 1
+    assert records() == []
+    # It is the same image now, in a file that is written again.
+    assert thawline(*COMMAND, *images, "logger=mine").status == 0
+
+
+@pytest.mark.slow
+def test_a_mask_that_has_changed_is_named_by_a_loader_process_too(own_class, thawline):
+    draw_masks(Path("squares"))
+    own_class("tracker", PAINTER, "logger/mine", OPTION.format("tracker") + "file: squares/trainannot/3.png\n")
+    result = thawline("train", *ALLOWED, *SEGMENT, "trainer.max_epochs=1", "trainer.workers=1", "logger=mine")
+    assert result.status != 0
+    (folder,) = Path("outputs/runs").iterdir()
+    error = json.loads((folder / "state.json").read_bytes())["error"]
+    said = "squares/trainannot/3.png: not a usable mask: it holds colours and no class values"
+    assert error.startswith(f"UsageError: dataset: {said}")
+
+
+def test_a_source_whose_head_is_a_linear_layer_and_more(own_class, thawline):
+    """Its tensors alone do not say what it answers."""
+    own_class("heads", HEAD.format(factor=100), "head/mine", OPTION.format("heads"))
+    source = ("source=digits_low", "head@source.head=mine", "source.trainer.max_epochs=1", "dataset=digits_high")
+    result = thawline(*COMMAND, *source, "regularizer=distillation")
+    assert result.status == 2
+    assert result.err.startswith("error: regularizer.distillation: these source weights have no linear classifier")
+    assert records() == []
+    assert thawline(*COMMAND, *source, "diagnostics.transferability=true").status == 0
+    (first, second) = records()
+    made, tuned = (first, second) if load_record(first).provenance.source_run is None else (second, first)
+    scores = load_record(tuned).diagnostics["transferability"]
+    assert (scores["leep"], scores["nce"]) == (None, None)
+    assert scores["logme"] is not None
+    weights = f"backbone.weights={made}/model.safetensors"
+    result = thawline(*COMMAND, weights, "dataset=digits_high", "head=source_rows")
+    assert (result.status, result.err) == (
+        2, "error: head: these source weights have no linear classifier whose rows could be kept\n",
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_source_whose_head_is_a_linear_layer_in_evaluation(own_class, thawline):
+    own_class("heads", HEAD.replace("return Times", "return nn.Linear"), "head/mine", OPTION.format("heads"))
+    source = ("source=digits_low", "source.trainer.max_epochs=1", "dataset=digits_high", "head=source_rows")
+    for head in ("source.head.dropout=0.5", "head@source.head=mine"):
+        result = thawline(*COMMAND, *source, head)
+        assert result.status == 0, result.err
+
+
+def test_values_of_a_cpu_of_other_instructions(train, monkeypatch):
+    """Its sums are in another order."""
+    command = ("freeze_policy.k=0", "trainer.max_epochs=1", "cache.mode=on")
+    train(*command)
+    (first,) = stored_on()
+    assert f"CPU capability usage: {first.split()[1].rstrip(',')}" in torch.__config__.show()
+    train(*command, "optimizer.lr=0.02")
+    assert stored_on() == [first]
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "OTHER")
+    train(*command, "optimizer.lr=0.03")
+    assert sorted(stored_on()) == sorted([first, f"cpu OTHER,{first.partition(',')[2]}"])
+
+
+def stored_on():
+    """The devices of the values that are in the store."""
+    keys = [json.loads(file.read_bytes())["key"] for file in Path("outputs/cache").glob("*/entry.json")]
+    return [key["device"] for key in keys if key["kind"] == "thaw line"]

@@ -55,11 +55,19 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Description:
-    """What a weights file, and the files beside it, say of the weights; `file` is where the classes are named."""
+    """What a weights file, and the files beside it, say of the weights.
+
+    Attributes:
+        classes: the names of its classes.
+        preprocessing: what is known of its images.
+        file: where the classes are named.
+        head: the class of a head that is more than the linear layer that its tensors look like.
+    """
 
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     file: str = ""
+    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -353,7 +361,8 @@ def _by_metadata(path: Path) -> Description | None:
         earlier = {"size": about.get("input_size"), "mean": about.get("mean"), "std": about.get("std")}
         values = json.loads(about.get("preprocessing", "{}"))
         values |= {name: json.loads(text) for name, text in earlier.items() if text is not None and name not in values}
-        return Description(tuple(json.loads(about["classes"])), Preprocessing.model_validate(values), str(path))
+        images = Preprocessing.model_validate(values)
+        return Description(tuple(json.loads(about["classes"])), images, str(path), about.get("head", ""))
     except (ValueError, TypeError) as error:
         raise usage_error(FIELD, f"{path}: its metadata is damaged: {first_line(error)}") from None
 
@@ -368,12 +377,14 @@ def _by_record(record: Path) -> Description:
 
 
 def named(classifier: SourceClassifier | None, description: Description) -> SourceClassifier | None:
-    """The classifier with the names of its classes, where they are known.
+    """The classifier with the names of its classes, where they are known; None where the head is more than that.
 
     Raises:
         UsageError: there are not as many names as rows.
     """
-    if classifier is None or not description.classes:
+    if classifier is None or description.head:
+        return None
+    if not description.classes:
         return classifier
     rows, names = len(classifier.weight), len(description.classes)
     if rows != names and not description.file.endswith(_LABELS):

@@ -18,6 +18,7 @@ from thawline.planning.context import RunContext
 from thawline.planning.plan import IDENTITY_FORMAT
 from thawline.records import FeaturePass as FeaturePassRecord
 from thawline.records import identity_of
+from thawline.runtime.bfloat16 import bfloat16_instructions
 from thawline.specs import classes_in
 from thawline.store.decoded_images import DecodedImages
 from thawline.store.store import ArraySpec, Entry, EntrySpec, Store
@@ -211,5 +212,9 @@ class LineValues:
 
 
 def _kind_of(device: torch.device) -> str:
-    """What computes: other GPUs may give other last bits, while several of one kind give the same."""
-    return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+    """What computes: other GPUs or instructions may give other last bits, while several of one kind give the same."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}, bfloat16 {bfloat16_instructions()}"
+    return str(device)

@@ -25,7 +25,7 @@ from thawline.planning.settings import RunSettings
 from thawline.preprocessing import Preprocessing
 from thawline.records import require_record
 from thawline.records.names import BEST_FILE, MODEL_FILE
-from thawline.tensor_files import is_whole, to_bytes
+from thawline.tensor_files import is_whole, metadata_of, to_bytes
 
 if TYPE_CHECKING:
     from thawline.backbones import Backbone, BackboneSpec
@@ -36,21 +36,21 @@ def ensure_model(run: RunContext) -> Path:
 
     A run keeps only what training updated (`BEST_FILE`): in a sweep over depths, most of the network is the same source
     in every run. The whole model has the names of the plain one, ``backbone.*`` and ``head.*``: an adapter is folded
-    into its weights. A model file that is damaged is written again.
+    into its weights. A model file that is damaged, or does not say what its head is, is written again.
 
     Raises:
         UsageError: what the run kept is damaged, or its adapter cannot be folded into the weights.
     """
     plan = run.plan
-    path = plan.folder / MODEL_FILE
-    if not is_whole(path):
+    path, about = plan.folder / MODEL_FILE, about_model(plan)
+    if not is_whole(path) or metadata_of(path).get("head") != about.get("head"):
         model = tuned_model(run)
         adapter = plan.settings.adapter
         if adapter is not None and not adapter.merge(model.backbone):
             name = type(adapter).__name__
             raise usage_error("", f"{plan.folder}: this run's adapter ({name}) cannot be folded into plain weights")
         with atomic_write(path) as stream:
-            stream.write(to_bytes(model.state_dict(), about_model(plan)))
+            stream.write(to_bytes(model.state_dict(), about))
     return path
 
 
@@ -70,8 +70,11 @@ def recorded_file(folder: Path, name: str, session: Session) -> Path:
 
 def about_model(plan: Plan) -> dict[str, str]:
     """What a reader of the model's file has to know: it is enough to go on from the file alone."""
-    images = require_record(plan.folder).preprocessing or Preprocessing()
+    images, head = require_record(plan.folder).preprocessing or Preprocessing(), plan.settings.head
+    # Tensors as few as those of one linear layer would be taken for one.
+    is_other = len(plan.network.head) <= len(("weight", "bias")) and not plan.network.has_linear_head
     return {
+        **({"head": f"{type(head).__module__}.{type(head).__qualname__}"} if is_other else {}),
         "run": plan.identity,
         "task": plan.settings.task.NAME,
         "backbone": json.dumps(plan.config["backbone"]),

@@ -12,6 +12,7 @@ from thawline.backbones import TimmBackbone
 from thawline.backbones.features import PooledFeatures
 from thawline.exports.agreement import agreement
 from thawline.exports.finished import FinishedModel
+from thawline.network.model import linear_layer
 from thawline.preprocessing import Preprocessing
 from thawline.tensor_files import to_bytes
 
@@ -67,10 +68,9 @@ class TimmFolder:
 
 
 def _linear(head: nn.Module) -> nn.Linear | None:
-    """The linear layer of a head that is one, after a dropout or not."""
-    layers = list(head) if isinstance(head, nn.Sequential) else [head]
-    rest = [layer for layer in layers if not isinstance(layer, nn.Dropout)]
-    return rest[0] if len(rest) == 1 and isinstance(rest[0], nn.Linear) and rest[0].bias is not None else None
+    """The linear layer of a head that is one, with a bias."""
+    linear = linear_layer(head)
+    return None if linear is None or linear.bias is None else linear
 
 
 def _save(network: Any, folder: Path, images: Preprocessing, outputs: tuple[str, ...]) -> None:

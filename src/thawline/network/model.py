@@ -128,7 +128,15 @@ def network_of(model: TransferModel, groups: Sequence[LayerGroup], adapter: Sequ
         biases=biases,
         convolutions=frozenset(convolutions),
         adapter=added,
+        has_linear_head=linear_layer(model.head) is not None,
     )
+
+
+def linear_layer(head: nn.Module) -> nn.Linear | None:
+    """The linear layer that a head is in evaluation, where dropout does nothing; what extends one may do more."""
+    layers = list(head) if type(head) is nn.Sequential else [head]
+    rest = [layer for layer in layers if type(layer) is not nn.Dropout]
+    return rest[0] if len(rest) == 1 and type(rest[0]) is nn.Linear else None
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -24,6 +24,7 @@ class Network:
         biases: bias parameters, of norms too.
         convolutions: weights and biases of convolutions (not of those that stand for fully connected layers).
         adapter: parameters that an adapter adds to the backbone; they are in no layer group.
+        has_linear_head: whether the head is one linear layer in evaluation, so that its parameters say all of it.
     """
 
     groups: tuple[LayerGroup, ...]
@@ -32,6 +33,7 @@ class Network:
     biases: frozenset[str]
     convolutions: frozenset[str]
     adapter: tuple[str, ...] = ()
+    has_linear_head: bool = False
 
     @property
     def backbone(self) -> tuple[str, ...]:

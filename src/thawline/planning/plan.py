@@ -184,9 +184,9 @@ def _plan(
     elif settings.average is None and _smallest_share(settings, splits) == 1:
         model, _ = session.networks.model_skeleton(settings, outputs, classifier)
         _check_single_images(settings, model, phases, transform.output_size)
-    trained = source is not None or settings.backbone.weights is not None
+    has_classifier = (skeleton.source_classifier or classifier) is not None
     for name, regularizer in settings.regularizer.items():
-        regularizer.check(f"regularizer.{name}", skeleton.module, network, source_classifier=trained)
+        regularizer.check(f"regularizer.{name}", skeleton.module, network, source_classifier=has_classifier)
     shifted = shifted_sets(settings.shift, splits, transform, lambda dataset: session.data.loaded(dataset, settings))
     code = own_code(classes_in([settings, transform]))
     decides: dict[str, Any] = {
@@ -272,14 +272,14 @@ def _classifier_to_come(settings: RunSettings, source: Plan | None, session: Ses
 
     weights = str(settings.backbone.weights)
     if source is not None:
-        classes, head = source.outputs, source.network.head
+        classes, network = source.outputs, source.network
     elif weights.startswith("run:"):
         record = require_record(run_folder(settings.output_dir, weights.removeprefix("run:")))
         classes = tuple(record.classes)
-        head = session.networks.network(parse(record.config), classes).head
+        network = session.networks.network(parse(record.config), classes)
     else:
         return None
-    if set(head) != {"head.weight", "head.bias"} or strides_of(settings.head):
+    if not network.has_linear_head or strides_of(settings.head):
         return None
     width = session.networks.skeleton(settings).feature_dim
     with torch.device("meta"):

@@ -159,7 +159,7 @@ class Regularizer(Protocol):
             field: where the configuration has it.
             backbone: the backbone on the meta device.
             network: its parameters by layer group.
-            source_classifier: whether the backbone has source weights, which may have a linear classifier.
+            source_classifier: whether the backbone has source weights with a linear classifier.
         """
         ...
 
