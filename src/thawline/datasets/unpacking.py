@@ -11,18 +11,14 @@ from typing import Any
 
 @contextmanager
 def inside_its_folder() -> Iterator[None]:
-    """While it lasts, no tar archive writes outside of the folder that it is unpacked into.
+    """While it lasts, no tar archive is unpacked that has a member outside of its folder, a link or a device.
 
-    Since Python 3.11.4 libraries ask for that themselves (``filter="data"``, PEP 706) and nothing is done here. Before,
-    they unpack whatever they are sent: then an archive is refused if a member lies outside of the folder or is a link
-    or a device.
+    New versions of torchvision on Python 3.11.4 and later see to that themselves (PEP 706); others unpack whatever they
+    are sent.
 
     Raises:
         tarfile.TarError: an archive is refused; it names the member. Nothing of it was unpacked.
     """
-    if hasattr(tarfile, "data_filter"):
-        yield
-        return
     unpack = tarfile.TarFile.extractall
 
     def checked(archive: tarfile.TarFile, path: Any = ".", *arguments: Any, **given: Any) -> None:
