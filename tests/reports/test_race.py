@@ -19,6 +19,7 @@ from thawline.reports.document import DASH
 from thawline.reports.escaping import MINUS
 from thawline.reports.race import TITLE
 from thawline.reports.sections import make_document
+from thawline.reports.standing import beaten_caption, standing
 from thawline.reports.tables import result_table
 
 # The head alone and one group are far behind, the others are a hair apart.
@@ -125,9 +126,31 @@ def test_an_audited_drop_is_never_chosen(tmp_path):
             write_record(path, better.model_copy(update={"identity": point["identity"]}))
     study = study_of(folder)
     assert study.conditions[0].chosen.depth_value != "0"
+    # Nor does it stand among the rows in the running, with which nothing tells it apart.
+    group = study.conditions[0]
+    assert standing(study, group).startswith("k = 2 and 4 of 9 layer groups cannot be told apart on test (3 seeds)")
+    assert {row.depth_value for row in study.rows if study.is_in_the_running(row) is False} == {"0", "1", "9"}
+    assert beaten_caption(study).endswith(" corrected for all rivals, or dropped by the race.")
     assert "1 (k=0) had a better mean there" in section_of(folder).paragraphs[-1]
     (line,) = [line for line in result_table(study).lines if line.entries[1] == "0"]
     assert line.entries[0] == "†"
+
+
+def test_what_beats_all_others_beats_those_that_the_race_left(tmp_path):
+    folder = raced(tmp_path)
+    manifest = json.loads((folder / "protocol.json").read_text())
+    for point in manifest["stages"][-1]["points"]:
+        k = list(LEVELS)[point["candidate"]]
+        level = scores(0.99 if k == "9" else 0.5)
+        fresh = record(
+            [f"freeze_policy.k={k}", f"seed={point['seed']}"], k=int(k), metrics={"val": level, "test": level}
+        )
+        path = tmp_path / "runs" / point["identity"]
+        write_record(path, fresh.model_copy(update={"identity": point["identity"]}))
+    study = study_of(folder)
+    assert standing(study, study.conditions[0]) == (
+        "k = 9 is better on test than every other depth that the race left (3 seeds)."
+    )
 
 
 def test_dropped_rows_are_censored_in_the_table_of_results(tmp_path):
@@ -152,8 +175,11 @@ def test_where_one_is_left_the_dropped_ones_are_still_named(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "Looks were after 7 (p of at most 0.0156) and 9 (p of at most 0.0312) seeds. The chance"),
-        ({"looks": (4, 7)}, "Looks were after 7 (p of at most 0.0469) seeds; with 4 seeds no p is small enough"),
+        ({}, "Looks after 7 seeds (p of at most 0.0156) and 9 seeds (p of at most 0.0312) could drop some. The chance"),
+        (
+            {"looks": (4, 7)},
+            "The look after 7 seeds (p of at most 0.0469) could drop some; with 4 seeds no p is small enough",
+        ),
     ],
 )
 def test_looks_that_can_decide_nothing_are_said(tmp_path, settings, said):
@@ -163,8 +189,8 @@ def test_looks_that_can_decide_nothing_are_said(tmp_path, settings, said):
 def test_a_race_that_is_decided_early_has_saved_the_looks_that_it_did_not_need(tmp_path):
     said, cost, _ = section_of(raced(tmp_path, {"0": 0.6, "4": 0.9}, looks=(7, 9, 11))).paragraphs
     assert said.startswith(
-        "1 of 2 settings was dropped, by validation alone. Looks were after 7 (p of at most 0.0156) seeds; then one "
-        "was left, and 9 and 11 seeds were not run. The chance"
+        "By validation alone 1 of 2 settings was dropped. The look after 7 seeds (p of at most 0.0156) could drop "
+        "some; then one was left, and 9 and 11 seeds were not run. The chance"
     )
     # Both ran 7 of the 11 seeds: 4 elevenths less, whatever a run takes.
     assert cost.startswith("Cost: 14 runs and ")
@@ -191,7 +217,7 @@ def test_one_setting_alone_is_in_no_race(tmp_path):
 
 def test_where_nothing_is_dropped_that_is_said(tmp_path):
     section = section_of(raced(tmp_path, {"2": 0.9, "4": 0.9}))
-    assert section.paragraphs[0].startswith("0 of 2 settings were dropped")
+    assert section.paragraphs[0].startswith("By validation alone none of 2 settings was dropped. Looks ")
     assert section.paragraphs[2] == "Nothing was dropped, so nothing was audited."
 
 

@@ -12,7 +12,9 @@ from tests.make_records import predictions, record, scores, sweep
 from tests.reports.depth_sweeps import DEPTHS, by_depth, study_of
 from thawline import statistics
 from thawline.errors import UsageError
+from thawline.reports import make_report
 from thawline.reports.depth_figure import depth_figure
+from thawline.reports.escaping import MINUS
 from thawline.reports.evidence import by_seeds_and_images
 from thawline.reports.findings import compare, comparisons, top_two
 from thawline.reports.standing import best_two, standing
@@ -66,11 +68,55 @@ def test_where_less_is_better_the_order_turns(tmp_path):
     assert standing(study, study.conditions[0]) == expected
 
 
+def test_a_row_that_stands_alone_leads_only_where_an_interval_against_it_holds_0(tmp_path):
+    # Differences of 0.435 and 0.587: a paired t of 6.7, above the one-sided quantile 6.3 and below the two-sided 12.7.
+    folder = sweep_of(tmp_path, {"0": (0.300, 0.300), "9": (0.735, 0.887)})
+    assert told(folder) == (
+        "k = 9 leads the other depth on test (2 seeds), but the 95 % t interval against k = 0 still holds 0."
+    )
+    (said,) = answer(study_of(folder))
+    # 0.511 +- 12.706 x 0.076, cut where no difference of two shares can be.
+    assert f"+0.511 [{MINUS}0.455, +1.000] against the linear probe (95 % t interval)." in said
+    page = make_report(folder).markdown.read_text()
+    assert "Of two rows the limit is one-sided, so the 95 % interval may hold 0 all the same." in page
+
+
+def test_what_is_chosen_and_beaten_is_led_only_where_the_interval_holds_0(tmp_path):
+    found = {"0": (0.300, 0.300), "9": (0.735, 0.886)}
+
+    def make(overrides, place):
+        k = place["freeze_policy.k"]
+        metrics = {"val": scores(0.9 - 0.1 * (k == "9")), "test": scores(found[k][int(place["seed"])])}
+        return record(overrides, k=int(k), metrics=metrics)
+
+    (said,) = answer(study_of(sweep(tmp_path, {"freeze_policy.k": ["0", "9"], "seed": ["0", "1"]}, make)))
+    assert "was chosen on validation, and another leads it on test; test top-1 accuracy 0.300" in said
+
+
+def test_seeds_that_agree_on_few_images_leave_the_interval_over_images_open(tmp_path):
+    rights = {"0": 20, "1": 34, "9": 36}  # the same of 40 images for every seed
+
+    def make(overrides, place):
+        k = place["freeze_policy.k"]
+        level = scores(rights[k] / 40)
+        made = record(overrides, k=int(k), metrics={"val": level, "test": level})
+        folder = tmp_path / "runs" / made.identity
+        folder.mkdir(parents=True)
+        np.savez(folder / "predictions.npz", **predictions(np.arange(40) % 5, np.arange(40) < rights[k], 5))
+        return made
+
+    folder = sweep(tmp_path, {"freeze_policy.k": list(rights), "seed": ["0", "1", "2", "3"]}, make)
+    assert told(folder) == (
+        "k = 9 leads every other depth on test (4 seeds), but the 95 % interval over seeds and test images against "
+        "k = 1 still holds 0."
+    )
+
+
 def test_a_cheap_row_far_below_the_best_gives_way_to_a_near_one(tmp_path):
     noisy = {"0": (0.5, 0.9), "3": (0.903, 0.9), "9": (0.9, 0.91)}
     expected = (
         "k = 0, 3 and 9 of 9 layer groups cannot be told apart on test (2 seeds); of those within 0.010 of the best "
-        "mean k = 3 is the cheapest."
+        "mean the cheapest is k = 3."
     )
     assert told(sweep_of(tmp_path, noisy)) == expected
 
@@ -88,7 +134,7 @@ def test_equal_rows_cannot_be_told_apart(tmp_path):
 
 def test_strategies_are_named(tmp_path):
     table = {"lp_ft": CLOSE["3"], "full": CLOSE["9"], "linear_probe": CLOSE["0"]}
-    expected = "full and lp_ft cannot be told apart on test (5 seeds); full is the cheapest of them."
+    expected = "full and lp_ft cannot be told apart on test (5 seeds); all of them train equally many parameters."
     assert told(sweep_of(tmp_path, table, axis="freeze_policy")) == expected
 
 
@@ -107,7 +153,7 @@ def test_names_that_hold_commas_are_set_apart(tmp_path):
 
     expected = (
         "uniform, k = 9; layer_decay, k = 9 and uniform, k = 0 cannot be told apart on test (3 seeds); of those within "
-        "0.010 of the best mean uniform, k = 9 is the cheapest."
+        "0.010 of the best mean the cheapest are uniform, k = 9 and layer_decay, k = 9."
     )
     assert told(sweep(tmp_path, axes, make)) == expected
 

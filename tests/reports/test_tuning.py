@@ -56,7 +56,7 @@ def section_of(folder: Path):
 def test_the_table_has_the_expected_best_of_every_choice_of_trials(tmp_path):
     (table,) = section_of(tuned(tmp_path, TRIALS)).tables
     assert [column.heading for column in table.columns] == [
-        "setting", "best of 1", "best of 2", "best of 4", "band at 4", "last doubling", "trials", "seconds a trial",
+        "setting", "best of 1", "best of 2", "best of 4", "band at 4", "gain, 2 to 4", "trials", "seconds a trial",
     ]  # fmt: skip
     by_setting = {line.entries[0]: line.entries for line in table.lines}
     assert list(by_setting) == ["full", "linear_probe"]
@@ -81,7 +81,21 @@ def test_whoever_would_catch_up_at_this_pace_is_named(tmp_path):
     trials = {"linear_probe": (0.90, 0.90, 0.90, 0.90), "full": (0.50, 0.60, 0.70, 0.89)}
     order, gains = section_of(tuned(tmp_path, trials)).paragraphs
     assert order.startswith("linear_probe is ahead at every budget up to 4 trials.")
-    assert "one more doubling would bring full level with linear_probe or past it" in gains
+    assert "At this pace 8 trials would bring full level with linear_probe or past it" in gains
+
+
+def test_half_of_an_odd_number_of_trials_is_said_and_gains_are_from_there(tmp_path):
+    section = section_of(
+        tuned(tmp_path, {"linear_probe": (0.7, 0.7, 0.7, 0.7, 0.7), "full": (0.2, 0.3, 0.4, 0.5, 0.6)})
+    )
+    headings = [column.heading for column in section.tables[0].columns]
+    assert headings[4:6] == ["band at 5", "gain, 3 to 5"]
+    # The best of three of five: 0.4 once, 0.5 three times and 0.6 six times of ten.
+    gain = 0.6 - (0.4 + 3 * 0.5 + 6 * 0.6) / 10
+    assert {line.entries[0]: line.entries[5] for line in section.tables[0].lines}["full"] == f"+{gain:.3f}"
+    assert section.paragraphs[1] == (
+        f"From 3 to 5 trials the expected best gains 0.000 for linear_probe, +{gain:.3f} for full."
+    )
 
 
 def test_settings_that_end_level_are_in_the_order_of_smaller_budgets(tmp_path):
@@ -97,8 +111,9 @@ def test_settings_that_end_level_are_in_the_order_of_smaller_budgets(tmp_path):
 
 def test_equal_curves_have_no_leader(tmp_path):
     trials = dict.fromkeys(("last_k", "full", "linear_probe"), (1.0, 1.0, 1.0, 1.0))
-    told = section_of(tuned(tmp_path, trials)).paragraphs[0]
+    told, gains = section_of(tuned(tmp_path, trials)).paragraphs
     assert told == "None is ahead at any budget: all curves are the same."
+    assert "At this pace" not in gains
 
 
 def test_curves_that_end_level_have_no_order_there(tmp_path):

@@ -16,6 +16,7 @@ SWEEP = "sweep"
 _REPLICATES = ("seed", "data_seed")
 _AMOUNTS = ("n_per_class", "n_images", "n_train_val", "fraction", "val_fraction", "test_fraction", "classes")
 _DEPTHS = ("k", "depth")
+_STRATEGIES = ("strategy", "freeze_policy")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class Axes:
     def depth_is_layers(self) -> bool:
         """Whether the depth axis counts layer groups (and not what the user named with ``--axis``)."""
         return self.depth is not None and bool(self.counted_from)
+
+    @property
+    def compared(self) -> tuple[str, str]:
+        """What one row, and what several are called: strategies, where no other setting is compared."""
+        strategies = bool(self.choices) and all(axis in _STRATEGIES for axis in self.choices)
+        return ("strategy", "strategies") if strategies else ("setting", "settings")
 
     @property
     def how_counted(self) -> str:

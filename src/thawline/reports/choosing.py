@@ -19,7 +19,7 @@ class Group:
     `chosen` is the row with the best validation mean among `candidates`, the rows that have most of the seeds: a row
     that misses runs, or in which one diverged, is not compared with whole ones. Ties are broken by the mean validation
     loss, then by the fewest trained weights. `running` has the rows that no other beats on the
-    split of the results.
+    split of the results, among those that no race has dropped.
     """
 
     condition: Key
@@ -41,7 +41,9 @@ def group_of(rows: Sequence[Row], rule: SelectionRule, split: str, label: str) -
         [row.scores(split, rule.metric) for row in cheapest_first],
         rule.direction,
     )
-    in_the_running = running(rows, split, rule.metric, rule.direction)
+    # What a race has dropped is out of the running, whatever its audit says.
+    left = [row for row in rows if not row.dropped]
+    in_the_running = running(left, split, rule.metric, rule.direction)
     return Group(rows[0].condition, label, tuple(rows), cheapest_first, chosen, per_replicate, in_the_running)
 
 

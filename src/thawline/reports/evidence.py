@@ -110,7 +110,9 @@ def compared(study: Study) -> Iterable[Section]:
     if not tables:
         return
     paragraphs = [_how_compared(study), _BOTH if by_images else _BOOTSTRAP]
-    paragraphs += [_verdicts(study, by_images=by_images), *_said_once(floors)] if study.split == TEST else []
+    if study.split == TEST:
+        alone = any(len(table.lines) == 1 for table in tables)
+        paragraphs += [_verdicts(study, by_images=by_images, alone=alone), *_said_once(floors)]
     if unpaired:
         paragraphs.append("Where the rows do not have the same seeds only the common ones are compared ('pairs').")
     yield Section("How sure is that?", tuple(paragraphs), tuple(tables))
@@ -134,14 +136,19 @@ def _how_compared(study: Study) -> str:
     )
 
 
-def _verdicts(study: Study, *, by_images: bool) -> str:
-    """What the words of the last column stand for."""
+def _verdicts(study: Study, *, by_images: bool, alone: bool) -> str:
+    """What the words of the last column stand for, where a table may have one comparison alone."""
     margin = "" if study.margin is None else f"'equivalent': the 90 % interval lies within ±{study.margin:g}. "
-    images = " It speaks of other seeds on these images, so an interval that is over other images too may hold 0."
+    holds = ""
+    if by_images:
+        holds = " It speaks of other seeds on these images, so an interval that is over other images too may hold 0."
+    elif alone:
+        # The limit of two rows is that of a one-sided test at 5 %; of three it is that of the interval.
+        holds = " Of two rows the limit is one-sided, so the 95 % interval may hold 0 all the same."
     return (
         f"{margin}'better' and 'worse': the paired t over the seeds is beyond its limit for all rows of the table "
         f"together; unlike the exact p it takes the differences as normal, and so can decide with fewer seeds."
-        f"{images if by_images else ''} All else is 'not told apart', which is no proof that there is no difference."
+        f"{holds} All else is 'not told apart', which is no proof that there is no difference."
     )
 
 

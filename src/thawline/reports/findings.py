@@ -18,6 +18,7 @@ from thawline.reports.rows import Key, Row
 from thawline.reports.study import Study
 from thawline.statistics import (
     EQUIVALENCE_CONFIDENCE,
+    Bounds,
     ImageDifference,
     Interval,
     McNemar,
@@ -95,7 +96,9 @@ def comparisons(study: Study, group: Group) -> list[RowComparison]:
         return []
     chosen = group.chosen
     others = [other for other in group.rows if other is not chosen and other.runs]
-    found = [compare(study, chosen, other, len(others) + 1) for other in others]
+    # The limit is that of the first sentence, which speaks of what no race has dropped.
+    rows = max(2, 1 + sum(not other.dropped for other in others))
+    found = [compare(study, chosen, other, rows) for other in others]
     tested = [index for index, item in enumerate(found) if item.n > 1]
     pairs = [_pairs(study, chosen, others[index]) for index in tested]
     jointly = len({each.keys for each in pairs}) == 1
@@ -121,11 +124,15 @@ def compare(study: Study, chosen: Row, other: Row, rows: int = 2) -> RowComparis
     both = study.evidence.of_difference(chosen, other)
     proportions = both is not None and study.evidence.is_difference_of_proportions(chosen, other)
 
+    lower, upper = study.definition.lower, study.definition.upper
+    # No difference is larger than the metric's bounds are apart.
+    bounds: Bounds = (None, None) if lower is None or upper is None else (lower - upper, upper - lower)
+
     def over(confidence: float) -> Interval | None:
         """The interval of the mean difference: over seeds and images, or over seeds alone."""
         if both is None:
-            return statistics.t_interval(differences, confidence, study.resolution)
-        return both.interval(confidence, difference=proportions)
+            return statistics.within(statistics.t_interval(differences, confidence, study.resolution), bounds)
+        return both.interval(confidence, bounds, difference=proportions)
 
     return RowComparison(
         other=other,

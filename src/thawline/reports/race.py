@@ -36,14 +36,15 @@ def _dropped(race: RaceOf) -> str:
     looks = statistics.looks_of(race.looks, race.alpha)
     ran = max(len(racer.raced) for racer in race.racers)
     held = [look for look in looks if look.seeds <= ran]
-    decisive = [f"{look.seeds} (p of at most {look.level:.3g})" for look in held if look.can_decide]
+    decisive = [f"{look.seeds} seeds (p of at most {look.level:.3g})" for look in held if look.can_decide]
     idle = [str(look.seeds) for look in held if not look.can_decide]
+    count = str(len(race.dropped)) if race.dropped else "none"
     text = (
-        f"{len(race.dropped)} of {len(race.racers)} settings {'was' if len(race.dropped) == 1 else 'were'} dropped, by "
-        f"validation alone. Looks were after {_and(decisive)} seeds"
+        f"By validation alone {count} of {len(race.racers)} settings {'were' if len(race.dropped) > 1 else 'was'} "
+        f"dropped. {'Looks' if len(decisive) > 1 else 'The look'} after {_and(decisive)} could drop some"
     )
     if idle:
-        text += f"; with {_and(idle)} seeds no p is small enough, so those looks could drop nothing"
+        text += f"; with {_and(idle)} seeds no p is small enough for that"
     if len(held) < len(looks) and len(race.left) == 1:
         text += f"; then one was left, and {_and([str(look.seeds) for look in looks[len(held) :]])} seeds were not run"
     return (

@@ -25,9 +25,10 @@ class Running:
     seeds: int
 
     @staticmethod
-    def cheapest_of(rows: Sequence[Row]) -> Row:
-        """The row that trains the fewest parameters; of equals the fastest."""
-        return min(rows, key=lambda row: (row.weights, row.mean_of(lambda run: run.total_seconds) or 0.0))
+    def cheapest_of(rows: Sequence[Row]) -> list[Row]:
+        """The rows that train the fewest parameters, in the order of `rows`."""
+        fewest = min(row.weights for row in rows)
+        return [row for row in rows if row.weights == fewest]
 
     def is_out(self, row: Row) -> bool:
         """Whether another row beats `row`."""

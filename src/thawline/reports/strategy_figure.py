@@ -153,18 +153,19 @@ def _strategy_legend(figure: Figure, study: Study) -> None:
 
 def _strategy_caption(study: Study, strategies: int, facets: int) -> str:
     diamond = " Diamond: validation mean." if study.split != VALIDATION else ""
+    one, many = study.axes.compared
     order, chosen = ", best on validation first", f"{diamond} Ring and bold: chosen on validation."
     if not study.any_validated:
         order, chosen = "", ""
     text = (
-        f"{capital(study.metric_label)} of each strategy{order}. Filled: {study.split_label} mean over the seeds with "
-        f"its 95 % {study.interval_label}, every seed as a small dot.{chosen}"
+        f"{capital(study.metric_label)} of each {one}{order}. Filled: {study.split_label} mean over the seeds with its "
+        f"95 % {study.interval_label}, every seed as a small dot.{chosen}"
     )
     text += beaten_caption(study)
     text += f" {capital(study.direction_note)}." if study.direction_note else ""
     every = len({row.choice for row in study.rows})
     if strategies < every:
-        text += f" The {strategies} best of {every} strategies are drawn; all are in the tables."
+        text += f" The {strategies} best of {every} {many} are drawn; all are in the tables."
     if facets < len(study.conditions):
         text += f" The first {facets} of {len(study.conditions)} conditions are drawn."
     return text

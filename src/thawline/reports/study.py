@@ -202,7 +202,9 @@ class Study:
         return any(group.chosen is row for group in self.series)
 
     def is_in_the_running(self, row: Row) -> bool | None:
-        """Whether no other row of its condition beats `row`; None: it was not compared."""
+        """Whether no other row of its condition beats `row`, and no race has dropped it; None: it was not compared."""
+        if row.dropped:
+            return False
         groups = (group.running for group in self.conditions if any(row is other for other in group.rows))
         running = next(groups, None)
         if running is None or not any(row is other for other in running.compared):

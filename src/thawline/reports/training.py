@@ -64,9 +64,7 @@ def _loss_rose(study: Study) -> list[str]:
     found = [(row, count) for row, count in rows if count]
     if not found:
         return []
-    return [
-        f"The training loss rose from the first epoch to the last ({_listed(found)}): the learning rate is too high."
-    ]
+    return [f"The training loss rose from the first epoch to the last ({_listed(found)}): the rate may be too high."]
 
 
 def _best_rate_at_edge(study: Study) -> list[str]:

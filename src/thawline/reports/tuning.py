@@ -135,8 +135,8 @@ def _settled(group: TunedGroup) -> int | None:
 
 
 def _gains(study: Study, group: TunedGroup) -> str:
-    """What the last doubling of the budget was worth, and who would catch up at this pace."""
-    half = group.trials // 2
+    """What the second half of the budget was worth, and who would catch up at this pace."""
+    half = _half(group.trials)
     every = {item.label: _gain(item, group.trials) for item in group.tuned}
     gains = {label: gain for label, gain in every.items() if math.isfinite(gain)}
     first, *others = group.tuned
@@ -152,19 +152,25 @@ def _gains(study: Study, group: TunedGroup) -> str:
         if item.label in gains
         and abs(float(item.curve.best[group.trials - 1] - first.curve.best[group.trials - 1]))
         <= gains[item.label] - gains[first.label]
+        and gains[item.label] - gains[first.label] > _ROUNDING
     ]
     if behind:
         text += (
-            f" At this pace one more doubling would bring {' and '.join(behind)} level with {short(first.label)} or "
-            "past it: the order may be that of the budget."
+            f" At this pace {group.trials**2 / half:.0f} trials would bring {' and '.join(behind)} level with "
+            f"{short(first.label)} or past it: the order may be that of the budget."
         )
     return text
 
 
 def _gain(item: Tuned, trials: int) -> float:
     """NaN where most of so many trials diverged and the metric has no bound."""
-    after, before = (float(item.curve.gains[budget - 1]) for budget in (trials, max(trials // 2, 1)))
+    after, before = (float(item.curve.gains[budget - 1]) for budget in (trials, _half(trials)))
     return after - before if math.isfinite(after) and math.isfinite(before) else math.nan
+
+
+def _half(trials: int) -> int:
+    """Half of the trials, of an odd number the half that is nearer to it on a logarithmic scale."""
+    return (trials + 1) // 2
 
 
 def _quantity(group: TunedGroup) -> str:
@@ -194,7 +200,8 @@ def _table(study: Study, group: TunedGroup) -> Table:
                 )
             )
         )
-    headings = ("setting", *(f"best of {budget}" for budget in shown), f"band at {group.trials}", "last doubling")
+    gained = f"gain, {_half(group.trials)} to {group.trials}"
+    headings = ("setting", *(f"best of {budget}" for budget in shown), f"band at {group.trials}", gained)
     note = (
         f"The {_quantity(group)} best validation {study.metric_label} of so many trials, "
         f"{'without bias from all choices of them' if _quantity(group) == 'expected' else 'from all trials'}. The "

@@ -14,7 +14,7 @@ from thawline.reports.findings import compare
 from thawline.reports.limits import crossed_seeds
 from thawline.reports.rows import Row
 from thawline.reports.split_names import TEST
-from thawline.reports.standing import best_two, standing
+from thawline.reports.standing import beaten, best_two, standing
 from thawline.reports.study import Study
 from thawline.reports.tables import depth_told, short
 from thawline.reports.training import training_warnings
@@ -61,9 +61,9 @@ def _answer(study: Study, group: Group) -> str:
         name = name[0].upper() + name[1:]
     parts = [f"{lead}{where}{name} was chosen on validation"]
     if not study.axes.depth and len(group.candidates) > 1:
-        parts.append(f" among {len(group.candidates)} strategies")
+        parts.append(f" among {len(group.candidates)} {study.axes.compared[1]}")
     if group.running is not None and group.running.is_out(chosen):
-        parts.append(f", and another is better on {study.split_label}")
+        parts.append(f", and {beaten(study, group.running, chosen)}")
     lower = f" ({study.direction_note})" if study.direction_note else ""
     parts.append(f"; {study.split_label} {study.metric_label}{lower} {_result(study, chosen, study.split)}")
     if references:

@@ -56,6 +56,7 @@ def page_data(study: Study, folder: Path) -> dict[str, Any]:
             "splits": {split: SPLIT_LABELS.get(split) or plain(split, LONGEST_NAME) for split in shown.splits},
             "costs": {name: label for name, (label, _) in COSTS.items()},
             "axis": _axis(study),
+            "compared": study.axes.compared,
             "lines": list(shown.lines.values()),
             "facets": list(shown.facets.values()),
             "rows": [_row(study, row, shown) for row in study.rows],

@@ -129,7 +129,7 @@ function panels(of) {
 const charts = {
   main: () => {
     const { views, title, beaten } = panels(data.axis ? depthView : strategyView);
-    const by = data.axis ? `by ${data.axis.title}` : "of each strategy";
+    const by = data.axis ? `by ${data.axis.title}` : `of each ${data.compared[0]}`;
     const dots = state.seeds ? "; small dots are single runs" : "";
     const chosen = data.rows.some((row) => row.chosen || row.chosen_in_line) ? `; ${data.axis ? "the ring" : "the diamond"} is what validation chose` : "";
     return { views, title, height: 300, said: `${capital(title)}, ${by}: means over the runs with 95 % intervals${dots}${chosen}${beaten ? ", and another row beats the pale ones" : ""}. The table below has the numbers.` };
@@ -258,7 +258,7 @@ function sample(colour) {
 }
 
 function strategies() {
-  const set = element("fieldset", {}, element("legend", { textContent: "Strategies" }));
+  const set = element("fieldset", {}, element("legend", { textContent: capital(data.compared[1]) }));
   const boxes = data.lines.map((name, line) => {
     const box = element("input", { type: "checkbox", checked: !state.hidden.has(line), value: String(line) });
     box.addEventListener("change", () => {
@@ -417,7 +417,7 @@ async function refresh(names = [...Object.keys(charts), "runs"]) {
   if (names.includes("runs")) renewTable();
   for (const name of names) if (charts[name]) await draw(name);
   const shown = data.lines.length - state.hidden.size;
-  document.getElementById("said").textContent = `Shown: ${definition().label} on ${data.splits[state.split]}, ${shown} of ${data.lines.length} strategies.`;
+  document.getElementById("said").textContent = `Shown: ${definition().label} on ${data.splits[state.split]}, ${shown} of ${data.lines.length} ${data.compared[1]}.`;
 }
 
 // While runs are to come ----------------------------------------------------------------------------------------------
