@@ -147,6 +147,8 @@ def test_the_command_drops_what_does_not_learn(zygote, tmp_path):
     assert dropped["drop"] == {
         "stage": "look-6", "seeds": 6, "winner": 0, "p": 1 / 32, "level": 1 / 32, "audited": False,
     }  # fmt: skip
+    said = [kept["label"], dropped["label"]]
+    assert f"dropped on validation:\n  {said[1]}: at 6 seeds, beaten by {said[0]} (p = 0.0312)\n" in done.out
     for point in (point for stage in protocol["stages"] for point in stage["points"]):
         made = json.loads(Path(tmp_path, "outputs/runs", point["identity"], "record.json").read_text())
         assert ("test" in made["splits"]) == (point in protocol["stages"][2]["points"])

@@ -60,7 +60,7 @@ def print_sweep(finished: FinishedSweep) -> None:
 
 
 def protocol_lines(protocol: ProtocolManifest) -> list[Text]:
-    """What the stages of a protocol were, and what they chose."""
+    """What the stages of a protocol were, and what they chose or dropped."""
     runs = ", ".join(f"{stage.name} {len(stage.points)} runs" for stage in protocol.stages)
     lines = [Text(f"{protocol.name}: {runs}{'' if protocol.complete else '; further stages follow'}")]
     trials = max((candidate.trials for candidate in protocol.candidates), default=0)
@@ -75,4 +75,11 @@ def protocol_lines(protocol: ProtocolManifest) -> list[Text]:
         setting = " ".join(choice.changes)
         lines.append(Text(f"  {candidate.label}: {setting}  ({number}{value}{over})"))
         lines += [Text(f"note: {candidate.label}: {warning}", style="yellow") for warning in choice.warnings]
+    dropped = [(candidate, candidate.drop) for candidate in protocol.candidates if candidate.drop is not None]
+    if dropped:
+        lines.append(Text("dropped on validation:", style="bold"))
+    labels = dict(enumerate(candidate.label for candidate in protocol.candidates))
+    for candidate, drop in dropped:
+        by = f"beaten by {labels.get(drop.winner, 'another')} (p = {drop.p:.3g})"
+        lines.append(Text(f"  {candidate.label}: at {drop.seeds} seeds, {by}{', audited' if drop.audited else ''}"))
     return lines
