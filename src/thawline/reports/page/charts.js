@@ -188,7 +188,11 @@ function curveView(shown, field, title) {
     ? { field: "depth", type: "nominal", scale: { domain: shown.depths, range: shown.depthColours }, legend: null }
     : { field: "line", type: "nominal", scale: mapped(shown.lines, "colour"), legend: null };
   const dash = { field: "line", type: "nominal", scale: mapped(shown.lines, "dash"), legend: null };
-  const x = { field: "epoch", type: "quantitative", title: "epoch", axis: { tickMinStep: 1, format: "d" } };
+  // Whole epochs alone: between few of them Vega's own ticks would say one twice.
+  const last = Math.max(1, ...shown.epochs.map((one) => one.epoch));
+  const step = Math.ceil(last / 8);
+  const values = Array.from({ length: Math.ceil(last / step) }, (_, place) => 1 + place * step);
+  const x = { field: "epoch", type: "quantitative", title: "epoch", axis: { values, format: "d" } };
   const y = { field, type: "quantitative", title: null, scale: { zero: false } };
   return {
     title,
