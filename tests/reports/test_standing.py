@@ -106,6 +106,9 @@ def test_seeds_that_agree_on_few_images_leave_the_interval_over_images_open(tmp_
         return made
 
     folder = sweep(tmp_path, {"freeze_policy.k": list(rights), "seed": ["0", "1", "2", "3"]}, make)
+    # Seeds that agree have a t interval of rounding to one of 200 images, not of no width: 0.0023 to each side.
+    (section,) = by_seeds_and_images(study_of(folder))
+    assert [line.entries[5] for line in section.tables[0].lines][1:] == ["[0.848, 0.852]", "[0.898, 0.902]"]
     assert told(folder) == (
         "k = 9 leads every other depth on test (4 seeds), but the 95 % interval over seeds and test images against "
         "k = 1 still holds 0."

@@ -217,7 +217,7 @@ def by_seeds_and_images(study: Study) -> Iterable[Section]:
                     number(both.mean, study.digits),
                     *_parts(both, study.digits),
                     interval(study.interval(row), study.digits),
-                    interval(row.summary(study.split, study.metric).interval, study.digits),
+                    interval(study.interval_over_seeds(row), study.digits),
                     count(both.images),
                     str(both.seeds),
                 ),

@@ -76,11 +76,16 @@ class Study:
     def interval(self, row: Row) -> Interval | None:
         """The 95 % interval of the row's mean on the study's split: over seeds and images, or over seeds alone."""
         both = self.evidence.of(row)
-        bounds = self.definition.lower, self.definition.upper
         if both is None:
-            scores = list(row.scores(self.split, self.metric).values())
-            return summary(scores, bounds=bounds, resolution=self.resolution).interval
+            return self.interval_over_seeds(row)
+        bounds = self.definition.lower, self.definition.upper
         return both.interval(bounds=bounds, proportion=self.evidence.is_proportion(row))
+
+    def interval_over_seeds(self, row: Row) -> Interval | None:
+        """The 95 % t interval of the row's mean on the study's split over the seeds, on the same images."""
+        scores = list(row.scores(self.split, self.metric).values())
+        bounds = self.definition.lower, self.definition.upper
+        return summary(scores, bounds=bounds, resolution=self.resolution).interval
 
     @cached_property
     def interval_label(self) -> str:
