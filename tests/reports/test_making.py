@@ -14,6 +14,7 @@ from thawline.errors import UsageError
 from thawline.reports import find_sweep, kept_files, make_report
 from thawline.reports.kept_files import note_files, sources_of, stamps_of
 from thawline.reports.loading import load_sweep
+from thawline.reports.study import make_study
 
 
 def test_the_verb_prints_the_table_the_answer_and_the_files(depths, capsys):
@@ -114,14 +115,14 @@ def test_files_of_a_report_are_kept_while_they_would_be_made_of_the_same(depths,
 def test_a_report_whose_record_is_edited_while_it_is_made_is_made_again(depths, monkeypatch):
     record = load_sweep(depths).runs[0].folder / "record.json"
 
-    def edited_after_it_was_read():
+    def edited_after_it_was_read(*read):
         record.write_bytes(record.read_bytes())
-        return "this version"
+        return make_study(*read)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("thawline.reports.kept_files.program", edited_after_it_was_read)
-        make_report(depths)
     monkeypatch.setattr("thawline.reports.kept_files.program", lambda: "this version")
+    with monkeypatch.context() as patch:
+        patch.setattr("thawline.reports.making.make_study", edited_after_it_was_read)
+        make_report(depths)
     assert not make_report(depths, keep=True).kept
     assert make_report(depths, keep=True).kept
 
