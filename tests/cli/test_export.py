@@ -150,8 +150,9 @@ def test_the_card_of_a_plain_network_says_how_its_output_becomes_the_number(thaw
     assert thawline("export", folder.name, "--format", "timm", "--output", "net").status == 0
     said = "The number of an image is 1000.0 + 50.5 * output (task.center, task.scale)."
     assert said.replace("*", r"\*") in Path("net/README.md").read_text()
-    assert thawline("export", folder.name, "--output", "net.pt").status == 0
-    assert "The number of an image" not in Path("net.pt.md").read_text()
+    model_file = "net.pt"
+    assert thawline("export", folder.name, "--output", model_file).status == 0
+    assert "The number of an image" not in Path(f"{model_file}.md").read_text()
     model = timm.create_model("local-dir:net", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_data_config(model.pretrained_cfg))
     with torch.inference_mode():

@@ -54,7 +54,7 @@ def dtypes(entries: list[dict[str, Any]]) -> set[str]:
             marks=pytest.mark.slow,
         ),
         pytest.param((*VIT, "freeze_policy.k=1"), {"float32"}, id="tokens"),
-        pytest.param(PATH, {"bfloat16"}, id="path", marks=pytest.mark.slow),
+        pytest.param(PATH, {"bfloat16"}, id="path"),
     ],
 )
 def test_the_store_changes_no_bit(train, overrides, kept):
