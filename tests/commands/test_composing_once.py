@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 
 import hydra
@@ -11,7 +12,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from tests.conftest import TINY
+from tests.conftest import REPOSITORY, TINY
 from thawline.commands.composing_once import composing_once
 from thawline.config_paths import conf_folder
 
@@ -98,3 +99,14 @@ def test_a_command_composes_once(monkeypatch, thawline):
     # A sweep composes its own configuration, and one for all cells that differ in values alone.
     thawline("train", "-m", *TINY, "trainer.max_epochs=1", "cache.mode=off", "seed=0,0.5")
     assert len(composed) == 3
+
+
+def test_help_lists_the_groups_and_nothing_else_of_a_checkout(thawline, capsys):
+    with pytest.raises(SystemExit):
+        thawline("train", "--help")
+    lines = [line for line in capsys.readouterr().out.splitlines() if re.match(r"[\w./-]+: ", line)]
+    listed = {line.partition(": ")[0].partition("/")[0] for line in lines}
+    groups = {path.name for path in (REPOSITORY / "conf").iterdir() if path.is_dir()}
+    assert groups - {"hydra"} | {"experiments"} <= listed
+    # Other files of YAML lie beside the experiments: breakages, and whatever a virtual environment holds.
+    assert not listed & {"conf", "tests", "src", ".venv"}

@@ -20,6 +20,8 @@ from hydra.core.utils import configure_log
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from thawline.config_paths import shipped_root
+
 _SWEEPS = (",", "(")
 """One of these is in every override that sweeps: ``1,2``, ``range(0,5)``, ``glob(*)``."""
 
@@ -40,7 +42,7 @@ def composing_once(*, multirun: bool) -> Iterator[None]:
 
 
 class _Loader(ConfigLoaderImpl):
-    """Lists the options of a group without a copy of all that Hydra knows of configurations."""
+    """Lists groups and options without a copy of all that Hydra knows of configurations."""
 
     def get_group_options(
         self,
@@ -53,6 +55,15 @@ class _Loader(ConfigLoaderImpl):
         if config_name is not None or overrides:  # which may say where else to look
             return super().get_group_options(group_name, results_filter, config_name, overrides)
         return self.repository.get_group_options(group_name, results_filter)
+
+    def list_groups(self, parent_name: str) -> list[str]:
+        """The groups below another one; of the folder with the experiments, which may be a checkout, these alone."""
+        if parent_name:
+            return super().list_groups(parent_name)
+        root = str(shipped_root())
+        places = [source for source in self.repository.get_sources() if source.path != root and source.is_group("")]
+        found = {group for place in places for group in place.list("", ObjectType.GROUP)}
+        return sorted({*found, "experiments"})
 
 
 class _Run(program.Hydra):
