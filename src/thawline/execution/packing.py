@@ -23,7 +23,6 @@ from thawline.execution.finish import Finished, RunResults, finish
 from thawline.execution.inputs import phase_inputs
 from thawline.execution.probing import features
 from thawline.execution.weights import new_head, source_backbone, with_head
-from thawline.heads import is_linear_layer
 from thawline.optimization.learning_rates import Uniform
 from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
@@ -66,8 +65,8 @@ def _can_be_packed(plan: Plan) -> bool:
         and plan.splits.val is not None
         and set(settings.optimizer.arguments) <= _ARGUMENTS[kind]
         and len(plan.phases) == 1
-        and is_linear_layer(settings.head)
-        and plan.phases[0].trainable == set(plan.network.head)
+        and plan.network.has_linear_head
+        and plan.phases[0].trainable == {"head.weight", "head.bias"} == set(plan.network.head)
         and plan.phases[0].patience is None
         and plan.phases[0].lr_multiplier == 1.0
         and settings.source is None

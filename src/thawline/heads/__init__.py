@@ -3,7 +3,7 @@
 A new one is a final class with `build`, and a yaml in ``conf/head``.
 """
 
-from thawline.heads.classification import MLP, Linear, SourceRows, is_linear_layer
+from thawline.heads.classification import MLP, Linear, SourceRows
 from thawline.heads.head import Head, strides_of
 
-__all__ = ["MLP", "Head", "Linear", "SourceRows", "is_linear_layer", "strides_of"]
+__all__ = ["MLP", "Head", "Linear", "SourceRows", "strides_of"]

@@ -37,14 +37,6 @@ class Linear(Spec):
         return nn.Sequential(nn.Dropout(self.dropout), linear) if self.dropout else linear
 
 
-def is_linear_layer(head: object) -> bool:
-    """Whether a head is one linear layer and nothing else: ``head.weight`` and ``head.bias`` say all of it.
-
-    A class of one's own may build a linear layer, too, and do more than that with what it reads.
-    """
-    return (type(head) is Linear and head.dropout == 0) or type(head) is SourceRows
-
-
 @final
 class MLP(Spec):
     """Hidden layers with normalisation, activation and dropout, then a linear layer."""

@@ -13,7 +13,7 @@ from thawline.datasets.splits import Subset
 from thawline.errors import usage_error
 from thawline.files import finite
 from thawline.freeze_policies import Phase
-from thawline.heads import is_linear_layer, strides_of
+from thawline.heads import strides_of
 from thawline.network import Network, SourceClassifier
 from thawline.optimization.batch_sizes import batch_sizes
 from thawline.optimization.learning_rates import MeasuredRates
@@ -180,7 +180,7 @@ def _plan(
     if settings.probe is not None and settings.regularizer:
         raise usage_error("regularizer", "lbfgs_path takes no steps that could be pulled: it has a penalty of its own")
     if settings.probe is not None:
-        _check_path(settings, network, phases, transform)
+        _check_path(network, phases, transform)
     elif settings.average is None and _smallest_share(settings, splits) == 1:
         model, _ = session.networks.model_skeleton(settings, outputs, classifier)
         _check_single_images(settings, model, phases, transform.output_size)
@@ -379,11 +379,11 @@ def _check_single_images(
             ) from None
 
 
-def _check_path(settings: RunSettings, network: Network, phases: Sequence[Phase], transform: Transform) -> None:
+def _check_path(network: Network, phases: Sequence[Phase], transform: Transform) -> None:
     """Refuse to solve a path where there is more to train than one linear layer on fixed features."""
     if len(phases) != 1 or phases[0].trainable != frozenset(network.head):
         raise usage_error("probe", "lbfgs_path solves a linear probe: it needs freeze_policy=linear_probe")
-    if not is_linear_layer(settings.head):
+    if not network.has_linear_head or set(network.head) != {"head.weight", "head.bias"}:
         raise usage_error("probe", "lbfgs_path solves one linear layer: it needs head=linear without dropout")
     if transform.is_random:
         raise usage_error("probe", "lbfgs_path needs the same features in every step: no augmentation")
