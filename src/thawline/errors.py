@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+_LONGEST = 300
+"""Letters of a line that a library has written."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -44,6 +47,14 @@ class WriteError(OSError):
 
     def __str__(self) -> str:
         return f"cannot write {self.filename}: {self.strerror}"
+
+
+def first_line(error: Exception | str) -> str:
+    """The first line of a message: torch's and pydantic's go on for pages. Of an error without one it is its kind."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, str):
+        return lines[0] if lines else ""
+    return lines[0][:_LONGEST] if lines else type(error).__name__
 
 
 def usage_error(field: str, message: str) -> UsageError:

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from thawline.backbones.backbone import Size
-from thawline.backbones.weights import first_line
-from thawline.errors import usage_error
+from thawline.errors import first_line, usage_error
 from thawline.layer_groups import ForwardPass, Granularity, LayerGroup, layer_groups, trace
 
 ENCODER = "encoder"

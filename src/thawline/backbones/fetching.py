@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
-from thawline.backbones.weights import FIELD, first_line
-from thawline.errors import UsageError, usage_error
+from thawline.backbones.descriptions import FIELD
+from thawline.errors import UsageError, first_line, usage_error
 
 _PATIENCE_SECONDS = 10.0
 

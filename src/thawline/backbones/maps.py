@@ -12,8 +12,7 @@ from torch import nn
 
 from thawline.backbones.backbone import Backbone, Size
 from thawline.backbones.features import ENCODER, PooledFeatures, keep_as_buffers, renamed
-from thawline.backbones.weights import first_line
-from thawline.errors import UsageError, usage_error
+from thawline.errors import UsageError, first_line, usage_error
 from thawline.layer_groups import META_FAILURES, Granularity, layer_groups, trace
 
 Maps = tuple[torch.Tensor, ...]

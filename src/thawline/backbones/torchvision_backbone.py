@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING, Any, final
 from pydantic import field_validator
 
 from thawline.backbones.backbone import UNKNOWN, Backbone, LibraryBackbone, Size
+from thawline.backbones.descriptions import FIELD, described, named
 from thawline.backbones.fetching import downloaded_file, within_reach
 from thawline.backbones.weights import (
-    FIELD,
     SavedNetwork,
     check_file,
     completed,
-    described,
     divided,
     does_not_fit,
-    first_line,
     linear_classifier,
     misfits,
-    named,
     read_network,
     state_hash,
 )
-from thawline.errors import nearest, usage_error
+from thawline.errors import first_line, nearest, usage_error
 from thawline.network import SourceClassifier
 from thawline.preprocessing import Preprocessing
 from thawline.randomness import seeded

@@ -19,12 +19,12 @@ from rich.text import Text
 
 from thawline.commands.console import console
 from thawline.commands.project import outputs
-from thawline.errors import usage_error
+from thawline.errors import first_line, usage_error
 from thawline.records.manifest import Manifest
 from thawline.records.protocol import ProtocolManifest
 from thawline.runtime.signals import Interrupted
 from thawline.sweeps.manifest import CellStatus, counts, read_manifest, read_protocol, statuses, sweep_folders
-from thawline.sweeps.progress import duration, first_line
+from thawline.sweeps.progress import duration
 
 # More rows than these hide what is going on; then only what is not plainly done or left is shown.
 _MOST_ROWS = 60

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pytorch_lightning import Callback
 
-from thawline.errors import WriteError
+from thawline.errors import WriteError, first_line
 from thawline.execution.out_of_memory import is_of_memory
 from thawline.files import atomic_write, remove_or_set_aside
 from thawline.ledger import provenance
@@ -103,7 +103,7 @@ class Checkpoint:
         except (OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, pickle.UnpicklingError) as error:
             if is_of_memory(error):
                 raise
-            self.refuse(f"is damaged ({first_line(error)})")
+            self.refuse(f"is damaged ({reason(error)})")
             return None
 
     def remove(self) -> None:
@@ -161,7 +161,7 @@ class AtEpochs(Callback):
             except Exception as error:
                 if is_of_memory(error):
                     raise  # it is whole, and a later attempt may have the room
-                raise UnusableCheckpoint(first_line(error)) from error
+                raise UnusableCheckpoint(reason(error)) from error
             self._fit = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,9 +181,6 @@ def _software() -> dict[str, str]:
     return {name: packages[name] for name in _DECIDING_PACKAGES}
 
 
-def first_line(error: Exception) -> str:
-    """What is wrong, in one line."""
-    if isinstance(error, KeyError):
-        return f"it lacks {error}"
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def reason(error: Exception) -> str:
+    """Why a checkpoint cannot be used, in one line."""
+    return f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)

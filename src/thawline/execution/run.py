@@ -14,7 +14,7 @@ from thawline.datasets import Split
 from thawline.execution import distributed
 from thawline.execution.averaging import average
 from thawline.execution.before_tuning import before_tuning
-from thawline.execution.checkpoint import AtEpochs, Checkpoint, Saved, UnusableCheckpoint, first_line
+from thawline.execution.checkpoint import AtEpochs, Checkpoint, Saved, UnusableCheckpoint, reason
 from thawline.execution.diagnostics import Diagnosis
 from thawline.execution.evaluate import Metrics
 from thawline.execution.finish import Finished, RunResults, finish
@@ -162,7 +162,7 @@ class _Run:
         except Exception as error:
             if is_of_memory(error):
                 raise
-            raise UnusableCheckpoint(first_line(error)) from error
+            raise UnusableCheckpoint(reason(error)) from error
         # A mirror numbers its rows by epoch: what it has already it leaves out, and what it lost it has again.
         for row in self._results.history:
             self._on_epoch(row)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from thawline.reports.axes import setting_labels
 from thawline.reports.choosing import Group
+from thawline.reports.depth_scale import DepthScale, depth_scale
 from thawline.reports.escaping import plain
 from thawline.reports.figure_style import (
     COLOURS,
@@ -36,24 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_FACETS = 9
-_MOST_NAMED_GROUPS = 16
 _MOST_TICKS = 20
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """Where rows stand along the x axis, and how that axis reads."""
-
-    label: str
-    positions: dict[int, float]
-    ticks: tuple[tuple[float, str], ...]
-    group_names: tuple[tuple[float, str], ...]
-    logarithmic: bool
-    spacing: float
-
-    def beside(self, position: float, share: float) -> float:
-        """The place beside `position` by a share of the distance between neighbours."""
-        return position * 10 ** (share * self.spacing) if self.logarithmic else position + share * self.spacing
 
 
 def depth_figure(study: Study) -> tuple[Figure, str]:
@@ -64,7 +46,7 @@ def depth_figure(study: Study) -> tuple[Figure, str]:
     lines = max(len(groups) for _, groups in facets)
     names = _line_names(study)
     wide = len(facets) > 1 or lines > 1
-    scale = _scale(study, [group for _, groups in facets for group in groups])
+    scale = depth_scale(study, [group for _, groups in facets for group in groups])
     width = study.figure_inches or (PAGE_INCHES if wide else COLUMN_INCHES)
     narrow = width < NARROW_INCHES
     across = 1 if narrow else 2 if len(facets) == 4 else min(3, len(facets))
@@ -123,85 +105,7 @@ def _line_name(study: Study, row: Row) -> str:
     return line_label(study.axes, row)
 
 
-def _scale(study: Study, groups: Sequence[Group]) -> _Scale:
-    rows = [row for group in groups for row in group.rows]
-    if study.axes.depth_is_layers:
-        return _layer_scale(study, rows)
-    axis = study.axes.depth or ""
-    values = list(dict.fromkeys(row.depth_value or "" for row in rows))
-    try:
-        numbers = [float(value) for value in values]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(math.isfinite(value) for value in numbers):
-        numbers = [float(index) for index in range(len(values))]
-    at = dict(zip(values, numbers, strict=True))
-    logarithmic = min(numbers) > 0 and max(numbers) / min(numbers) >= 50
-    return _Scale(
-        label=drawable(axis),
-        positions={id(row): at[row.depth_value or ""] for row in rows},
-        ticks=tuple((position, drawable(value or "default", 14)) for value, position in at.items()),
-        group_names=(),
-        logarithmic=logarithmic,
-        spacing=_spacing([math.log10(value) for value in numbers] if logarithmic else numbers),
-    )
-
-
-def _probe_name(rows: Sequence[Row]) -> str:
-    """What the rows in which the head alone trains are called, on two lines."""
-    names = {row.probe_name for row in rows if row.is_probe}
-    return (names.pop() if len(names) == 1 else "head alone").replace(" ", "\n")
-
-
-def _layer_scale(study: Study, rows: Sequence[Row]) -> _Scale:
-    totals = {len(run.groups) for row in rows for run in row.runs.values()}
-    fraction = len(totals) > 1 and (study.axes.depth or "").endswith(".depth")
-    positions = {}
-    for row in rows:
-        total = row.common(lambda run: len(run.groups))
-        if row.depth is not None and total:
-            positions[id(row)] = 100 * row.depth / total if fraction else float(row.depth)
-    placed = sorted(set(positions.values()))
-    names = {
-        _probe_name(rows): {positions[id(row)] for row in rows if row.is_probe and id(row) in positions},
-        "full fine-\ntuning": {positions[id(row)] for row in rows if row.is_full and id(row) in positions},
-    }
-    ends = {places.pop(): name for name, places in names.items() if len(places) == 1}
-    ticks = tuple((x, f"{x:g}" + (f"\n{ends[x]}" if x in ends else "")) for x in placed)
-    return _Scale(
-        label="share of the layer groups unfrozen (%)"
-        if fraction
-        else ", ".join(filter(None, ("unfrozen layer groups k", study.axes.how_counted))),
-        positions=positions,
-        ticks=ticks,
-        group_names=() if fraction or not study.axes.how_counted else _group_names(rows, positions),
-        logarithmic=False,
-        spacing=_spacing(placed),
-    )
-
-
-def _group_names(rows: Sequence[Row], positions: dict[int, float]) -> tuple[tuple[float, str], ...]:
-    """The last group thawed at each depth, where all lines agree on it and there is room."""
-    names: dict[float, set[str]] = {}
-    for row in rows:
-        if id(row) in positions:
-            reached = row.common(lambda run: run.reached)
-            names.setdefault(positions[id(row)], set()).add("head only" if row.depth == 0 else reached or "")
-    labelled = {x: next(iter(found)) for x, found in names.items() if len(found) == 1}
-    fits = len(names) <= _MOST_NAMED_GROUPS and all(0 < len(name) <= 14 for name in labelled.values())
-    return (
-        tuple((x, drawable(name)) for x, name in sorted(labelled.items()))
-        if fits and len(labelled) == len(names)
-        else ()
-    )
-
-
-def _spacing(positions: Sequence[float]) -> float:
-    ordered = sorted(set(positions))
-    return min((b - a for a, b in itertools.pairwise(ordered)), default=1.0)
-
-
-def _draw_lines(axes: Axes, study: Study, scale: _Scale, groups: Sequence[Group], names: dict[str, str]) -> None:
+def _draw_lines(axes: Axes, study: Study, scale: DepthScale, groups: Sequence[Group], names: dict[str, str]) -> None:
     order = list(names)
     for group in groups:
         style = order.index(_line_name(study, group.rows[0]))
@@ -215,7 +119,7 @@ def _draw_lines(axes: Axes, study: Study, scale: _Scale, groups: Sequence[Group]
 
 
 def _draw_line(
-    axes: Axes, study: Study, scale: _Scale, rows: Sequence[Row], style: int, *, dodge: float, alone: bool
+    axes: Axes, study: Study, scale: DepthScale, rows: Sequence[Row], style: int, *, dodge: float, alone: bool
 ) -> None:
     colour, marker = look_of(style)
     x = [scale.positions[id(row)] for row in rows]
@@ -249,7 +153,7 @@ def _is_out(study: Study, row: Row) -> bool:
 
 
 def _draw_seeds(
-    axes: Axes, study: Study, scale: _Scale, row: Row, position: float, colour: str, *, alone: bool
+    axes: Axes, study: Study, scale: DepthScale, row: Row, position: float, colour: str, *, alone: bool
 ) -> None:
     # The open dots of validation stand beside the filled ones of test, where there is room.
     for split in (VALIDATION, study.split) if alone and study.split != VALIDATION else (study.split,):
@@ -271,13 +175,13 @@ def _draw_seeds(
             axes.plot(lost, [worst] * len(lost), "x", color=colour, markersize=4, transform=floor, zorder=5)
 
 
-def _jittered(n: int, position: float, scale: _Scale) -> list[float]:
+def _jittered(n: int, position: float, scale: DepthScale) -> list[float]:
     # The same place for the same seed at every depth, so that a seed can be followed.
     step = min(0.09, 0.2 / (n - 1)) if n > 1 else 0.0
     return [scale.beside(position, (index - (n - 1) / 2) * step) for index in range(n)]
 
 
-def _draw_choice(axes: Axes, study: Study, scale: _Scale, row: Row, style: int, *, alone: bool) -> None:
+def _draw_choice(axes: Axes, study: Study, scale: DepthScale, row: Row, style: int, *, alone: bool) -> None:
     mean = row.summary(study.split, study.metric).mean
     x = scale.positions[id(row)]
     if alone:
@@ -307,7 +211,7 @@ def _draw_choice(axes: Axes, study: Study, scale: _Scale, row: Row, style: int, 
         )
 
 
-def _place_ticks(axes: Axes, scale: _Scale) -> None:
+def _place_ticks(axes: Axes, scale: DepthScale) -> None:
     if scale.logarithmic:
         axes.set_xscale("log")
     placed = list(scale.positions.values()) or [0.0]
@@ -348,7 +252,7 @@ def _bound(axes: Axes, study: Study, groups: Sequence[Group]) -> None:
     axes.set_ylim(inside(limits, study.definition.lower, study.definition.upper))
 
 
-def _name_groups(axes: Axes, scale: _Scale) -> None:
+def _name_groups(axes: Axes, scale: DepthScale) -> None:
     if not scale.group_names:
         return
     above = axes.secondary_xaxis("top")

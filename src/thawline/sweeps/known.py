@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from thawline.backbones.weights import described
+from thawline.backbones.descriptions import described
 from thawline.datasets import Dataset, Splits
 from thawline.errors import UsageError, WriteError
 from thawline.files import finite, read_json, sha256_of_file, write_json

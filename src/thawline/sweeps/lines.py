@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from thawline.errors import first_line
 from thawline.records import read_record, run_folder
 from thawline.runtime.signals import Interrupted
-from thawline.sweeps.progress import duration, first_line, result_in_words
+from thawline.sweeps.progress import duration, result_in_words
 from thawline.sweeps.remote import JobOutcome, labels
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from thawline.errors import first_line
 from thawline.records.names import LAST_FILE
 from thawline.runtime import signals
 from thawline.runtime.steps import Bars
@@ -119,12 +120,6 @@ def result_in_words(record: Record) -> str:
     ]
     told = [f"{split} {record.headline} {value:.3f}" for split, value in shown if value is not None][:1]
     return ", ".join([*told, *(["diverged"] if record.diverged else [])])
-
-
-def first_line(text: str) -> str:
-    """The first line of a message: pydantic's and torch's go on for pages."""
-    lines = text.strip().splitlines()
-    return lines[0] if lines else ""
 
 
 def duration(seconds: float) -> str:
