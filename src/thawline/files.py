@@ -16,6 +16,13 @@ from thawline.errors import WriteError
 
 _PARTIAL = ".partial"
 _DEEPEST = 64
+_OF_A_SERVER = {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENOTCONN}
+_OF_A_FULL_TABLE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOLCK, errno.ENOMEM}
+_TEMPORARY = frozenset(
+    {errno.EAGAIN, errno.EBUSY, errno.ECONNRESET, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
+    | _OF_A_SERVER
+    | _OF_A_FULL_TABLE
+)
 _OF_A_DISK = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS})
 
 
@@ -96,6 +103,11 @@ def read_json(path: Path) -> Any:
         if not _is_deeper_than(_DEEPEST, value):
             return value
     raise ValueError(f"nested more than {_DEEPEST} levels deep")
+
+
+def is_temporary(error: BaseException) -> bool:
+    """Whether an error of reading says nothing of the file: too many are open, or its server does not answer now."""
+    return isinstance(error, OSError) and error.errno in _TEMPORARY
 
 
 def sha256_of_file(path: Path) -> str:

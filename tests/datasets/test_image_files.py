@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,6 +50,24 @@ def test_pictures_that_do_not_decode_are_skipped_and_noted(tmp_path):
     assert ImageFolder(root=root, on_unreadable="skip").load(0, tmp_path / "looks").warnings == splits.warnings
     for index in range(len(splits.images)):
         splits.images.read(index)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.EIO])
+def test_a_picture_that_the_machine_cannot_read_now_is_not_left_out(tmp_path, monkeypatch, number):
+    """Else the run would be on fewer images, and be found again as the run on these."""
+    root, opened = class_folders(tmp_path / "set"), os.open
+
+    def failing(path, *arguments, **named):
+        if str(path).endswith("dog/2.png"):
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing)
+        with pytest.raises(UsageError) as error:
+            ImageFolder(root=root, on_unreadable="skip").load(0, tmp_path / "looks")
+    assert problems(error) == [f"dataset: {root / 'dog' / '2.png'}: cannot be read: {os.strerror(number)}"]
+    assert ImageFolder(root=root, on_unreadable="skip").load(0, tmp_path / "looks").warnings == ()
 
 
 def test_a_class_of_which_nothing_decodes_is_an_error(tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from tests.conftest import TINY, records
 from tests.stopping import STOP_AT, STOPPING, numbers
 from tests.trackers.test_wandb import Seen, assert_mirrors
 from tests.zygote import Program, Zygote
-from thawline.execution.checkpoint import FORMAT
+from thawline.execution.checkpoint import FORMAT, Checkpoint, Saved
 from thawline.files import sha256_of_file
 from thawline.ledger.runs import status_of
 from thawline.records import Record, load_record
@@ -342,3 +344,17 @@ def test_a_checkpoint_that_does_not_fit_the_memory_is_kept(own_class, thawline):
     assert thawline(*command, "trainer.checkpoint_seconds=0").status == 0
     (folder,) = records()
     assert [(at.phase, at.epoch) for at in load_record(folder).provenance.resumed][-1][1] == 1
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(tmp_path):
+    settings = SimpleNamespace(trainer=SimpleNamespace(checkpoint_seconds=0))
+    checkpoint = Checkpoint(SimpleNamespace(folder=tmp_path, identity="a" * 20, settings=settings))
+    checkpoint.write(Saved(phase=0, run="{}", tensors={"x": torch.arange(3)}, fit={}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            checkpoint.read()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert checkpoint.read().tensors["x"].tolist() == [0, 1, 2]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import shutil
 
 import numpy as np
 import pytest
 
 from tests.make_records import record
+from thawline.errors import UsageError
 from thawline.records import load_record, read_record, seal_of, write_record
 from thawline.records.metrics import exact_share
 
@@ -23,6 +25,21 @@ def test_a_record_in_the_folder_of_another_run_is_none(tmp_path):
     assert read_record(other) is None
     with pytest.raises(ValueError, match=f"is the record of run {written.identity}"):
         load_record(other)
+
+
+def test_a_record_that_cannot_be_read_now_is_not_taken_for_none(tmp_path):
+    """Its run would be made again."""
+    written = record()
+    folder = tmp_path / written.identity
+    write_record(folder, written)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(UsageError, match=r"record\.json: cannot be read now: .*Too many open files"):
+            read_record(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert read_record(folder) == load_record(folder)
 
 
 def test_a_record_is_written_with_the_seal_of_its_content(tmp_path):

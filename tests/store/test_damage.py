@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +15,8 @@ import pytest
 import torch
 
 from tests.store.small_entries import WIDE, Counting, flip, names, wide
-from thawline.store import entries
-from thawline.store.store import ArraySpec, DamagedEntryError, EntrySpec
+from thawline.store import entries, stored_arrays
+from thawline.store.store import ArraySpec, DamagedEntryError, EntrySpec, StoreRefusedError
 
 
 def edit(folder, **changes):
@@ -133,3 +135,49 @@ def test_what_one_job_has_compared_the_next_need_not(store, monkeypatch):
     entry = store.open(WIDE)
     entry.verify()
     assert len(compared) == 8
+
+
+def failing(call, file, number):
+    """The call of `os`, but with an error of the machine where it opens or reads this file."""
+
+    def fails(first, *arguments, **named):
+        path = first if isinstance(first, (str, os.PathLike)) else Path(f"/proc/self/fd/{first}").readlink()
+        if str(path) == str(file):
+            raise OSError(number, os.strerror(number), str(file))
+        return call(first, *arguments, **named)
+
+    return fails
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.ETIMEDOUT])
+def test_an_entry_that_the_machine_cannot_open_now_stays(store, number, monkeypatch, caplog):
+    store.build(WIDE, wide, 4).close()
+    folder = store.folder / WIDE.identity
+    before = (folder / "0.bin").stat()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing(os.open, folder / "0.bin", number))
+        assert store.open(WIDE) is None
+        assert f"{folder} is not used: not read: [Errno {number}] {os.strerror(number)}" in caplog.text
+        assert store.draft(WIDE) is None
+        with pytest.raises(StoreRefusedError, match=f"not read: .*{os.strerror(number)}"):
+            store.build(WIDE, wide, 4)
+        (found,) = store.verify()
+        assert (found.state, os.strerror(number) in found.problem) == ("not readable now", True)
+    assert (folder / "0.bin").stat() == before
+    counting = Counting(wide)
+    assert torch.equal(store.build(WIDE, counting, 4).read([7])[0], wide(np.array([7]))[0])
+    assert counting.rows == []
+
+
+def test_an_entry_that_cannot_be_read_now_is_computed_on_the_fly_and_stays(store, monkeypatch):
+    monkeypatch.setattr(stored_arrays, "MAPPED_BYTES", 0)
+    store.build(WIDE, wide, 4).close()
+    file = store.folder / WIDE.identity / "0.bin"
+    before = file.stat()
+    entry, alone = store.build(WIDE, wide, 4), store.open(WIDE)
+    monkeypatch.setattr(os, "preadv", failing(os.preadv, file, errno.ESTALE))
+    assert torch.equal(entry.read([5, 0])[0], wide(np.array([5, 0]))[0])
+    assert entry.note.startswith(f"computed on the fly: not read: [Errno {errno.ESTALE}]")
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        alone.read([5])
+    assert file.stat() == before

@@ -20,7 +20,14 @@ from thawline.errors import usage_error
 from thawline.store.store import DEFAULT_MAX_BYTES, EntryStatus, Store, StoreRefusedError, readable_bytes
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_STYLES = {"damaged": "red", "unfinished": "yellow", "in use": "green", "being built": "green", "whole": ""}
+_STYLES = {
+    "damaged": "red",
+    "not readable now": "red",
+    "unfinished": "yellow",
+    "in use": "green",
+    "being built": "green",
+    "whole": "",
+}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -56,7 +63,8 @@ def _verify(store: Store, arguments: argparse.Namespace) -> int:
     if damaged and not arguments.json:
         done = "removed; they are built again when they are needed" if arguments.repair else "--repair removes them"
         _console().print(Text(f"{len(damaged)} of {len(found)} entries are damaged: {done}"))
-    return 1 if damaged and not arguments.repair else 0
+    left = [status for status in found if status.problem and status not in damaged]
+    return 1 if left or (damaged and not arguments.repair) else 0
 
 
 def _prune(store: Store, arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -21,7 +22,7 @@ import numpy as np
 
 from thawline.datasets.columns import Packed, Texts, encoded
 from thawline.errors import UsageError, usage_error
-from thawline.files import atomic_write
+from thawline.files import atomic_write, is_temporary
 from thawline.runtime.cores import available_cores
 from thawline.runtime.steps import step
 
@@ -144,7 +145,11 @@ class Looking:
     usable: Callable[[bytes], bool] = lambda value: True
 
     def all(self, cache_dir: Path | None) -> Found:
-        """Look at all of them; those that have the stamp of an earlier look, kept in `cache_dir`, are not read."""
+        """Look at all of them; those that have the stamp of an earlier look, kept in `cache_dir`, are not read.
+
+        Raises:
+            UsageError: the machine could not read one now, which says nothing of what is in it.
+        """
         known = Looks.load(self.kind, self.place, cache_dir)
         looks = in_threads(self.what, lambda index: self._look(index, known), range(len(self.keys)))
         stamps, values, ends = bytearray(), bytearray(), array("q")
@@ -173,7 +178,11 @@ class Looking:
             finally:
                 content.close()
         except (OSError, ValueError) as error:
-            return _Look(problem=f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+            # A file server that does not answer gives EIO, too. No image is to be left out for that.
+            if is_temporary(error) or getattr(error, "errno", None) == errno.EIO:
+                raise usage_error("dataset", f"{self.place / self.keys[index]}: {problem}") from error
+            return _Look(problem=problem)
 
 
 class _Look(NamedTuple):

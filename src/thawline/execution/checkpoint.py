@@ -19,7 +19,7 @@ from pytorch_lightning import Callback
 
 from thawline.errors import WriteError, first_line
 from thawline.execution.out_of_memory import is_of_memory
-from thawline.files import atomic_write, remove_or_set_aside
+from thawline.files import atomic_write, is_temporary, remove_or_set_aside
 from thawline.ledger import provenance
 from thawline.records.names import LAST_FILE
 from thawline.runtime import signals
@@ -101,7 +101,7 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, pickle.UnpicklingError) as error:
-            if is_of_memory(error):
+            if is_of_memory(error) or is_temporary(error):
                 raise
             self.refuse(f"is damaged ({reason(error)})")
             return None

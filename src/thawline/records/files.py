@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from thawline.errors import usage_error
-from thawline.files import finite, read_json, write_json
+from thawline.files import finite, is_temporary, read_json, write_json
 from thawline.records.names import RECORD_FILE
 from thawline.records.record import Record
 
@@ -47,10 +47,16 @@ def write_record(folder: Path, record: Record) -> Path:
 
 
 def read_record(folder: Path) -> Record | None:
-    """The valid record of the run in `folder`, or None where the run has none or a damaged one."""
+    """The valid record of the run in `folder`, or None where the run has none or a damaged one.
+
+    Raises:
+        UsageError: the machine cannot read it now; a run is not made again for that.
+    """
     try:
         return load_record(folder)
-    except (OSError, ValueError, ValidationError):
+    except (OSError, ValueError, ValidationError) as error:
+        if is_temporary(error):
+            raise usage_error("", f"{folder / RECORD_FILE}: cannot be read now: {error}") from error
         return None
 
 

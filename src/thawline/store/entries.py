@@ -39,7 +39,8 @@ class Entry:
     """An opened entry; it is not evicted before it is closed (or dropped).
 
     Usable from several threads and in forked workers. An entry that came from `Store.build` and turns out to be
-    damaged while it is read is built again, or computed on the fly where the store refuses.
+    damaged while it is read is built again. Where the store refuses that, and where the machine cannot read the entry
+    now, it is computed on the fly.
     """
 
     def __init__(self, path: Path, metadata: Metadata, marker: FileLock) -> None:
@@ -101,6 +102,7 @@ class Entry:
         Raises:
             IndexError: a row lies outside the entry.
             DamagedEntryError: the files are damaged, and the entry came from `Store.open`.
+            OSError: they cannot be read now, and the entry came from `Store.open`.
         """
         wanted = np.ascontiguousarray(rows, np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self.spec.samples):
@@ -111,6 +113,9 @@ class Entry:
                 return tuple(array.read(wanted, pinned) for array in self._opened())
             except DamagedEntryError as damage:
                 self._renew(damage, generation)
+            except OSError as error:
+                # It says nothing of the entry, which stays for others.
+                self._give_up(error)
         if self._produce is None:
             raise DamagedEntryError(self.note)
         return computed(self.spec, self._produce, wanted)
@@ -155,9 +160,20 @@ class Entry:
                     raise StoreRefusedError(f"{damage}, after {_MOST_REBUILDS} new builds")
                 fresh = self._rebuild(generation)
             except StoreRefusedError as refusal:
-                self.note = f"computed on the fly: {refusal.reason}"
-                _log.warning("%s", self.note)
-                self.close()
+                self._compute_on_the_fly(refusal.reason)
                 return
             self._marker.release()
             self.metadata, self._marker, self._arrays = fresh.metadata, fresh._marker, fresh._arrays
+
+    def _give_up(self, error: OSError) -> None:
+        """Compute on the fly from now on, where that is possible."""
+        if self._produce is None:
+            raise error
+        with self._guard:
+            if not self.note:
+                self._compute_on_the_fly(f"not read: {error}")
+
+    def _compute_on_the_fly(self, reason: str) -> None:
+        self.note = f"computed on the fly: {reason}"
+        _log.warning("%s", self.note)
+        self.close()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from thawline.files import is_temporary
 from thawline.store.contents import MARKER_FILE, Metadata, check_sizes
 from thawline.store.entries import Entry
 from thawline.store.file_locks import try_lock
@@ -20,7 +21,7 @@ PARTIAL = re.compile(r"\.[0-9a-f]{20}\.[0-9a-f]{32}\.partial")
 REMOVED = re.compile(r"\.[0-9a-f]{20}\.[0-9a-f]{32}\.removed")
 """The names of entries, of their builders' locks, of entries being built and of removed ones."""
 
-EntryState = Literal["whole", "in use", "being built", "unfinished", "damaged"]
+EntryState = Literal["whole", "in use", "being built", "unfinished", "damaged", "not readable now"]
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ def _status(path: Path) -> EntryStatus:
         metadata = Metadata.read(path)
         check_sizes(path, metadata.spec())
         state: EntryState = "in use" if _in_use(path) else "whole"
-    except (DamagedEntryError, OSError) as damage:
-        return replace(status, state="damaged", problem=str(damage))
+    except (DamagedEntryError, OSError) as problem:
+        return _with_problem(status, problem)
     return replace(status, state=state, title=metadata.title, key=metadata.key, samples=metadata.samples)
 
 
@@ -113,14 +114,18 @@ def _partial_status(path: Path) -> EntryStatus:
 
 
 def _verified(folder: Path, status: EntryStatus) -> EntryStatus:
-    if status.state == "damaged":
+    if status.problem:
         return status
     try:
         with Entry.open(folder / status.identity) as entry:
             entry.verify()
-    except (DamagedEntryError, OSError) as damage:
-        return replace(status, state="damaged", problem=str(damage))
+    except (DamagedEntryError, OSError) as problem:
+        return _with_problem(status, problem)
     return status
+
+
+def _with_problem(status: EntryStatus, problem: DamagedEntryError | OSError) -> EntryStatus:
+    return replace(status, state="not readable now" if is_temporary(problem) else "damaged", problem=str(problem))
 
 
 def _in_use(path: Path) -> bool:

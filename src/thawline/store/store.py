@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thawline.files import is_temporary
 from thawline.runtime.steps import step
 from thawline.store.contents import MARKER_FILE, ArraySpec, EntrySpec, Metadata, array_file
 from thawline.store.entries import Entry
@@ -76,13 +77,23 @@ class Store:
         self._lent: dict[str, weakref.WeakMethod[Callable[[], None]]] = {}
 
     def open(self, spec: EntrySpec) -> Entry | None:
-        """The entry of `spec`, or None where there is none (a damaged one counts as none)."""
+        """The entry of `spec`, or None where there is none (a damaged one counts as none, and one not readable now)."""
+        try:
+            return self._open(spec)
+        except StoreRefusedError as refusal:
+            _log.warning("%s is not used: %s", self.folder / spec.identity, refusal.reason)
+            return None
+
+    def _open(self, spec: EntrySpec) -> Entry | None:
+        """As `open`, but raises StoreRefusedError where the entry cannot be read now: it may be whole, and stays."""
         path = self.folder / spec.identity
         try:
             return Entry.open(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (DamagedEntryError, OSError) as damage:
+            if is_temporary(damage):
+                raise StoreRefusedError(f"not read: {damage}") from damage
             _log.warning("%s is not used: %s", path, damage)
             return None
 
@@ -95,12 +106,12 @@ class Store:
         was lent: that is called back for entries that spare nothing.
 
         Raises:
-            StoreRefusedError: it does not fit the budget or the disk, or the folder cannot be written to.
+            StoreRefusedError: it does not fit the budget or the disk, or the folder cannot be written to, or read now.
         """
-        entry = self.open(spec)
+        entry = self._open(spec)
         if entry is None:
             with self._building(spec.identity):
-                entry = self.open(spec) or self._build(spec, produce, batch_size, spare)
+                entry = self._open(spec) or self._build(spec, produce, batch_size, spare)
         return self.renewing(entry, produce, batch_size, spare)
 
     def renewing(self, entry: Entry, produce: Produce, batch_size: int, spare: Spare | None = None) -> Entry:
@@ -126,11 +137,11 @@ class Store:
             return None
         with contextlib.ExitStack() as held:
             held.enter_context(self._held(lock, spec.identity))
-            entry = self.open(spec)
-            if entry is not None:
-                entry.close()
-                return None
             with contextlib.suppress(StoreRefusedError):
+                entry = self._open(spec)
+                if entry is not None:
+                    entry.close()
+                    return None
                 return self._draft(spec, held)
         return None
 

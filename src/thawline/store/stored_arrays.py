@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from thawline.files import is_temporary
 from thawline.store.contents import ArraySpec, chunk_count
 from thawline.store.refusals import DamagedEntryError
 
@@ -42,7 +43,7 @@ class StoredArray:
         try:
             self._descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise DamagedEntryError(f"{path.name}: {error.strerror}") from error
+            raise _damage(path, error) from error
         weakref.finalize(self, os.close, self._descriptor)
         found = self._check_size()
         expected = chunk_count(samples, spec)
@@ -95,7 +96,7 @@ class StoredArray:
             try:
                 count = os.preadv(self._descriptor, [out], offset)
             except OSError as error:
-                raise DamagedEntryError(f"{self._path.name}: {error}") from error
+                raise _damage(self._path, error) from error
             if not count:
                 raise DamagedEntryError(f"{self._path.name} ends at byte {offset:,}")
             offset += count
@@ -116,10 +117,17 @@ class StoredArray:
         try:
             found = os.fstat(self._descriptor)
         except OSError as error:
-            raise DamagedEntryError(f"{self._path.name}: {error}") from error
+            raise _damage(self._path, error) from error
         if found.st_size != self._bytes:
             raise DamagedEntryError(f"{self._path.name} has {found.st_size:,} bytes instead of {self._bytes:,}")
         return found
+
+
+def _damage(path: Path, error: OSError) -> DamagedEntryError:
+    """What an error of reading says of the entry; raises one again that says nothing of it."""
+    if is_temporary(error):
+        raise error
+    return DamagedEntryError(f"{path.name}: {error.strerror}")
 
 
 class _MappedBytes:
