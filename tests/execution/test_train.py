@@ -256,6 +256,7 @@ def test_a_run_takes_as_many_threads_as_its_network_keeps_busy(train):
     assert [record.provenance.threads for record in (small, capped, large)] == [1, 2, 4]
 
 
+@pytest.mark.slow
 def test_metrics_do_not_depend_on_how_many_logits_wait_for_them(train, monkeypatch):
     together = train("output_dir=together")
     monkeypatch.setattr("thawline.training.module._MAX_BUFFERED_OUTPUTS", 1)

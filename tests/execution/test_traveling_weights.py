@@ -114,6 +114,7 @@ TRANSFER = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_damaged_model_of_a_source_is_named_and_made_again(thawline, train):
     first = train(*TRANSFER)
     source = Path("outputs/runs", first.provenance.source_run)

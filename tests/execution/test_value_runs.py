@@ -147,7 +147,10 @@ def test_the_store_changes_no_number(fit, task):
 
 @pytest.mark.parametrize(
     ("task", "metric", "direction"),
-    [("multilabel", "mean average precision", "higher"), ("regression", "mean absolute error", "lower")],
+    [
+        pytest.param("multilabel", "mean average precision", "higher", marks=pytest.mark.slow),
+        ("regression", "mean absolute error", "lower"),
+    ],
 )
 def test_a_sweep_ends_with_a_report_in_the_tasks_own_metric_and_direction(thawline, task, metric, direction):
     result = thawline("train", "-m", *TASKS[task], "freeze_policy.k=0,1", "seed=0,1", "sweep.name=depths")

@@ -31,6 +31,7 @@ def test_the_value_that_leaves_a_group(name, size, groups, stages):
         assert [layer.path for layer in chosen_layers(model.observers[0], "stages", images, "f")] == stages
 
 
+@pytest.mark.slow
 def test_an_activation_belongs_to_its_convolution_and_a_pooling_does_not():
     model, images = bench("vgg11", size=32, samples=2)
     found = group_outputs(model.observers[0], images)

@@ -84,6 +84,7 @@ def test_l2_sp_with_a_large_weight_tends_to_the_probe(train):
     assert from_probe[0] > 1.5 * from_probe[1] > 6 * from_probe[2]
 
 
+@pytest.mark.slow
 def test_l2_sp_pulls_towards_the_source_in_every_phase(train):
     record = train("freeze_policy=gradual_unfreezing", "regularizer=l2_sp", "trainer.max_epochs=8", "optimizer.lr=0.1")
     assert len(record.phases) > 1
