@@ -24,9 +24,9 @@ _PLANNED = (
 )  # fmt: skip
 _READ = ("k", "epochs", "no store", "store of a quarter", "store of all", "a quarter / no store")
 _NOTE = """Folders of small files in 100 classes: listed, hashed, decoded once for the check, and divided
-(`benchmarks/plan_job.py`), then again with what is known of the files. CPU seconds are those of planning alone. The
-command trains a linear probe of a tiny network at 32 px for one epoch; imports, planning, decoding, features, test and
-records are counted."""
+(`benchmarks/plan_job.py`), then again with what is known of the files. CPU seconds are those of planning alone. *Kept
+after planning* is what the process holds once freed memory is given back. The command trains a linear probe of a tiny
+network at 32 px for one epoch; imports, planning, decoding, features, test and records are counted."""
 _PHOTOGRAPHS_NOTE = """Files of 1 kB are the hardest case, since there is little in them to save. To plan {images} costs
 {first:.2f} CPU s the first time and {again:.3f} again: {ratio:.3f} of it."""
 _READ_NOTE = """{images} at {size} px, decoded {decoded:.0f} MB; mobilenetv3_small_100 with random weights. Images that
