@@ -22,12 +22,12 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from benchmarks.suffix_loop import start
+from thawline.execution.arithmetic import mixed_dtype
 from thawline.planning.context import RunContext
 from thawline.planning.plan import plan_run
 from thawline.planning.session import Session
 from thawline.records import load_record
 
-_MIXED = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 _SEEDS = 5
 _SECONDS = 1.0
 _WARM_UP = 5
@@ -96,7 +96,7 @@ def _suffix(folder: Path) -> Suffix:
         lambda: part.inputs.read(0, rows),
         tuple(value.to(run.device) for value in part.inputs.read(0, rows)),
         torch.as_tensor(part.targets.read(0, rows)).to(run.device),
-        _MIXED.get(settings.precision),
+        mixed_dtype(settings),
         3.0 * len(rows) * (record.phases[0].thaw_line.suffix_flops_per_sample or float("nan")),
     )
 

@@ -57,6 +57,11 @@ def first_line(error: Exception | str) -> str:
     return lines[0][:_LONGEST] if lines else type(error).__name__
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things in words: ``1 run``, ``1,000 runs``."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def usage_error(field: str, message: str) -> UsageError:
     """A `UsageError` with a single problem."""
     return UsageError(Problem(field, message))

@@ -103,8 +103,8 @@ MISTAKES = [
         ["-m", "seed=0,-1,-2", "optimizer.lr=0.1,-3"],
         [
             "optimizer.lr: Input should be greater than 0 (got -3) [seed=0 optimizer.lr=-3 and 2 more cells]",
-            "seed: Input should be greater than or equal to 0 (got -1) [seed=-1 optimizer.lr=0.1 and 1 more cells]",
-            "seed: Input should be greater than or equal to 0 (got -2) [seed=-2 optimizer.lr=0.1 and 1 more cells]",
+            "seed: Input should be greater than or equal to 0 (got -1) [seed=-1 optimizer.lr=0.1 and 1 more cell]",
+            "seed: Input should be greater than or equal to 0 (got -2) [seed=-2 optimizer.lr=0.1 and 1 more cell]",
         ],
     ),
     (

@@ -81,7 +81,7 @@ def test_what_is_missing_is_cut_and_every_class_stays_in_training(tmp_path):
     assert sorted(parts_of(splits)) == list("abcdef")
     assert [len(splits.train), len(splits.val), len(splits.test)] == [4, 1, 1]
     assert frozenset.union(*(target.present for target in splits.train.targets)) == {0, 1, 2}
-    assert splits.notes[0] == "the set has no test part: 1 images cut from train, the same for every data seed"
+    assert splits.notes[0] == "the set has no test part: 1 image cut from train, the same for every data seed"
 
 
 def test_values_that_are_ignored_are_no_class_and_values_may_be_any(tmp_path):

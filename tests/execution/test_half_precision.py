@@ -15,6 +15,8 @@ from tests.drawn_objects import draw_yolo
 from tests.execution.test_detection_runs import DETECT, TWO_STAGES
 from tests.execution.test_segmentation_runs import SEGMENT
 from tests.masked_squares import draw_masks
+from thawline.execution.arithmetic import computing_dtype
+from thawline.planning.settings import TrainerSettings
 from thawline.records import Record, load_record
 from thawline.runtime.bfloat16 import bfloat16_instructions, of_cpuinfo
 
@@ -25,6 +27,13 @@ DENSE = {
     "masks": (draw_masks, "squares", SEGMENT, ("freeze_policy.k=1",)),
     "boxes": (draw_yolo, "objects", DETECT, ("head=faster_rcnn", *TWO_STAGES, "freeze_policy.k=1")),
 }
+
+
+def test_the_machine_is_measured_in_the_numbers_that_the_run_computes_in():
+    computed = {"32-true": torch.float32, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+    computed |= {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+    for precision, dtype in computed.items():
+        assert computing_dtype(TrainerSettings(precision=precision)) == dtype
 
 
 def numbers(record: Record) -> dict[str, Any]:

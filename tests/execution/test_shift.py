@@ -174,7 +174,7 @@ def test_a_class_map_gives_the_second_sets_classes_their_place(train, tmp_path):
     assert record.splits["test/words"].per_class == [14, 7]
     assert record.notes[-2:] == [
         "test/words is evaluated over 2 of 10 classes: 3, 7",
-        "test/words leaves out 1 classes of its data set: unknown",
+        "test/words leaves out 1 class of its data set: unknown",
     ]
     plan, model = tuned(record)
     images = load(Digits()).images

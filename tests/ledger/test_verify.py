@@ -70,7 +70,7 @@ def changed(content: Content, path: tuple[Any, ...]) -> Content:
 def test_a_whole_run_has_no_problems(finished, thawline):
     assert edited(finished, lambda content: None, thawline, sealed=False) == (
         0,
-        "1 runs checked: 1 whole, 0 with problems\n",
+        "1 run checked: 1 whole, 0 with problems\n",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from thawline.thaw_line.cost import (
     Decision,
@@ -148,8 +149,9 @@ def test_what_does_not_fit_is_not_stored(mode):
 
 
 def test_the_machine_is_measured_once_and_in_powers_of_two():
-    rates = machine_rates()
-    assert machine_rates() is rates
+    rates = machine_rates("cpu", torch.float32)
+    assert machine_rates("cpu", torch.float32) is rates
+    assert machine_rates("cpu", torch.bfloat16) is not rates
     assert math.log2(rates.flops_per_second).is_integer()
     assert 1e8 < rates.flops_per_second < 1e15
     assert 1e8 < rates.page_cache_bytes < 1e14

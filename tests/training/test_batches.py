@@ -90,7 +90,7 @@ def test_batch_norm_trains_where_one_image_would_be_left_over(train, batch_size)
             "trainer.batch_size: 1 leaves batches of one image, and phase 'train' trains a batch",
         ),
         (("trainer.batch_size=2", "trainer.devices=2"), "batches of one image on each of 2 devices"),
-        (("trainer.batch_size=1", "trainer.devices=2"), "a training batch of 1 images cannot be shared by 2 devices"),
+        (("trainer.batch_size=1", "trainer.devices=2"), "a training batch of 1 image cannot be shared by 2 devices"),
     ],
 )
 def test_what_batch_norm_cannot_train_on_is_refused_before_training(thawline, overrides, message):

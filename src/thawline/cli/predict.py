@@ -14,7 +14,7 @@ from rich.text import Text
 
 from thawline.commands.console import console, errors
 from thawline.commands.project import outputs
-from thawline.errors import usage_error
+from thawline.errors import counted, usage_error
 
 if TYPE_CHECKING:
     from thawline.commands.image_paths import ImagePath
@@ -165,7 +165,7 @@ def _show(record: Record, done: _Done) -> None:
     if done.rows:
         console.print(table)
     more = f", the first {len(done.rows)} are shown" if done.images > len(done.rows) else ""
-    images = f"{done.images} {'image' if done.images == 1 else 'images'}"
+    images = counted(done.images, "image")
     console.print(Text(f"{images} by run {record.identity}{more}", style="dim"))
     for reason in done.without_truth.values():
         console.print(Text(f"no metrics: {reason}", style="dim"), soft_wrap=True)
@@ -179,7 +179,7 @@ def _show_metrics(done: _Done) -> None:
     table.add_column("metric")
     for part, of in done.metrics.items():
         table.add_column(
-            Text(f"{part}, n = {of.images}" if part != "images" else f"{of.images} images"), justify="right"
+            Text(f"{part}, n = {of.images}" if part != "images" else counted(of.images, "image")), justify="right"
         )
     for name in sorted(next(iter(done.metrics.values())).metrics):
         values = (of.metrics[name] for of in done.metrics.values())

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from thawline.cli.report import show
 from thawline.commands.console import console, errors
+from thawline.errors import counted
 from thawline.evaluation.corruptions import corruption_of
 from thawline.records import read_record
 
@@ -61,12 +62,12 @@ def print_sweep(finished: FinishedSweep) -> None:
 
 def protocol_lines(protocol: ProtocolManifest) -> list[Text]:
     """What the stages of a protocol were, and what they chose or dropped."""
-    runs = ", ".join(f"{stage.name} {len(stage.points)} runs" for stage in protocol.stages)
+    runs = ", ".join(f"{stage.name} {counted(len(stage.points), 'run')}" for stage in protocol.stages)
     lines = [Text(f"{protocol.name}: {runs}{'' if protocol.complete else '; further stages follow'}")]
     trials = max((candidate.trials for candidate in protocol.candidates), default=0)
     chosen = [(candidate, candidate.choice) for candidate in protocol.candidates if candidate.choice is not None]
     if chosen:
-        tuned = f" of {trials} settings each" if trials else ""
+        tuned = f" of {counted(trials, 'setting')} each" if trials else ""
         lines.append(Text(f"chosen on validation{tuned}:", style="bold"))
     for candidate, choice in chosen:
         value = "" if choice.value is None else f", val {choice.metric} {choice.value:.4f}"

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from thawline.commands.console import console
 from thawline.commands.project import outputs
-from thawline.errors import first_line, usage_error
+from thawline.errors import counted, first_line, usage_error
 from thawline.records.manifest import Manifest
 from thawline.records.protocol import ProtocolManifest
 from thawline.runtime.signals import Interrupted
@@ -169,8 +169,7 @@ def _summary(manifest: Manifest, cells: Sequence[CellStatus]) -> Text:
     diverged = sum(cell.status.diverged for cell in cells)
     if diverged:
         parts.append(Text(f"{diverged} of those done diverged", style="red"))
-    runs = "1 run" if len(cells) == 1 else f"{len(cells)} runs"
-    return Text(f"{_printable(manifest.name)}: {runs}: ").append(Text(", ").join(parts))
+    return Text(f"{_printable(manifest.name)}: {counted(len(cells), 'run')}: ").append(Text(", ").join(parts))
 
 
 def _view(manifest: Manifest, cells: Sequence[CellStatus], *, everything: bool) -> RenderableType:

@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         UsageError: there is no such sweep, or none of its runs is finished.
     """
-    from thawline.errors import usage_error
+    from thawline.errors import counted, usage_error
     from thawline.records import load_record
     from thawline.reports import find_sweep, make_report
     from thawline.reports.loading import load_sweep
@@ -46,8 +46,8 @@ def run(argv: Sequence[str]) -> int:
         _replay(spec, record, sweep, functools.partial(model_of, found.folder) if model_of else None)
     spec.summarise(sweep.name, folder, make_report(folder).folder)
     missing = sum(cell.run is None for cell in sweep.cells)
-    left = f"; {missing} cells have no record" if missing else ""
-    console.print(f"{len(records)} runs and the sweep's summary{left}", highlight=False)
+    left = f"; {counted(missing, 'cell')} without a record" if missing else ""
+    console.print(f"{counted(len(records), 'run')} and the sweep's summary{left}", highlight=False)
     files = files_folder(folder) / "wandb"
     if list(files.glob("offline-run-*")):
         command = f"wandb sync {shlex.quote(str(files))}/offline-run-*"

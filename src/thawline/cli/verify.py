@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from thawline.commands.console import console, errors
 from thawline.commands.project import outputs
+from thawline.errors import counted
 
 
 def run(argv: Sequence[str]) -> int:
@@ -32,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
     if unsealed:
         said = "no seal, as an earlier version left them: what does not follow from other numbers is not checked"
         console.print(f"{unsealed} of the records {'has' if unsealed == 1 else 'have'} {said}", highlight=False)
-    console.print(f"{checked} runs checked: {checked - wrong} whole, {wrong} with problems", highlight=False)
+    console.print(f"{counted(checked, 'run')} checked: {checked - wrong} whole, {wrong} with problems", highlight=False)
     return 1 if wrong else 0
 
 

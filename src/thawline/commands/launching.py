@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from thawline.commands.outcome import FinishedSweep, SweepIncomplete, Unfinished
+from thawline.errors import counted
 from thawline.invocation import Invocation
 from thawline.sweeps.cells import CellConfig
 from thawline.sweeps.remote import STAGE
@@ -159,7 +160,7 @@ class Launching:
 def _print_name(planned: PlannedSweep[Plan] | PlannedSweep[KnownPlan]) -> None:
     from thawline.commands.console import console
 
-    console.print(f"sweep [bold]{planned.name}[/]: {len(planned.plans)} runs", highlight=False)
+    console.print(f"sweep [bold]{planned.name}[/]: {counted(len(planned.plans), 'run')}", highlight=False)
 
 
 def _for_elsewhere(plan: Plan, planned: PlannedSweep[Plan]) -> list[str]:

@@ -16,10 +16,10 @@ from thawline.datasets.by_presence import ByPresence
 from thawline.datasets.columns import chosen
 from thawline.datasets.dividing import Amounts, divided
 from thawline.datasets.inspections import Inspections
-from thawline.datasets.pools import MOST_NAMED, Division, Pool, counted, listed, shortened
+from thawline.datasets.pools import MOST_NAMED, Division, Pool, listed, shortened
 from thawline.datasets.splits import Collection, Part, Split, Splits, Subset, fingerprint
 from thawline.datasets.targets import Annotations, Look
-from thawline.errors import Problem, UsageError
+from thawline.errors import Problem, UsageError, counted
 from thawline.specs import Spec
 
 if TYPE_CHECKING:

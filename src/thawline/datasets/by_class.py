@@ -14,7 +14,7 @@ from thawline.datasets.cuts import cut, first_of_each_class
 from thawline.datasets.pools import Candidates, Pool, listed
 from thawline.datasets.splits import PARTS, Collection, Inspection, Part
 from thawline.datasets.targets import Look
-from thawline.errors import Problem, UsageError, nearest, usage_error
+from thawline.errors import Problem, UsageError, counted, nearest, usage_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,9 +96,8 @@ class ByClass:
         counts = np.bincount(pool.images.targets[train], minlength=len(pool.classes))
         if counts.min() < 2:
             name = pool.classes[int(counts.argmin())]
-            raise usage_error(
-                "dataset", f"class {name!r} has {counts.min()} training images: no {part} part can be cut from it"
-            )
+            there = counted(int(counts.min()), "training image")
+            raise usage_error("dataset", f"class {name!r} has {there}: no {part} part can be cut from it")
         rest, chosen = cut(pool.keys, pool.images.targets, train, share, part, seed, pool.pixels_number)
         _check_cut(pool, chosen, part)
         return rest, chosen
@@ -110,10 +109,9 @@ class ByClass:
         counts = np.bincount(pool.images.targets[train], minlength=len(pool.classes))
         if self.n_per_class is not None and counts.min() < self.n_per_class:
             short = pool.classes[int(counts.argmin())]
-            raise usage_error(
-                "dataset.n_per_class",
-                f"{self.n_per_class} are asked for, but class {short!r} has {counts.min()} training images",
-            )
+            there = counted(int(counts.min()), "training image")
+            message = f"{self.n_per_class} are asked for, but class {short!r} has {there}"
+            raise usage_error("dataset.n_per_class", message)
         return first_of_each_class(pool.keys, pool.images.targets, train, self.n_per_class, self.fraction, seed)
 
     def remarks(self, pool: Pool, indices: Mapping[Part, NDArray[np.int64]]) -> list[str]:

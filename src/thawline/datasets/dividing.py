@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from thawline.datasets.cuts import rounded
-from thawline.datasets.pools import Division, Pool, counted
+from thawline.datasets.pools import Division, Pool
 from thawline.datasets.splits import PARTS, Part
 from thawline.datasets.stratified import cut_part, first_of
+from thawline.errors import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +62,7 @@ def _cut_from_train(pool: Pool, parts: _Parts, part: Part, cut: Callable[..., _C
     parts["train"], parts[part] = cut(pool, train, part=part)
     alike = len(train) - len(np.unique(pool.pixels_number[train]))
     together = f"; {alike} are copies of others, and copies stay in one part" if alike else ""
-    return f"the set has no {part} part: {len(parts[part])} images cut from train, {how}{together}"
+    return f"the set has no {part} part: {counted(len(parts[part]), 'image')} cut from train, {how}{together}"
 
 
 def _limit(pool: Pool, parts: _Parts, count: int, val_fraction: float, data_seed: int) -> list[str]:

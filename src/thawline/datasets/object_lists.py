@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from thawline.datasets.images import FileImages
-from thawline.datasets.pools import counted, listed
+from thawline.datasets.pools import listed
 from thawline.datasets.segments import Segments, problem
 from thawline.datasets.splits import Collection, Part
 from thawline.datasets.targets import Look, Objects, Size, as_objects
+from thawline.errors import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

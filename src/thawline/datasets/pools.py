@@ -105,11 +105,6 @@ class Division(Protocol):
         ...
 
 
-def counted(count: int, what: str) -> str:
-    """A number of things in words."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
 def listed(lines: Sequence[str], most: int = MOST_NAMED) -> str:
     """The first of several things, and how many more there are."""
     more = f" and {len(lines) - most} more" if len(lines) > most else ""

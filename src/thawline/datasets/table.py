@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from thawline.datasets.pools import shortened
-from thawline.errors import Problem, UsageError, usage_error
+from thawline.errors import Problem, UsageError, counted, usage_error
 
 Entry = TypeVar("Entry")
 
@@ -117,5 +117,6 @@ def _check_columns(table: Path, names: Sequence[str], columns: Sequence[str], li
 
 def _row(row: Sequence[str], places: dict[str, int], columns: int) -> dict[str, str] | str:
     if len(row) > columns and any(value.strip() for value in row[columns:]):
-        return f"{len(row)} values for {columns} columns: put a value that holds the separator in quotes"
+        there = f"{counted(len(row), 'value')} for {counted(columns, 'column')}"
+        return f"{there}: put a value that holds the separator in quotes"
     return {name: row[place] if place < len(row) else "" for name, place in places.items()}

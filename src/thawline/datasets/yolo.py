@@ -16,7 +16,7 @@ from thawline.datasets.object_lists import Listed, ObjectLists, listed_objects
 from thawline.datasets.pairs import walked
 from thawline.datasets.pools import shortened
 from thawline.datasets.splits import PARTS, Collection, Part
-from thawline.errors import Problem, UsageError, usage_error
+from thawline.errors import Problem, UsageError, counted, usage_error
 
 _NAMES = ("data.yaml", "classes.txt", "labels/classes.txt", "obj.names")
 _OTHERS = ("classes.txt", "train.txt", "val.txt", "test.txt")
@@ -194,7 +194,7 @@ def _line(text: str, classes: int) -> _Line | str:
     words = text.split()
     if len(words) != 5:
         outline = "; outlines of objects are not read" if len(words) > 6 else ""
-        return f"{len(words)} values where class, x, y, width and height are needed{outline}"
+        return f"{counted(len(words), 'value')} where class, x, y, width and height are needed{outline}"
     try:
         values = [float(word) for word in words]
     except ValueError:

@@ -26,8 +26,18 @@ def mixed_precision(settings: RunSettings) -> torch.autocast:
     A thaw line is found, its values are computed and its suffixes run in it, so that stored values have the types that
     the whole model passes on, bit for bit.
     """
-    kind = _MIXED.get(settings.trainer.precision)
+    kind = mixed_dtype(settings.trainer)
     return torch.autocast(device_of(settings).type, dtype=kind, enabled=kind is not None)
+
+
+def mixed_dtype(trainer: TrainerSettings) -> torch.dtype | None:
+    """The type that mixed precision computes in; None without it."""
+    return _MIXED.get(trainer.precision)
+
+
+def computing_dtype(trainer: TrainerSettings) -> torch.dtype:
+    """The type that the products of a run are computed in."""
+    return mixed_dtype(trainer) or weights_dtype(trainer)
 
 
 def weights_dtype(trainer: TrainerSettings) -> torch.dtype:

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from thawline.execution.arithmetic import mixed_precision
+from thawline.execution.arithmetic import computing_dtype, mixed_precision
 from thawline.planning.context import RunContext
 from thawline.records import FeaturePass as FeaturePassRecord
 from thawline.records import PassedLine
@@ -120,7 +120,8 @@ class FeaturePass:
         for stage in stored:
             passed.append((stage.line.prefix_flops_per_sample - before, stage.spec.bytes_per_sample))
             before = stage.line.prefix_flops_per_sample
-        parts = shares(passed, self._start.bytes_per_sample, machine_rates(self._run.device.type))
+        rates = machine_rates(self._run.device.type, computing_dtype(self._run.settings.trainer))
+        parts = shares(passed, self._start.bytes_per_sample, rates)
         lines = [
             PassedLine(entry=stage.spec.identity, line=stage.line.reason, bytes=stage.spec.total_bytes, share=share)
             for stage, share in zip(stored, parts, strict=True)

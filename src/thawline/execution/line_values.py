@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from thawline.execution.arithmetic import channels_last
+from thawline.execution.arithmetic import channels_last, computing_dtype
 from thawline.execution.feature_pass import FeaturePass, Stage, Start
 from thawline.heads import strides_of
 from thawline.own_code import own_code
@@ -139,7 +139,7 @@ class LineValues:
             on_the_way=on_the_way,
             budget_bytes=cache.max_bytes,
             free_bytes=shutil.disk_usage(cache.dir).free,
-            rates=machine_rates(self.run.device.type),
+            rates=machine_rates(self.run.device.type, computing_dtype(self.run.settings.trainer)),
         )
 
     def entry(

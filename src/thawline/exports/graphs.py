@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import nn
 
-from thawline.errors import usage_error
+from thawline.errors import counted, usage_error
 from thawline.exports.agreement import agreement
 from thawline.exports.finished import FinishedModel
 
@@ -66,7 +66,7 @@ class Onnx:
         program.model.metadata_props.update(finished.about_graph)
         program.save(str(target))
         difference = agreement(module, _onnx_session(target), images)
-        return f"held against the model in onnxruntime on {len(images)} {split} images: {difference}"
+        return f"held against the model in onnxruntime on {counted(len(images), f'{split} image')}: {difference}"
 
 
 @final
@@ -89,7 +89,7 @@ class TorchScript:
                 traced = torch.jit.trace(module, (_some(images),), check_trace=False)
             torch.jit.save(traced, str(target), _extra_files={_ABOUT: json.dumps(finished.about_graph)})
             difference = agreement(module, torch.jit.load(str(target)), images)
-        return f"held against the model on {len(images)} {split} images: {difference}"
+        return f"held against the model on {counted(len(images), f'{split} image')}: {difference}"
 
 
 class Deployed(nn.Module):

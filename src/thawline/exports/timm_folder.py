@@ -10,6 +10,7 @@ from torch import nn
 
 from thawline.backbones import TimmBackbone
 from thawline.backbones.features import PooledFeatures
+from thawline.errors import counted
 from thawline.exports.agreement import agreement
 from thawline.exports.finished import FinishedModel
 from thawline.network.model import linear_layer
@@ -64,7 +65,7 @@ class TimmFolder:
         _save(network, target, images, plan.outputs)
         (target / WEIGHTS).write_bytes(to_bytes(network.state_dict(), {"format": "pt", **finished.about}))
         difference = agreement(lambda batch: [finished.model(batch)], _normalising(network, images), pixels)
-        return f"timm's network held against the model on {len(pixels)} {split} images: {difference}"
+        return f"timm's network held against the model on {counted(len(pixels), f'{split} image')}: {difference}"
 
 
 def _linear(head: nn.Module) -> nn.Linear | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from thawline.errors import usage_error
+from thawline.errors import counted, usage_error
 from thawline.freeze_policies import FreezePolicy, Phase
 from thawline.network import Network
 
@@ -50,7 +50,8 @@ def _with_lengths(phases: tuple[Phase, ...], max_epochs: int) -> tuple[Phase, ..
         needed = f"at least {taken + len(open_ended)}" if open_ended else str(taken)
         raise usage_error(
             "trainer.max_epochs",
-            f"{max_epochs} epochs are too few for the policy's {len(phases)} phases: they take {needed}",
+            f"{counted(max_epochs, 'epoch')} {'is' if max_epochs == 1 else 'are'} too few for the policy's "
+            f"{len(phases)} phases: they take {needed}",
         )
     shares = {
         index: (max_epochs - taken) // len(open_ended) + (rank < (max_epochs - taken) % len(open_ended))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from thawline.backbones import Backbone, BackboneSpec, described
 from thawline.datasets import Splits
 from thawline.datasets.splits import Subset
-from thawline.errors import usage_error
+from thawline.errors import counted, usage_error
 from thawline.files import finite
 from thawline.freeze_policies import Phase
 from thawline.heads import strides_of
@@ -341,7 +341,9 @@ def _check_shared(settings: RunSettings, splits: Splits) -> None:
         raise usage_error("trainer.precision", f"{precision} does not go with fsdp; take bf16-mixed or 32-true")
     smallest = min(len(split.indices) for split in splits.opened.values())
     if smallest < settings.trainer.devices:
-        raise usage_error("trainer.devices", f"{settings.trainer.devices}: a split has {smallest} samples only")
+        raise usage_error(
+            "trainer.devices", f"{settings.trainer.devices}: a split has {counted(smallest, 'sample')} only"
+        )
 
 
 def _smallest_share(settings: RunSettings, splits: Splits) -> int:
@@ -350,8 +352,10 @@ def _smallest_share(settings: RunSettings, splits: Splits) -> int:
     smallest = min(batch_sizes(images, trainer.batch_size), default=0)
     if smallest < trainer.devices:
         require_devices(settings)
-        why = f"a training batch of {smallest} images cannot be shared by {trainer.devices} devices"
-        raise usage_error("trainer.devices", f"{why} ({images} images, trainer.batch_size={trainer.batch_size})")
+        why = f"a training batch of {counted(smallest, 'image')} cannot be shared by {trainer.devices} devices"
+        raise usage_error(
+            "trainer.devices", f"{why} ({counted(images, 'image')}, trainer.batch_size={trainer.batch_size})"
+        )
     return smallest // trainer.devices
 
 

@@ -257,7 +257,8 @@ def _notes(name: str, evaluated: Sequence[str], target: Sequence[str], left_out:
     if len(evaluated) < len(target):
         notes.append(f"test/{name} is evaluated over {len(evaluated)} of {len(target)} classes: {_few(evaluated)}")
     if left_out:
-        notes.append(f"test/{name} leaves out {len(left_out)} classes of its data set: {_few(left_out)}")
+        what = "1 class" if len(left_out) == 1 else f"{len(left_out)} classes"
+        notes.append(f"test/{name} leaves out {what} of its data set: {_few(left_out)}")
     return tuple(notes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from thawline.errors import counted
 from thawline.reports.study import Study
 from thawline.statistics import smallest_p
 
@@ -9,7 +10,7 @@ from thawline.statistics import smallest_p
 def smallest_p_in_words(n: int, comparisons: int = 1) -> str:
     """What `n` pairs can show at all, to be said instead of printing stars."""
     floor = smallest_p(n)
-    pairs = f"{n} pair" if n == 1 else f"{n} pairs"
+    pairs = counted(n, "pair")
     text = f"with {pairs} of seeds no difference can reach p < {floor:.3g} (2/2^{n})"
     if floor >= 0.05:
         return f"{text}, so none is significant at 0.05 by these tests, however large it is"

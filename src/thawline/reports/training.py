@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from thawline.errors import counted
 from thawline.reports.axes import setting_labels
 from thawline.reports.choosing import best_of
 from thawline.reports.escaping import plain
@@ -38,7 +39,8 @@ def _versions(study: Study) -> list[str]:
     told = Counter(run.version for run in study.sweep.runs)
     if len(told) < 2:
         return []
-    listed = ", ".join(f"{plain(version, 80)} ({_runs(count)})" for version, count in told.most_common(_MOST_NAMED))
+    most = told.most_common(_MOST_NAMED)
+    listed = ", ".join(f"{plain(version, 80)} ({counted(count, 'run')})" for version, count in most)
     return [f"The runs were made by {len(told)} versions of thawline, which may give other numbers: {listed}."]
 
 
@@ -121,10 +123,6 @@ def _listed(found: Sequence[tuple[Row, int]]) -> str:
     named = [f"{plain(row.label, _LONGEST_NAME)}: {count} of {len(row.runs)}" for row, count in found[:_MOST_NAMED]]
     rest = len(found) - len(named)
     return "; ".join(named) + (f"; and {rest} more {'row' if rest == 1 else 'rows'}" if rest else "")
-
-
-def _runs(count: int) -> str:
-    return f"{count} run" if count == 1 else f"{count} runs"
 
 
 def recipe_rows(study: Study) -> Iterable[tuple[str, str]]:

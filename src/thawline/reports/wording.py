@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from thawline import statistics
+from thawline.errors import counted
 from thawline.reports.axes import setting_labels
 from thawline.reports.choosing import Group
 from thawline.reports.document import DASH, interval, number, signed
@@ -270,7 +271,7 @@ def _diverged(study: Study) -> list[str]:
         f"{short(row.label)}: {max(row.diverged, row.summary(study.split, study.metric).diverged)} of {len(row.runs)}"
         for row in rows[:_MOST_NAMED]
     ]
-    more = f"; and {len(rows) - _MOST_NAMED} rows more" if len(rows) > _MOST_NAMED else ""
+    more = f"; and {counted(len(rows) - _MOST_NAMED, 'row')} more" if len(rows) > _MOST_NAMED else ""
     told = (
         f"Runs diverged ({'; '.join(named)}{more}). They are shown and counted, but enter no mean, and the means say "
         f"so.{_reasons(rows)}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from thawline.errors import Problem, UsageError
+from thawline.errors import Problem, UsageError, counted
 
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
@@ -49,5 +49,5 @@ def _where(labels: Sequence[str], total: int) -> str:
     """Which cells have the problem, unless all have."""
     if len(labels) == total:
         return ""
-    more = f" and {len(labels) - 1} more cells" if len(labels) > 1 else ""
+    more = f" and {counted(len(labels) - 1, 'more cell')}" if len(labels) > 1 else ""
     return f"  [{labels[0]}{more}]"

@@ -10,9 +10,13 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
+from thawline.errors import counted
 from thawline.store.store import readable_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -88,7 +92,7 @@ def decide(
     compute, store = passes * one_pass, build + passes * total_bytes / read_rate
 
     what = f"{readable_bytes(total_bytes)} for {samples:,} samples"
-    over = f"over {_count(epochs, 'epoch')} x {_count(runs_sharing, 'run')}"
+    over = f"over {counted(epochs, 'epoch')} x {counted(runs_sharing, 'run')}"
     refusal = _refusal(mode, prefix_flops_per_sample, already_stored, what, total_bytes, budget_bytes, free_bytes)
     if refusal:
         return Decision(False, f"not stored: {refusal}", compute, store)
@@ -139,8 +143,8 @@ def shares(passed: Sequence[tuple[float, int]], input_bytes_per_sample: int, rat
 
 
 @lru_cache
-def machine_rates(device: str = "cpu", dtype: str = "float32") -> MachineRates:
-    """The rates of this machine, measured once per process in some hundredths of a second.
+def machine_rates(device: str, dtype: torch.dtype) -> MachineRates:
+    """The rates of this machine in products of such a type, measured once per process in some hundredths of a second.
 
     The rate of arithmetic is rounded to a power of two, so that the same machine decides the same way again.
     """
@@ -148,7 +152,7 @@ def machine_rates(device: str = "cpu", dtype: str = "float32") -> MachineRates:
     import torch
 
     size = 512 if torch.device(device).type == "cpu" else 4096
-    a = torch.ones(size, size, device=device, dtype=getattr(torch, dtype))
+    a = torch.ones(size, size, device=device, dtype=dtype)
     seconds = math.inf
     for _ in range(4):
         start = time.perf_counter()
@@ -192,7 +196,3 @@ def _refusal(
     if total_bytes > free_bytes:
         return f"{what} do not fit the disk, which has {readable_bytes(free_bytes)} free"
     return ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

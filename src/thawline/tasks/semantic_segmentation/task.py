@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from thawline.datasets.targets import IGNORE
-from thawline.errors import usage_error
+from thawline.errors import counted, usage_error
 from thawline.records.metrics import MetricDefinition
 from thawline.tasks.semantic_segmentation.losses import cross_entropy, dice, focal
 from thawline.tasks.semantic_segmentation.masks import OriginalMasks, TrainingMasks
@@ -84,7 +84,8 @@ class SemanticSegmentation(SpatialTask):
         weights = self.class_weights
         if weights is not None and len(weights) != len(classes):
             raise usage_error(
-                "task.class_weights", f"{len(weights)} weights for {len(classes)} classes: {', '.join(classes)}"
+                "task.class_weights",
+                f"{counted(len(weights), 'weight')} for {len(classes)} classes: {', '.join(classes)}",
             )
         return tuple(classes)
 
