@@ -38,6 +38,10 @@ class UsageError(Exception):
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    def of(self, field: str, part: str) -> UsageError:
+        """The same error of a `part` that the configuration has under another `field`."""
+        return UsageError([Problem(each.field.replace(part, field, 1), each.message) for each in self.problems])
+
     def __reduce__(self) -> tuple[type[UsageError], tuple[tuple[Problem, ...]]]:
         return type(self), (self.problems,)
 

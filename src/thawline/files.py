@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from thawline.errors import WriteError
 
@@ -46,10 +46,32 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         with _naming(path):
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
+        # The file is there and whole; not every file system lets a folder be opened and flushed.
+        with contextlib.suppress(OSError):
+            flush_folder(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def flush_folder(path: Path) -> None:
+    """Make the names in a folder durable; raises OSError where the system cannot."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_to_write(path: Path, mode: Literal["ab", "wb"]) -> IO[bytes]:
+    """Open a file that grows while others read it, unlike those of `atomic_write`.
+
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written.
+    """
+    with _naming(path):
+        return path.open(mode)
 
 
 def make_folder(path: Path) -> None:

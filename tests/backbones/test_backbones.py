@@ -456,6 +456,21 @@ def test_weights_out_of_reach_are_named_before_anything_is_run(
     assert not Path("outputs/runs").exists() and not Path("outputs/sweeps").exists()
 
 
+def test_weights_of_a_teacher_out_of_reach_are_named_before_anything_is_run(
+    thawline, no_network, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("thawline.backbones.timm_backbone.hub_file", lambda *_: None)
+    teacher = "{_target_: thawline.backbones.TimmBackbone, name: resnet18, weights: pretrained}"
+    teaching = ("regularizer=feature_matching", f"regularizer.feature_matching.teacher={teacher}")
+    result = thawline("train", *TINY, *teaching)
+    assert (result.status, result.out) == (2, "")
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: regularizer.feature_matching.teacher.weights: the weights of resnet18.")
+    assert "cannot be fetched (" in line
+    assert not Path("outputs/runs").exists()
+
+
 def test_a_file_in_the_cache_needs_no_network(no_network, tmp_path, monkeypatch):
     state = library_state("test_resnet", classes=1000)
     path = tmp_path / "model.safetensors"

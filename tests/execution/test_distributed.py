@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from tests.conftest import TINY, records
 from tests.datasets.image_folders import class_folders, save
 from tests.trackers.test_wandb import Seen, folders
+from thawline.errors import WriteError
 from thawline.execution import distributed
 from thawline.execution.decoding import decoded_images
 from thawline.execution.evaluate import outputs_of
@@ -148,6 +150,14 @@ def test_runs_of_a_sweep_may_each_take_several_devices(thawline, strategy):
     result = thawline("train", "-m", *TINY, *VIT, *strategy, *FIT, "seed=0,1", "sweep.name=pairs")
     assert result.status == 0, result.err
     assert [load_record(folder).config["trainer"]["devices"] for folder in records()] == [2, 2]
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "rank-0.log").mkdir()
+    settings = SimpleNamespace(trainer=SimpleNamespace(devices=2))
+    plan = SimpleNamespace(folder=tmp_path, identity="a" * 20, settings=settings, config={}, overrides=(), label="")
+    with pytest.raises(WriteError, match=r"cannot write .*rank-0\.log: Is a directory"):
+        distributed.execute_on_all(plan, None, lambda row: None)
 
 
 @pytest.mark.slow

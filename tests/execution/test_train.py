@@ -8,6 +8,7 @@ import platform
 import re
 import resource
 import shutil
+import stat
 import sys
 from pathlib import Path
 
@@ -110,13 +111,15 @@ def test_what_is_frozen_is_bit_equal_afterwards(train):
 
 
 def test_every_file_of_a_run_is_on_the_disk_before_it_has_its_name(train, monkeypatch):
-    synced, named = set(), []
+    synced, named, names_synced = set(), [], set()
     fsync, replace = os.fsync, os.replace
 
     def noting_sync(descriptor: int) -> None:
         fsync(descriptor)
         found = os.fstat(descriptor)
         synced.add((found.st_ino, found.st_size))
+        if stat.S_ISDIR(found.st_mode):
+            names_synced.update((found.st_ino, name) for name in os.listdir(descriptor))
 
     def noting_name(source, target) -> None:
         found = Path(source).stat()
@@ -125,7 +128,9 @@ def test_every_file_of_a_run_is_on_the_disk_before_it_has_its_name(train, monkey
 
     monkeypatch.setattr(os, "fsync", noting_sync)
     monkeypatch.setattr(os, "replace", noting_name)
-    train("trainer.checkpoint_seconds=0", "cache.mode=on")
+    folder = folder_of(train("trainer.checkpoint_seconds=0", "cache.mode=on"))
+    found = folder.stat()
+    assert (found.st_ino, "record.json") in names_synced
     assert {name for name, _ in named} >= {"record.json", "best.safetensors", "predictions.npz", "last.ckpt"}
     assert [name for name, on_the_disk in named if not on_the_disk] == []
 
@@ -148,6 +153,19 @@ def test_a_finished_run_is_not_run_again(train, thawline):
     before = (file.stat().st_ino, file.read_bytes())
     assert thawline("train", *TINY).status == 0
     assert (file.stat().st_ino, file.read_bytes()) == before
+
+
+@pytest.mark.parametrize(("planned", "grid"), [(False, ()), (True, ("-m", "seed=0,0"))], ids=["known", "planned again"])
+def test_the_checkpoint_of_a_run_that_was_killed_after_its_record_goes_with_the_next_command(
+    train, thawline, planned, grid
+):
+    folder = folder_of(train())
+    (folder / "last.ckpt").write_bytes(b"state")
+    if planned:
+        shutil.rmtree("outputs/cache/plans")
+    assert thawline("train", *TINY, *grid).status == 0
+    assert not (folder / "last.ckpt").exists()
+    assert (folder / "record.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -141,13 +141,13 @@ class Launching:
         """Hand the cells that are not done to a Hydra launcher; what became of them is read from their records."""
         from hydra.core.plugins import Plugins
 
-        from thawline.records import read_record
+        from thawline.ledger.runs import finished_record
         from thawline.sweeps.line_needs import write_needs
 
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self._context, task_function=self._task, config=self._config
         )
-        left = [plan for plan in planned.plans if read_record(plan.folder) is None]
+        left = [plan for plan in planned.plans if finished_record(plan.folder) is None]
         jobs = [
             [*(item for item in plan.overrides if not item.startswith("sweep.name=")), *_for_elsewhere(plan, planned)]
             for plan in left

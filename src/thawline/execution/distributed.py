@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from thawline.files import write_json
+from thawline.files import open_to_write, write_json
 from thawline.invocation import Invocation
 from thawline.planning.plan import Plan
 from thawline.records import Record, load_record
@@ -112,8 +112,8 @@ def execute_on_all(plan: Plan, group: str | None, on_epoch: Callable[[Mapping[st
 def tell_epoch(file: Path, row: Mapping[str, Any]) -> None:
     """Tell the starting process of an epoch, from the first of the run's processes."""
     if is_first():
-        with file.open("a") as stream:
-            stream.write(f"{json.dumps(row)}\n")
+        with open_to_write(file, "ab") as stream:
+            stream.write(f"{json.dumps(row)}\n".encode())
 
 
 class _Epochs:
@@ -150,7 +150,7 @@ def _start(plan: Plan, rank: int, world_size: int, port: int) -> _Rank:
     environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // world_size)))
     log = plan.folder / f"rank-{rank}.log"
     # A Ctrl-C at the terminal reaches this process alone, which passes it on: a second signal would stop them at once.
-    with log.open("wb") as stream:
+    with open_to_write(log, "wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "thawline.execution.rank", str(plan.folder / JOB_FILE), str(os.getpid())],
             env=environment, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,

@@ -18,7 +18,7 @@ from thawline.errors import WriteError
 from thawline.files import atomic_write, make_folder, read_json, remove_or_set_aside, remove_partial, write_json
 from thawline.ledger.leases import Lease, is_leased, read_owner, try_lease
 from thawline.records import RECORD_FILE, Record, read_record
-from thawline.records.names import CONFIG_FILE, STATE_FILE
+from thawline.records.names import CONFIG_FILE, LAST_FILE, STATE_FILE
 from thawline.runtime import signals
 from thawline.runtime.clock import now
 from thawline.runtime.memory import free_what_earlier_runs_made
@@ -83,6 +83,20 @@ def status_of(folder: Path) -> Status:
     return status
 
 
+def finished_record(folder: Path) -> Record | None:
+    """The valid record of the run in `folder`, or None; what only an unfinished run needs is removed beside it.
+
+    Raises:
+        UsageError: the machine cannot read it now.
+    """
+    record = read_record(folder)
+    if record is not None:
+        # A process that was killed after it had written the record leaves the state that it would have gone on from.
+        with contextlib.suppress(OSError):
+            (folder / LAST_FILE).unlink(missing_ok=True)
+    return record
+
+
 def run_once(
     plan: Plan,
     run: Callable[[Plan], Record],
@@ -105,12 +119,12 @@ def run_once(
         RunBusy: another process has it, and `wait` is off.
         WriteError: the folder cannot be written, or the disk is full.
     """
-    record = read_record(plan.folder)
+    record = finished_record(plan.folder)
     if record is not None:
         return record
     make_folder(plan.folder)
     with _leased(plan.folder, wait=wait) as lease:
-        record = read_record(plan.folder)
+        record = finished_record(plan.folder)
         if record is not None:
             return record
         _raise_failure(plan, began)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from pydantic import Field, field_validator, model_validator
 
-from thawline.errors import Problem, UsageError, nearest, usage_error
+from thawline.errors import UsageError, nearest, usage_error
 from thawline.network import Network
 from thawline.randomness import seeded
 from thawline.regularizers.delta import check_layers
@@ -149,8 +149,7 @@ def _check_teacher(teacher: Teacher, field: str) -> None:
     try:
         teacher.check()
     except UsageError as error:
-        renamed = [Problem(p.field.replace("backbone", field, 1), p.message) for p in error.problems]
-        raise UsageError(renamed) from None
+        raise error.of(field, "backbone") from None
 
 
 def _matched(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thawline.files import is_temporary
+from thawline.files import flush_folder, is_temporary
 from thawline.runtime.steps import step
 from thawline.store.contents import MARKER_FILE, ArraySpec, EntrySpec, Metadata, array_file
 from thawline.store.entries import Entry
@@ -37,7 +37,7 @@ from thawline.store.folder import (
     verified,
 )
 from thawline.store.refusals import DamagedEntryError, StoreRefusedError, refusing
-from thawline.store.writing import Draft, flush_folder, write_metadata
+from thawline.store.writing import Draft, write_metadata
 
 if TYPE_CHECKING:
     from thawline.store.production import Produce

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from thawline.files import flush_folder
 from thawline.store.contents import MARKER_FILE, METADATA_FILE, ArraySpec, EntrySpec, Metadata, array_file
 from thawline.store.production import check_produced
 from thawline.store.refusals import StoreRefusedError, refusing
@@ -108,15 +109,6 @@ def write_metadata(folder: Path, metadata: Metadata) -> None:
             _append(stream, data)
             _flush(stream)
     flush_folder(folder)
-
-
-def flush_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _ArrayWriter:

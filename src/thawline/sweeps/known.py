@@ -21,6 +21,7 @@ from thawline.backbones.descriptions import described
 from thawline.datasets import Dataset, Splits
 from thawline.errors import UsageError, WriteError
 from thawline.files import finite, read_json, sha256_of_file, write_json
+from thawline.ledger.runs import finished_record
 from thawline.planning.devices import require_devices
 from thawline.planning.plan import (
     IDENTITY_FORMAT,
@@ -33,7 +34,7 @@ from thawline.planning.plan import (
 )
 from thawline.planning.session import Session
 from thawline.planning.settings import RunSettings, parse
-from thawline.records import RECORD_FILE, Record, identity_of, read_record, run_folder
+from thawline.records import RECORD_FILE, Record, identity_of, run_folder
 from thawline.runtime.program import program
 from thawline.specs import ALLOWED_PREFIXES, Spec, without_libraries
 from thawline.sweeps.cells import CellConfig
@@ -123,7 +124,7 @@ def _file(cells: Sequence[CellConfig]) -> Path:
 
 def _record(cell: CellConfig, entry: _Entry) -> Record | None:
     """The record of a run, where it is one that this program would find."""
-    record = read_record(run_folder(Path(str(cell.config["output_dir"])), entry.identity))
+    record = finished_record(run_folder(Path(str(cell.config["output_dir"])), entry.identity))
     if record is None or record.identity_format != IDENTITY_FORMAT:
         return None
     return record if identity_of(record.identity_parts) == entry.identity else None

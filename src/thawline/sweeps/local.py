@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from thawline.ledger.runs import POLL_SECONDS, RunBusy, RunFailed, run_once
+from thawline.ledger.runs import POLL_SECONDS, RunBusy, RunFailed, finished_record, run_once
 from thawline.planning.context import RunContext
 from thawline.planning.plan import Plan
 from thawline.planning.session import Session
 from thawline.planning.stored_phases import needs_of
-from thawline.records import Record, read_record
+from thawline.records import Record
 from thawline.runtime import signals
 from thawline.runtime.steps import step
 from thawline.sweeps.executor import Executor, run_jobs
@@ -124,7 +124,7 @@ def _packs(plans: Sequence[Plan], session: Session) -> dict[str, Pack]:
 
 
 def _is_there(plan: Plan, progress: SweepProgress) -> bool:
-    if read_record(plan.folder) is None:
+    if finished_record(plan.folder) is None:
         return False
     progress.finish(plan, "skipped")
     return True
