@@ -89,6 +89,26 @@ def test_data_sets_are_conditions_and_a_folder_is_called_by_its_name():
     assert [len(group.rows) for group in study.conditions] == [2, 2]
 
 
+@pytest.mark.parametrize("said", ["dataset=image_folder", "experiments.file=flowers"])
+def test_a_folder_is_called_alike_by_reports_of_one_sweep_and_of_several(said):
+    def over_roots(name: str, *roots: str) -> Path:
+        def make(overrides: list[str], place: dict[str, str]) -> Record:
+            overrides.extend([said, f"sweep.name={name}"])
+            parts = {"settings": {"seed": int(place["seed"]), "dataset": {"_target_": "thawline.datasets.ImageFolder"}}}
+            provenance = {**PROVENANCE, "data_fingerprint": place["dataset.root"]}
+            made_run = made(overrides[:-1], place, identity_parts=parts, provenance=provenance)
+            return made_run.model_copy(update={"overrides": list(overrides)})
+
+        return sweep(Path("outputs"), {"dataset.root": list(roots), "seed": SEEDS}, make, name)
+
+    two = over_roots("two", "/data/flowers5", "pets3")
+    assert [group.label for group in study_of(two).conditions] == ["flowers5", "pets3"]
+    one = over_roots("one", "/data/birds")
+    assert [group.label for group in study_of(two, one).conditions] == ["flowers5", "pets3", "birds"]
+    alike = over_roots("alike", "/a/birds", "/b/birds")
+    assert [group.label for group in study_of(alike).conditions] == ["a/birds", "b/birds"]
+
+
 def test_folders_of_one_name_have_as_much_of_their_paths_as_tells_them_apart():
     roots = ["/data/a/flowers", "/data/b/flowers", "birds", "/data/digits"]
     folders = [folder_of_images(f"set-{number}", root, root) for number, root in enumerate(roots)]

@@ -12,6 +12,8 @@ from thawline.records import Record
 from thawline.records.metrics import NEVER, SelectionRule, comparable, selection_rule
 from thawline.statistics import end_of
 
+_FEW_TRIALS = 4
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -58,8 +60,13 @@ def best_first(trials: Sequence[Tried]) -> list[Tried]:
 
 
 def edge_warnings(chosen: Sequence[str], trials: Sequence[Sequence[str]]) -> list[str]:
-    """A warning for each learning rate of the chosen setting that is the smallest or the largest of those tried."""
-    warnings = []
+    """A warning for each learning rate of the chosen setting that is the smallest or the largest of those tried.
+
+    None after few `trials`: of n independent ones the best is at an end in two of n cases, wherever the best rate lies.
+    """
+    warnings: list[str] = []
+    if len(trials) <= _FEW_TRIALS:
+        return warnings
     for field, value in (item.split("=", 1) for item in chosen):
         if field.rpartition(".")[2] != "lr":
             continue

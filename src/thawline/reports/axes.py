@@ -13,6 +13,8 @@ OPENS = "open_test"
 """The axis that says whether a run may open the test split."""
 SWEEP = "sweep"
 """The axis of a study of several sweeps that differ in what no other axis says."""
+ROOT = "dataset.root"
+"""The axis of data sets that are folders: each is called by its folder."""
 _REPLICATES = ("seed", "data_seed")
 _AMOUNTS = ("n_per_class", "n_images", "n_train_val", "fraction", "val_fraction", "test_fraction", "classes")
 _DEPTHS = ("k", "depth")
@@ -101,7 +103,9 @@ def setting_labels(axes: Sequence[str], values: Sequence[str]) -> list[str]:
     A field that an option of an axis does not have is left out.
     """
     return [
-        f"{axis.rpartition('.')[2]}={value or 'default'}" if "." in axis else (value or f"default {axis}")
+        f"{axis.rpartition('.')[2]}={value or 'default'}"
+        if "." in axis and (axis != ROOT or not value)
+        else (value or f"default {axis}")
         for axis, value in zip(axes, values, strict=True)
         if value or axis.partition(".")[0] not in axes or "." not in axis
     ]

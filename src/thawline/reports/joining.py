@@ -12,10 +12,11 @@ from functools import cached_property
 from pathlib import Path, PurePath
 
 from thawline.config_paths import options
-from thawline.reports.axes import SWEEP, is_replicate
+from thawline.records.names import PROTOCOL_FILE
+from thawline.reports.axes import ROOT, SWEEP, is_replicate
 from thawline.reports.loading import Cell, LoadedSweep, load_sweep, natural
 
-_DATA_SET, _ROOT = "dataset", "dataset.root"
+_DATA_SET = "dataset"
 # What decides no number: where files go, how fast they come, and files of settings, whose contents count instead.
 _BESIDES = ("sweep", "output_dir", "logger", "cache", "hydra", "experiments")
 _HOW_RUN = ("accelerator", "devices", "progress", "workers", "threads", "checkpoint_seconds", "eval_batch_size")
@@ -28,7 +29,7 @@ def load_sweeps(folders: Sequence[Path]) -> LoadedSweep:
         UsageError: a folder holds no sweep, or a damaged one.
     """
     sweeps = [load_sweep(folder) for folder in dict.fromkeys(folders)]
-    return sweeps[0] if len(sweeps) == 1 else join(sweeps)
+    return _by_short_names(sweeps[0]) if len(sweeps) == 1 else join(sweeps)
 
 
 def join(sweeps: Sequence[LoadedSweep]) -> LoadedSweep:
@@ -132,23 +133,50 @@ def _by_folder_names(cells: Sequence[Cell], places: Sequence[dict[str, str]]) ->
     own = _options_of_own_folders()
     data: dict[str, str] = {}
     for cell, place in zip(cells, places, strict=True):
-        if place.get(_ROOT) and place.get(_DATA_SET) in own:
-            data[place[_ROOT]] = data.get(place[_ROOT]) or (cell.run.settings.get("data", "") if cell.run else "")
+        if place.get(ROOT) and (place.get(_DATA_SET) or _class_of_data(cell)) in own:
+            data[place[ROOT]] = data.get(place[ROOT]) or (cell.run.settings.get("data", "") if cell.run else "")
     first = {content: root for root, content in reversed(data.items()) if content}
     roots = {root: first.get(content, root) for root, content in data.items()}
-    others = {(place.get(_DATA_SET, ""),) for place in places if place.get(_ROOT) not in roots}
+    others = {(place.get(_DATA_SET, ""),) for place in places if place.get(ROOT) not in roots}
     paths = {root: PurePath(root).parts for root in dict.fromkeys(roots.values())}
     names = {
         root: _apart(parts, [*others, *(rest for other, rest in paths.items() if other != root)])
         for root, parts in paths.items()
     }
+    if names:
+        places = [{**place, _DATA_SET: place.get(_DATA_SET, "")} for place in places]
     found = [
-        {**place, _DATA_SET: names[roots[place[_ROOT]]], _ROOT: ""} if place.get(_ROOT) in roots else place
+        {**place, _DATA_SET: names[roots[place[ROOT]]], ROOT: ""} if place.get(ROOT) in roots else place
         for place in places
     ]
-    if any(place.get(_ROOT) for place in found):
+    if any(place.get(ROOT) for place in found):
         return found
-    return [{key: value for key, value in place.items() if key != _ROOT} for place in found]
+    return [{key: value for key, value in place.items() if key != ROOT} for place in found]
+
+
+def _by_short_names(sweep: LoadedSweep) -> LoadedSweep:
+    """The sweep, with each data set that is a folder of the user's own called as in a report of several sweeps.
+
+    In a protocol they keep their paths, by which its manifest knows them.
+    """
+    if ROOT not in sweep.axes or (sweep.folder / PROTOCOL_FILE).is_file():
+        return sweep
+    places = [{_DATA_SET: cell.overrides.get(_DATA_SET, ""), **cell.values} for cell in sweep.cells]
+    named = zip(sweep.cells, _by_folder_names(sweep.cells, places), strict=True)
+    names = {cell.values[ROOT]: place[_DATA_SET] for cell, place in named if not place.get(ROOT)}
+    if len({*names.values()}) < len(names):
+        return sweep
+    cells = [
+        replace(cell, values={**cell.values, ROOT: names.get(cell.values[ROOT], cell.values[ROOT])})
+        for cell in sweep.cells
+    ]
+    roots = tuple(names.get(root, root) for root in sweep.axes[ROOT])
+    return replace(sweep, axes={**sweep.axes, ROOT: roots}, cells=tuple(cells))
+
+
+def _class_of_data(cell: Cell) -> str:
+    """The class of the cell's data set; empty where there is no run to tell."""
+    return cell.run.settings.get(f"{_DATA_SET}._target_", "").rpartition(".")[2] if cell.run is not None else ""
 
 
 def _apart(parts: Sequence[str], others: Sequence[Sequence[str]]) -> str:
@@ -160,11 +188,12 @@ def _apart(parts: Sequence[str], others: Sequence[Sequence[str]]) -> str:
 
 
 def _options_of_own_folders() -> frozenset[str]:
-    """The data sets that are a folder of the user's own: what it holds is known by its name alone."""
+    """The data sets that are a folder of the user's own, known by its name alone: the options, and their classes."""
     import yaml
 
     nodes = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in options(_DATA_SET).items()}
-    return frozenset(name for name, node in nodes.items() if node.get("root") == "???")
+    own = {name: node["_target_"].rpartition(".")[2] for name, node in nodes.items() if node.get("root") == "???"}
+    return frozenset({*own, *own.values()})
 
 
 def _names(sweeps: Sequence[LoadedSweep]) -> list[str]:
