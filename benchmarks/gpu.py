@@ -13,6 +13,7 @@ import sys
 import tempfile
 import textwrap
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +113,10 @@ class Check:
                 step(each)
             except TimeoutError as error:
                 self._left_out.append(f"the rest of {name} of {each.title} ({error})")
-            except RuntimeError as error:
-                each.failed.append(f"Failed: {name}: {str(error).strip().splitlines()[-1]}")
-                print(error, file=sys.stderr)
+            except Exception as error:  # noqa: BLE001 - what fails must not cost the measurements that follow
+                said = str(error).strip().splitlines() or [type(error).__name__]
+                each.failed.append(f"Failed: {name}: {said[-1]}")
+                traceback.print_exception(error)
             self.write(each)
         return self.page.write(self._header(), {})
 
@@ -167,7 +169,7 @@ class Check:
 
     def write(self, each: Figures) -> str:
         """Write the page with what there is; its text."""
-        if each.plain or each.records:
+        if each.plain or each.records or each.failed:
             self.page.put(each.title, each.lines(), each.rate, each.as_json())
         if self._ways:
             runs = {way["run"]: way["about"] for way in self._ways}

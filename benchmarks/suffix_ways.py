@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from benchmarks.suffix_loop import start
 from thawline.execution.arithmetic import mixed_dtype
@@ -32,6 +33,15 @@ _SEEDS = 5
 _SECONDS = 1.0
 _WARM_UP = 5
 Step = Callable[[], object]
+
+
+class _WideNorms(TorchFunctionMode):
+    """Batch norms in float32: vmap gives them a scale in the type of their values, which half precision forbids."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.batch_norm or args[0].dtype == torch.float32:
+            return func(*args, **(kwargs or {}))
+        return func(args[0].float(), *args[1:], **(kwargs or {})).to(args[0].dtype)
 
 
 class NotHereError(Exception):
@@ -166,7 +176,8 @@ def five_seeds(suffix: Suffix) -> Step:
     momentum = {name: torch.zeros_like(w) for name, w in weights.items()}
 
     def loss(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
-        return suffix.loss(lambda *values: functional_call(forward, {**own, **fixed, **state}, values))
+        with _WideNorms():
+            return suffix.loss(lambda *values: functional_call(forward, {**own, **fixed, **state}, values))
 
     gradients = vmap(grad(loss), in_dims=(0, 0), randomness="different")
 

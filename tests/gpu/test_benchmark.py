@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import pytest
+from benchmarks.gpu import Check
+from benchmarks.gpu_figures import Figures
+from benchmarks.jobs import Setup
+from benchmarks.page import Page
 
 from tests.conftest import REPOSITORY
 
@@ -63,6 +68,18 @@ def test_when_the_time_is_up_the_page_says_what_is_missing(tmp_path, minutes):
     said = (tmp_path / "performance_gpu.md").read_text().replace("\n", " ")
     assert "Not measured, since time was up: " in said
     assert "the plain way of test_resnet at 32 px, 32-true, channels last" in said
+
+
+def test_what_fails_is_on_the_page_and_costs_nothing_else(tmp_path):
+    setups = (Setup("test_vit", "test_vit", 32, precision="bf16-mixed"), Setup("test_resnet", "test_resnet", 32))
+    figures = [Figures(setup, 1, "float32", 1e9) for setup in setups]
+    page = Page(tmp_path / "page.md", [each.title for each in figures])
+    text = Check(page, tmp_path, time.perf_counter() + 200, (tmp_path / "no images", "nothing"), figures).run()
+    for each in figures:
+        section = text.split(f"## {each.title}")[1].split("## ")[0]
+        assert "Failed: the sweep: " in section
+        assert "Failed: the plain way: " in section
+    assert "Not measured" not in text
 
 
 def test_a_cpu_does_not_write_the_page_of_a_gpu(tmp_path):

@@ -14,7 +14,15 @@ pytestmark = MARK
 
 
 def test_two_processes_share_a_device(zygote, tmp_path, device):
-    grid = ("-m", *SETTING, f"trainer.accelerator={device}", "freeze_policy.k=1,2", "seed=0", "trainer.threads=1")
+    grid = (
+        "-m",
+        *SETTING,
+        f"trainer.accelerator={device}",
+        "freeze_policy.k=1,2",
+        "seed=0",
+        "trainer.threads=1",
+        "sweep.report=false",
+    )
     places = [tmp_path / name for name in ("local", "parallel")]
     for place in places:
         place.mkdir()
