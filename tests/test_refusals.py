@@ -58,6 +58,18 @@ FEATURES, MATCHING = "regularizer=feature_matching", "regularizer.feature_matchi
         ),
         ([FEATURES, f"{MATCHING}.kernel_size=2"], "kernel_size: must be odd, so that the map keeps"),
         ([FEATURES, f"{MATCHING}.layers={{}}"], "regularizer.feature_matching: layers names no pair"),
+        (
+            ["backbone=test_vit", "transform.size=50"],
+            "transform.size: test_vit does not take images of 50 x 50 pixels: Input height (50) should be divisible by",
+        ),
+        (
+            ["backbone=vit_tiny", "backbone.weights=null", "transform.size=64"],
+            "does not take images of 64 x 64 pixels (backbone.input_size=64 builds it for them): Input height (64)",
+        ),
+        (
+            ["backbone=vit_tiny", "backbone.weights=null", "backbone.input_size=60"],
+            "backbone.input_size: 60 x 60 pixels are no whole number of vit_tiny_patch16_224's patches of 16 x 16",
+        ),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )

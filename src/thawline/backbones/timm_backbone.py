@@ -268,6 +268,8 @@ class TimmBackbone(LibraryBackbone):
         from thawline.backbones.features import as_backbone
 
         size = self._size(self._config().to_dict())
+        if self.input_size is not None:
+            _check_patches(module, size, self.name)
         backbone, feature_dim, groups = as_backbone(module, size, self.granularity, self.name)
         if classifier is not None and classifier.weight.shape[1] != feature_dim:
             classifier = None
@@ -303,6 +305,17 @@ class TimmBackbone(LibraryBackbone):
         if self.library_weights not in (None, "pretrained"):
             return self.library_weights
         return self.name.partition(".")[2] or None
+
+
+def _check_patches(module: Any, size: Size, name: str) -> None:
+    """Refuse a size whose last pixels timm's transformers would cut off: maps would not lie on their images."""
+    embedding = getattr(module, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    if not isinstance(patch, tuple) or getattr(embedding, "dynamic_img_pad", False):
+        return
+    if any(side % width for side, width in zip(size, patch, strict=True)):
+        shown = f"{size[0]} x {size[1]} pixels are no whole number of {name}'s patches of {patch[0]} x {patch[1]}"
+        raise usage_error("backbone.input_size", shown)
 
 
 def _classifier_names(full: Any) -> tuple[str, ...]:

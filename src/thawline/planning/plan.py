@@ -170,6 +170,7 @@ def _plan(
     outputs = settings.task.outputs(splits.classes)
     skeleton = session.networks.skeleton(settings)
     transform = session.networks.transform(settings)
+    session.networks.check_size(settings)
     classifier = _classifier_to_come(settings, source, session)
     network = session.networks.network(settings, outputs, classifier)
     phases = phases_of(settings.freeze_policy, network, settings.trainer.max_epochs)

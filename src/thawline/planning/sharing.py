@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from thawline.adapters import Attached, attach, refuse_unused
 from thawline.datasets import not_reading
+from thawline.errors import UsageError, first_line, usage_error
 from thawline.files import sha256_of_file
 from thawline.heads import strides_of
 from thawline.network import Network, SourceClassifier
@@ -120,6 +121,30 @@ class SharedNetworks:
 
         return self._memo.once("transform", (repr(settings.transform), repr(own), task.TARGET), make)
 
+    def check_size(self, settings: RunSettings) -> None:
+        """Refuse images of a size that the source network does not take, whose own size may be another.
+
+        Raises:
+            UsageError: it runs with images of its own size and not with those of the transform.
+        """
+        from thawline.layer_groups import META_FAILURES, trace
+
+        skeleton, size = self.skeleton(settings), self.transform(settings).output_size
+
+        def check() -> None:
+            try:
+                trace(skeleton.module, size)
+            except META_FAILURES as error:
+                # A network of one's own may need more than shapes, at any size.
+                if _runs(skeleton):
+                    what = f"{skeleton.name} does not take images of {size[0]} x {size[1]} pixels"
+                    remedy = _built_for(settings.backbone, size)
+                    raise usage_error("transform.size", f"{what}{remedy}: {first_line(error)}") from None
+
+        if size != skeleton.input_size:
+            key = (repr(settings.backbone), repr(skeleton.preprocessing), strides_of(settings.head), size)
+            self._memo.once("size", key, check)
+
     def network(
         self, settings: RunSettings, outputs: tuple[str, ...], classifier: SourceClassifier | None = None
     ) -> Network:
@@ -178,6 +203,30 @@ class SharedNetworks:
             return built
 
         return copy.deepcopy(self._memo.once("backbone", key, build))
+
+
+def _runs(skeleton: Backbone) -> bool:
+    """Whether the network runs without values, with images of its own size."""
+    from thawline.layer_groups import META_FAILURES, trace
+
+    try:
+        trace(skeleton.module, skeleton.input_size)
+    except META_FAILURES:
+        return False
+    return True
+
+
+def _built_for(spec: BackboneSpec, size: tuple[int, int]) -> str:
+    """What to write where the network can be built for images of this size."""
+    from thawline.backbones.backbone import LibraryBackbone
+
+    if not isinstance(spec, LibraryBackbone) or size[0] != size[1]:
+        return ""
+    try:
+        spec.model_copy(update={"input_size": size[0]}).skeleton()
+    except UsageError:
+        return ""
+    return f" (backbone.input_size={size[0]} builds it for them)"
 
 
 def _giving(spec: BackboneSpec, strides: Sequence[int], backbone: Backbone) -> Backbone:
