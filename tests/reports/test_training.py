@@ -88,6 +88,8 @@ def test_versions_that_share_a_sweep_are_told_in_the_terminal_and_at_the_head(tm
     assert f"note: {expected}" in " ".join(capsys.readouterr().out.split())
     head, _, _ = (folder / "report" / "report.md").read_text().partition("## ")
     assert expected in head
+    assert main(["status", str(folder)]) == 0
+    assert f"note: {expected}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_groups_that_train_in_part_are_no_whole_groups(tmp_path):

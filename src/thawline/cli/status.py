@@ -173,7 +173,7 @@ def _summary(manifest: Manifest, cells: Sequence[CellStatus]) -> Text:
 
 
 def _view(manifest: Manifest, cells: Sequence[CellStatus], *, everything: bool) -> RenderableType:
-    summary = _summary(manifest, cells)
+    summary = Group(_summary(manifest, cells), *_versions(cells))
     shown = cells if everything or len(cells) <= _MOST_ROWS else [c for c in cells if _tells(c)][:_MOST_ROWS]
     if not shown:
         return summary
@@ -186,6 +186,16 @@ def _view(manifest: Manifest, cells: Sequence[CellStatus], *, everything: bool) 
     left_out = len(cells) - len(shown)
     note = [Text(f"{left_out} more that are done or not begun; --all shows them", style="dim")] if left_out else []
     return Group(summary, table, *note)
+
+
+def _versions(cells: Sequence[CellStatus]) -> list[Text]:
+    """The note of a report where different versions of thawline made the runs."""
+    made = [cell.status.version for cell in cells if cell.status.state == "done"]
+    if len({*made}) < 2:
+        return []
+    from thawline.reports.training import version_warnings
+
+    return [Text(f"note: {said}") for said in version_warnings(made)]
 
 
 def _tells(cell: CellStatus) -> bool:

@@ -52,7 +52,7 @@ class Status:
     """What is known of a run: its state, who runs it since when, which attempt, and the error of a failure.
 
     `since` is the time of the last change of state (UTC, ISO 8601); `record_stamp` is the size and the time of the
-    record when it was found valid, and `diverged` what that record says.
+    record when it was found valid, `diverged` and `version` (of thawline, that made it) what that record says.
     """
 
     state: RunState
@@ -64,16 +64,17 @@ class Status:
     traceback_file: str = ""
     record_stamp: Stamp | None = None
     diverged: bool = False
+    version: str = ""
 
 
 def status_of(folder: Path) -> Status:
     """The state of the run in `folder`. Done means a validated record."""
     status = _read(folder)
     stamp = _stamp(folder / RECORD_FILE)
-    if stamp is not None and stamp == status.record_stamp:
+    if stamp is not None and stamp == status.record_stamp and status.version:
         return _in_state(status, "done")
     if stamp is not None and (record := read_record(folder)) is not None:
-        return replace(_in_state(status, "done"), diverged=record.diverged)
+        return replace(_in_state(status, "done"), diverged=record.diverged, version=record.provenance.made_by)
     if stamp is not None and status.state in ("done", "pending"):
         return _in_state(status, "failed", f"{folder / RECORD_FILE} is damaged; the same command makes it again")
     if status.state == "done":
@@ -170,7 +171,7 @@ def _attempt(plan: Plan, run: Callable[[Plan], Record], lease: Lease) -> Record:
         raise ended from error
     if lease.lost() and read_record(plan.folder) is None:
         raise _lost(plan.folder, lease)
-    journal.write("done", record_stamp=_stamp(plan.folder / RECORD_FILE), diverged=record.diverged)
+    journal.write("done", stamp=_stamp(plan.folder / RECORD_FILE), record=record)
     return record
 
 
@@ -220,12 +221,14 @@ class _Journal:
         *,
         error: str = "",
         file: str = "",
-        record_stamp: Stamp | None = None,
-        diverged: bool = False,
+        stamp: Stamp | None = None,
+        record: Record | None = None,
     ) -> None:
         if self.lease.is_mine():
             place = (socket.gethostname(), os.getpid())
-            status = Status(state, self.attempt, now("milliseconds"), *place, error, file, record_stamp, diverged)
+            status = Status(state, self.attempt, now("milliseconds"), *place, error, file, stamp)
+            if record is not None:
+                status = replace(status, diverged=record.diverged, version=record.provenance.made_by)
             write_json(self.folder / STATE_FILE, asdict(status))
 
     def failure(self, identity: str) -> RunFailed:

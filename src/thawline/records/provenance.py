@@ -26,6 +26,13 @@ class Software(RecordPart):
     packages: dict[str, str]
     commit: Commit = Commit()
 
+    @property
+    def made_by(self) -> str:
+        """What made the record: thawline's version, its commit, and whether the code was changed since."""
+        commit = f" at commit {self.commit.sha[:10]}" if self.commit.sha else ""
+        changed = f" with changes {self.commit.dirty_sha256[:8]}" if self.commit.dirty_sha256 else ""
+        return f"{self.packages.get('thawline', 'unknown')}{commit}{changed}"
+
 
 class Hardware(RecordPart):
     """Operating system, processor, the cores that the process may use, and the names of the GPUs."""

@@ -219,7 +219,7 @@ def loaded_run(record: Record, folder: Path) -> LoadedRun:
         recipe=tuple(_recipe(record)),
         **_course(record),
         chosen_epoch=record.selection.epoch,
-        version=_version(record),
+        version=record.provenance.made_by,
         changes=_changes(record),
         trainable=record.parameters.trainable,
         total=record.parameters.total,
@@ -294,14 +294,6 @@ def _course(record: Record) -> dict[str, Any]:
         "validation": {key.removeprefix("val/"): tuple(_finite(row.get(key)) for row in rows) for key in metrics},
         "phase_of_epoch": tuple(str(row.get("phase", "")) for row in rows),
     }
-
-
-def _version(record: Record) -> str:
-    """What made the record: thawline's version, its commit, and whether the code was changed since."""
-    said = record.provenance
-    commit = f" at commit {said.commit.sha[:10]}" if said.commit.sha else ""
-    changed = f" with changes {said.commit.dirty_sha256[:8]}" if said.commit.dirty_sha256 else ""
-    return f"{said.packages.get('thawline', 'unknown')}{commit}{changed}"
 
 
 def _command(record: Record) -> tuple[str, ...]:

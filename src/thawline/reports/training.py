@@ -21,7 +21,12 @@ _LONGEST_NAME = 40
 
 def training_warnings(study: Study) -> list[str]:
     """What the course of training says against the numbers, and versions that differ."""
-    return [*_versions(study), *_still_better(study), *_loss_rose(study), *_best_rate_at_edge(study)]
+    return [
+        *version_warnings(run.version for run in study.sweep.runs),
+        *_still_better(study),
+        *_loss_rose(study),
+        *_best_rate_at_edge(study),
+    ]
 
 
 def ended_too_early(run: LoadedRun) -> bool:
@@ -35,8 +40,9 @@ def training_loss_rose(run: LoadedRun) -> bool:
     return len(last) > 1 and last[-1] > last[0]
 
 
-def _versions(study: Study) -> list[str]:
-    told = Counter(run.version for run in study.sweep.runs)
+def version_warnings(versions: Iterable[str]) -> list[str]:
+    """What is said of runs that different versions of thawline made; `versions` has one for each run."""
+    told = Counter(versions)
     if len(told) < 2:
         return []
     most = told.most_common(_MOST_NAMED)
