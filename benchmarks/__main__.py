@@ -39,20 +39,24 @@ _COLUMNS = (
 )  # fmt: skip
 _HEADER = """# Performance
 
-`make bench` makes this page: thawline against the plain way of doing the same work, measured in one run; `--only`
-measures some sections anew and keeps the others. The plain way is one process per job with Lightning, timm,
-DataLoader and torchmetrics, the frozen part with `requires_grad=False` and in eval mode (`benchmarks/plain_job.py`).
-One plain job is measured for each depth and counted once for each seed, since seeds cost the same; thawline's sweeps
-are measured whole. *Own command*: each depth as a command of its own. *In the sweep*: the same depth's share of one
-command that sweeps all depths and starts from nothing; its runs say what they cost, and what belongs to no depth
-(imports, planning) is split evenly among the depths. The wall times are those of own commands, and of plain jobs one
-after the other. CPU seconds (user + system) of whole processes, imports included: a process that imports torch, timm,
-Lightning and torchmetrics and ends costs {imports:.1f} s on this machine, once a command here and once a job in the
-plain way. *Limit*: what the FLOPs of the same work take at the rate of large float32 products on one thread (suffix
-forward and backward, validation, the prefix once); a convolution that saves multiplications (Winograd) can be faster
-than that. *Training / bare loop*: CPU seconds of a run's training part over those of the suffix loop written by hand in
-torch on the same stored tensors, on as many threads (`benchmarks/suffix_loop.py`); in brackets the same for Lightning's
-loop with nothing else in it."""
+How many seconds and how much memory thawline takes, compared with the plain way of doing the same work. `make bench`
+measures everything on this page in one run; `--only` measures some sections again and keeps the others.
+
+The *plain* way is one process per job with Lightning, timm, DataLoader and torchmetrics, the frozen part with
+`requires_grad=False` and in eval mode (`benchmarks/plain_job.py`). One plain job is measured for each depth and
+multiplied by the number of seeds, since all seeds cost the same; thawline's sweeps are measured completely. CPU seconds
+are user + system time of whole processes, imports included. Importing torch, timm, Lightning and torchmetrics alone
+costs {imports:.1f} s on this machine: once per command here, once per job in the plain way.
+
+*Own command*: each depth is a command of its own. *In the sweep*: the cost of the same depth within one command that
+sweeps all depths, starting without any stored values. Costs that belong to no depth (imports, planning) are divided
+evenly among the depths. Wall times are those of own commands, and of plain jobs run one after the other.
+
+*Limit*: the time for the FLOPs of the same work (suffix forward and backward, validation, the prefix once) at the speed
+of large float32 matrix products on one thread. Convolutions that save multiplications (Winograd) can be faster.
+*Training / bare loop*: CPU seconds of a run's training, divided by those of a minimal torch loop over the same stored
+tensors with the same number of threads (`benchmarks/suffix_loop.py`); in brackets the same for Lightning's loop
+alone."""
 
 
 SETUPS = (
@@ -232,8 +236,8 @@ def _over_bare(run: Path, folder: Path) -> tuple[float, float]:
 
 
 def _header(imports: float) -> list[str]:
-    title, _, body = _HEADER.format(imports=imports).partition("\n\n")
-    return [title, "", *textwrap.wrap(body, 120, break_on_hyphens=False)]
+    paragraphs = _HEADER.format(imports=imports).split("\n\n")
+    return ["\n\n".join(textwrap.fill(each, 120, break_on_hyphens=False) for each in paragraphs)]
 
 
 def _section(table: Table, seeds: int) -> list[str]:

@@ -17,11 +17,11 @@ _COLUMNS = (
     "CPU s an epoch (plain / thawline)", "ratio", "read of the store, MB an epoch",
     "peak memory, MB (plain / thawline)", "wall time, s (plain / thawline)",
 )  # fmt: skip
-NOTE = """One plain job is measured for each depth and counted once for each seed: a loop in torch with the head of
-thawline on the same network, and torchmetrics' metric after each epoch (`benchmarks/plain_dense_job.py`). thawline's
-commands also test. The seconds of an epoch are of training and validation: of the plain job those of its loop, of
-thawline what each further epoch costs a command on a store that is there. *Limit*: the FLOPs that nothing can save,
-those of the head included, at the rate of large products, and what is read of the store at the rate of a copy in
+NOTE = """One plain job is measured for each depth and multiplied by the number of seeds: a torch loop with thawline's
+head on the same network, and torchmetrics' metric after each epoch (`benchmarks/plain_dense_job.py`). thawline's
+commands also run the test split. The seconds of an epoch cover training and validation: for the plain job those of
+its loop, for thawline the cost of each further epoch once the store is filled. *Limit*: the FLOPs that cannot be
+avoided, including the head's, at the speed of large matrix products, plus reading the store at the speed of a copy in
 memory."""
 
 

@@ -23,17 +23,18 @@ _PLANNED = (
     "kept after planning, bytes a file", "command of one epoch, CPU s", "the same, another seed, CPU s",
 )  # fmt: skip
 _READ = ("k", "epochs", "no store", "store of a quarter", "store of all", "a quarter / no store")
-_NOTE = """Folders of small files in 100 classes: listed, hashed, decoded once for the check, and divided
-(`benchmarks/plan_job.py`), then again with what is known of the files. CPU seconds are those of planning alone. *Kept
-after planning* is what the process holds once freed memory is given back. The command trains a linear probe of a tiny
-network at 32 px for one epoch; imports, planning, decoding, features, test and records are counted."""
-_PHOTOGRAPHS_NOTE = """Files of 1 kB are the hardest case, since there is little in them to save. To plan {images} costs
-{first:.2f} CPU s the first time and {again:.3f} again: {ratio:.3f} of it."""
-_READ_NOTE = """{images} at {size} px, decoded {decoded:.0f} MB; mobilenetv3_small_100 with random weights. Images that
-are trained on or evaluated in a CPU second of a run, the pass that fills the store included: without a store
-(`cache.mode=off`), with a budget of a quarter of the decoded images (`cache.max_bytes={budget}`), and with one that
-holds everything. A quarter holds the features of k = 0; of k = all it holds nothing, and images are decoded while the
-step before computes."""
+_NOTE = """The cost of planning a run on folders of small files in 100 classes: they are listed, hashed, decoded once as
+a check, and divided into splits (`benchmarks/plan_job.py`). *Again* reuses the stored results of the first time. CPU
+seconds are those of planning alone. *Kept after planning* is the memory that the process still holds afterwards.
+*Command of one epoch* trains a linear probe of a tiny network at 32 px, with imports, planning, decoding, features,
+test and records."""
+_PHOTOGRAPHS_NOTE = """Files of 1 kB are the hardest case, because there is little decoding to save. Planning {images}
+costs {first:.2f} CPU s the first time and {again:.3f} again: {ratio:.3f} of it."""
+_READ_NOTE = """{images} at {size} px, decoded {decoded:.0f} MB; mobilenetv3_small_100 with random weights. Images
+trained on or evaluated per CPU second of a run, including the pass that fills the store: without a store
+(`cache.mode=off`), with a budget of a quarter of the decoded images (`cache.max_bytes={budget}`), and with a store that
+holds everything. A quarter is enough for the features of k = 0. For k = all it holds nothing, and images are decoded
+while the device computes the previous step."""
 
 
 def files_section(place: Path, most: int = MOST_FILES) -> list[str]:

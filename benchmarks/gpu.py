@@ -27,19 +27,21 @@ from benchmarks.page import Page
 
 _HEADER = """# Performance on a GPU
 
-`python -m benchmarks.gpu` makes this page on a machine with an NVIDIA GPU in at most eight minutes: whole sweeps of
-thawline, which start from nothing, against the plain way of doing the same work. Figures are wall seconds. The plain
-way is a process for each job, with Lightning, timm, and a DataLoader ({workers} processes read, page-locked memory):
-once with images that are decoded from their files in every epoch, and once with images that the job decodes first and
-keeps in memory, so that the ratio does not only count JPEG. One job is measured for each depth and counted once for
-each seed. To save time all depths' jobs run in one process, and what its start took ({imports}) counts once for each
-job, as the decoding does. *In the sweep*: the seconds of the depth's runs in one command that sweeps all depths and
-seeds, with its share of the pass over the images and an equal part of what belongs to no run (imports, planning).
-*Limit*: what the FLOPs of that work take at
-the measured rate of large products. *Images/s*: images of training and validation over the seconds of an epoch, the
-first one left out. *Share of the rate*: the FLOPs that an epoch really computes, over its seconds and that rate.
-*Feature pass*: the depth's share of the pass over the images that stores what its runs read. *Peak memory* is
-that of the GPU's allocations. In 32-true {tf32}, in both ways. {told}"""
+Whole sweeps of thawline on an NVIDIA GPU, starting without any stored values, compared with the plain way of doing
+the same work, in wall seconds. `python -m benchmarks.gpu` measures this page in at most eight minutes.
+
+The plain way is one process per job with Lightning, timm, and a DataLoader ({workers} workers, pinned memory): once
+with images decoded from their files in every epoch, and once with images that the job decodes first and keeps in
+memory, so that the ratio does not only measure JPEG decoding. One job is measured for each depth and multiplied by
+the number of seeds. To save time, the jobs of all depths run in one process; its start-up time ({imports}) and the
+decoding are added to each job.
+
+*In the sweep*: the seconds of the depth's runs in one command that sweeps all depths and seeds, with its share of the
+pass over the images and an equal part of the costs that belong to no run (imports, planning). *Limit*: the time for
+the FLOPs of that work at the measured speed of large matrix products. *Images/s*: images of training and validation
+per second of an epoch, without the first epoch. *Share of the rate*: the FLOPs that an epoch really computes per
+second, relative to that speed. *Feature pass*: the depth's share of the pass over the images that stores what its
+runs read. *Peak memory*: the peak of the GPU's allocations. In 32-true {tf32}, in both ways. {told}"""
 _WAYS = "Other ways to take a suffix's steps"
 _WAYS_NOTE = """A training step on stored values that lie on the device already, as a run takes it, and in other ways:
 what gives 1.5 times or more is worth building. `Five seeds` are five networks at once, and their limit that of five.
@@ -183,8 +185,8 @@ class Check:
         left_out = f"Not measured, since time was up: {'; '.join(self._left_out)}." if self._left_out else ""
         workers = max(each.setup.workers for each in self.figures)
         text = _HEADER.format(workers=workers, imports=imports, tf32=_tf32(), told=left_out)
-        title, _, body = text.partition("\n\n")
-        return [title, "", *textwrap.wrap(body, 120, break_on_hyphens=False), ""]
+        wrapped = (textwrap.fill(each, 120, break_on_hyphens=False) for each in text.split("\n\n"))
+        return ["\n\n".join(wrapped), ""]
 
     def _work(self, each: Figures) -> tuple[Setup, Path, Path]:
         return each.setup, self.images[0], self._folder(each)

@@ -65,9 +65,9 @@ def start_section(place: Path, *, smoke: bool = False) -> list[str]:
             grid = [argument.replace("seed=0,1,2,3", f"seed=0,1,2,{3 + number}") for argument in arguments]
             found[name].append(_started(["-m", "thawline", *grid], folder))
     lines = [
-        "A sweep of nine runs of a tiny network on digits is finished. CPU seconds of whole commands on a terminal,",
-        f"medians of {len(limits[_LIGHT])} with their range; *limit*: a process that imports the libraries that the",
-        "command cannot do without, and ends. The first line is the time until something is on the terminal.",
+        "What each command costs on a finished sweep of nine runs of a tiny network. CPU seconds of whole commands,",
+        f"medians of {len(limits[_LIGHT])} with their range. *Limit*: a process that only imports the libraries",
+        "the command needs. *First line*: the time until something is on the terminal.",
         "",
         "| command | CPU s | range | limit, CPU s | wall time, s | first line, s |",
         "|---|---:|---:|---:|---:|---:|",

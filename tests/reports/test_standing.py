@@ -72,13 +72,13 @@ def test_a_row_that_stands_alone_leads_only_where_an_interval_against_it_holds_0
     # Differences of 0.435 and 0.587: a paired t of 6.7, above the one-sided quantile 6.3 and below the two-sided 12.7.
     folder = sweep_of(tmp_path, {"0": (0.300, 0.300), "9": (0.735, 0.887)})
     assert told(folder) == (
-        "k = 9 leads the other depth on test (2 seeds), but the 95 % t interval against k = 0 still holds 0."
+        "k = 9 leads the other depth on test (2 seeds), but the 95 % t interval against k = 0 still contains 0."
     )
     (said,) = answer(study_of(folder))
     # 0.511 +- 12.706 x 0.076, cut where no difference of two shares can be.
     assert f"+0.511 [{MINUS}0.455, +1.000] against the linear probe (95 % t interval)." in said
     page = make_report(folder).markdown.read_text()
-    assert "Of two rows the limit is one-sided, so the 95 % interval may hold 0 all the same." in page
+    assert "Of two rows the limit is one-sided, so the 95 % interval may still contain 0." in page
 
 
 def test_what_is_chosen_and_beaten_is_led_only_where_the_interval_holds_0(tmp_path):
@@ -111,7 +111,7 @@ def test_seeds_that_agree_on_few_images_leave_the_interval_over_images_open(tmp_
     assert [line.entries[5] for line in section.tables[0].lines][1:] == ["[0.848, 0.852]", "[0.898, 0.902]"]
     assert told(folder) == (
         "k = 9 leads every other depth on test (4 seeds), but the 95 % interval over seeds and test images against "
-        "k = 1 still holds 0."
+        "k = 1 still contains 0."
     )
 
 
@@ -373,7 +373,7 @@ def test_models_without_a_mistake_on_few_images_are_not_equivalent(tmp_path, ima
     assert item.interval[0] < 0 < item.interval[1]
     said = best_two(study, study.conditions[0])
     assert said.endswith({
-        "not told apart": "have the same mean: what would tell them apart is not known.",
+        "not told apart": "have the same mean: how many seeds would tell them apart is unknown.",
         "equivalent": "are equivalent: they differ by less than 0.010.",
     }[verdict])  # fmt: skip
 

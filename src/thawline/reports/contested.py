@@ -74,11 +74,15 @@ def hard_images(study: Study) -> Iterable[Section]:
 
 
 def _told(settings: int, images: int, score: str) -> str:
-    who = "The setting's" if settings == 1 else f"Of each of {settings} settings, the best first, the"
+    shown = (
+        "the prediction of the setting's best run by validation"
+        if settings == 1
+        else f"the predictions of {settings} settings, the best first, each by its best run on validation"
+    )
     return (
-        f"{who} best run by validation says what it sees. Worst are the images with the lowest {plain(score, 120)}, on "
-        f"average over the settings; contested are those on which they differ most. Both are among the {images} images "
-        "that some run kept as one of its own worst."
+        f"Below each image: {shown}. Worst are the images with the lowest {plain(score, 120)}, on average over the "
+        f"settings; contested are those on which the settings differ most. Both are among the {images} images that "
+        "some run kept as one of its own worst."
     )
 
 

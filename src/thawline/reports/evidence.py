@@ -141,10 +141,10 @@ def _verdicts(study: Study, *, by_images: bool, alone: bool) -> str:
     margin = "" if study.margin is None else f"'equivalent': the 90 % interval lies within ±{study.margin:g}. "
     holds = ""
     if by_images:
-        holds = " It speaks of other seeds on these images, so an interval that is over other images too may hold 0."
+        holds = " It is about other seeds on these images, so an interval that also covers other images may contain 0."
     elif alone:
         # The limit of two rows is that of a one-sided test at 5 %; of three it is that of the interval.
-        holds = " Of two rows the limit is one-sided, so the 95 % interval may hold 0 all the same."
+        holds = " Of two rows the limit is one-sided, so the 95 % interval may still contain 0."
     return (
         f"{margin}'better' and 'worse': the paired t over the seeds is beyond its limit for all rows of the table "
         f"together; unlike the exact p it takes the differences as normal, and so can decide with fewer seeds."

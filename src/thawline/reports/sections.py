@@ -110,7 +110,9 @@ def _training(study: Study) -> Iterable[Section]:
     curves = draw_curves(study)
     if not recipe and not curves:
         return
-    told = "The recipe that the numbers were made with. Where the runs differ each value has the number of its runs."
+    told = (
+        "The training recipe of the runs. Where runs differ, each value is followed by its number of runs in brackets."
+    )
     tables = (_key_values("", recipe),) if recipe else ()
     yield Section(
         "How the runs were trained",
@@ -124,7 +126,7 @@ def _training(study: Study) -> Iterable[Section]:
 def _changes(study: Study) -> Iterable[Section]:
     drawings = draw_changes(study)
     if drawings:
-        told = "How far each layer group went from the source. The numbers are in layers.csv."
+        told = "How far training moved the weights of each layer group from the source. The numbers are in layers.csv."
         yield Section("What training changed", (told,), drawings=drawings, chart="changes")
 
 
@@ -177,7 +179,7 @@ def _before(study: Study) -> Iterable[Section]:
         told = [mean_sd(statistics.summary(sample), study.digits) for sample in values]
         lines.append(Line((short(group.label) or "all runs", *told, str(len(runs)))))
     headings = ("line" if study.series else "condition", *(split.removeprefix("before/") for split in splits), "runs")
-    text = f"{_capital(study.metric_label)} of the transferred copy before any tuning, over all runs."
+    text = f"{_capital(study.metric_label)} of the transferred network before any training, over all runs."
     yield Section("Before tuning", (text,), (Table(columns(*headings), tuple(lines)),))
 
 
@@ -218,7 +220,7 @@ def _missing(study: Study) -> Iterable[Section]:
         for cell in missing[:_MOST_MISSING]
     ]
     one = len(study.sweep.commands) < 2
-    command = "The command of the sweep, given again, runs" if one else "The commands of the sweeps, given again, run"
+    command = "Repeating the command of the sweep runs" if one else "Repeating the commands of the sweeps runs"
     told = [f"{command} only what is missing."]
     if len(missing) > _MOST_MISSING:
         told.append(f"The first {_MOST_MISSING} of {len(missing)}; all of them are in runs.csv.")
@@ -227,7 +229,7 @@ def _missing(study: Study) -> Iterable[Section]:
 
 
 def _rebuild(study: Study) -> Iterable[Section]:
-    told = ["Each run is named by its identity, a hash of all that decides its numbers. This makes one again:"]
+    told = ["Each run is named by its identity, a hash of everything that affects its numbers. To reproduce a run:"]
     commands = []
     for cell in [cell for cell in study.sweep.cells if cell.run is not None][:_MOST_COMMANDS]:
         commands.append(f"{_cut(command_line(cell.command))}  # {plain(cell.identity, LONGEST_NAME)}")
@@ -236,7 +238,7 @@ def _rebuild(study: Study) -> Iterable[Section]:
         told.append(f"The first {_MOST_COMMANDS} of {done}; all of them are in runs.csv.")
     whole = _sweep_commands(study)
     sweep = [f"# the whole sweep{'s' if len(whole) > 1 else ''}", *whole, ""] if whole else []
-    yield Section("How to make each number again", tuple(told), code="\n".join([*sweep, *commands]), folded=True)
+    yield Section("How to reproduce each number", tuple(told), code="\n".join([*sweep, *commands]), folded=True)
 
 
 def _provenance(study: Study) -> Iterable[Section]:
@@ -261,13 +263,13 @@ def _provenance(study: Study) -> Iterable[Section]:
 
 def _method(study: Study) -> Iterable[Section]:
     rows = (
-        "Rows are the cells of the sweep that differ in their seeds alone. k is the number of layer groups that train"
+        "Each row is a setting of the sweep, over its seeds. k is the number of layer groups that train"
         f"{', ' + study.axes.how_counted if study.axes.how_counted else ''}; k = 0 trains the head alone, 'in part' "
-        f"means that not all parameters of these groups train. {_chosen(study)} {_kept(study)}; {_opened(study)}."
+        f"means that only some parameters of these groups train. {_chosen(study)} {_kept(study)}; {_opened(study)}."
     )
     numbers = (
         f"Standard deviations have n - 1 in the denominator. The interval of a mean is the {study.interval_label}, cut "
-        "at the metric's bounds, beyond which no mean can lie. Rows share their seeds, so differences are paired. A "
+        "off at the metric's bounds. Rows share their seeds, so differences are paired. A "
         "missing number is a dash, never zero. docs/statistics.md explains each number with its source."
     )
     yield Section("How this is computed", (rows, numbers), folded=True)

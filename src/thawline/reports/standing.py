@@ -64,7 +64,7 @@ def _alone(study: Study, group: Group, running: Running, others: str) -> str:
     if not still:
         return f"{name} is better {where} than {others} ({running.seeds} seeds)."
     kind = OVER_BOTH if any(item.both for item in still) else OVER_SEEDS
-    kind, hold = (kind, "holds") if len(still) == 1 else (kind.replace("interval", "intervals"), "hold")
+    kind, hold = (kind, "contains") if len(still) == 1 else (kind.replace("interval", "intervals"), "contain")
     against = [_told_alone(study, group, item.other) for item in still]
     named = _listed(against) if len(against) <= _MOST_NAMED else f"{len(against)} of them"
     return f"{name} leads {others} {where} ({running.seeds} seeds), but the 95 % {kind} against {named} still {hold} 0."
@@ -131,7 +131,7 @@ def best_two(study: Study, group: Group) -> str:
     if found.equivalent and study.margin is not None:
         return f"The best two, {both}, are equivalent: they differ by less than {number(study.margin, study.digits)}."
     if found.seeds == math.inf:
-        return f"The best two, {both}, have the same mean: what would tell them apart is not known."
+        return f"The best two, {both}, have the same mean: how many seeds would tell them apart is unknown."
     return f"{_seeds_told(found)} would tell the best two, {both}, apart."
 
 
