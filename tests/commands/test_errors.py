@@ -100,6 +100,13 @@ MISTAKES = [
         ],
     ),
     (
+        ["-m", "strategy=last_k,l2_sp,lp_ft", "freeze_policy.k=0,2"],
+        [
+            "freeze_policy.k: with strategy=l2_sp: unknown field of the chosen option; of freeze_policy it is in",
+            "freeze_policy.k: with strategy=lp_ft: unknown field of the chosen option; of freeze_policy it is in",
+        ],
+    ),
+    (
         ["-m", "seed=0,-1,-2", "optimizer.lr=0.1,-3"],
         [
             "optimizer.lr: Input should be greater than 0 (got -3) [seed=0 optimizer.lr=-3 and 2 more cells]",

@@ -84,6 +84,8 @@ def diagnose(argv: Sequence[str], error: Exception) -> list[Problem]:
                 if override.is_sweep_override()
             ]
         fields = [override for override in fields if _fits(override, with_choices, problems)]
+        if not problems:
+            _check_each_choice(composer, chosen, fields, problems)
         config = composer.compose([*chosen, *fields])
         checked(config, [str(override.input_line) for override in fields])
     except UsageError as found:
@@ -202,7 +204,7 @@ class _Composer:
         """The configuration; of a sweep's values, with the first."""
         from hydra.types import RunMode
 
-        lines = [_first(override) for override in overrides]
+        lines = [_lines(override)[0] for override in overrides]
         return self._loader.load_configuration("config", lines, run_mode=RunMode.RUN)
 
     def is_choice(self, override: Override) -> bool:
@@ -227,6 +229,20 @@ class _Composer:
         return found
 
 
+def _check_each_choice(
+    composer: _Composer, chosen: Sequence[Override], fields: Sequence[Override], problems: list[Problem]
+) -> None:
+    """Keep as problems the fields that fit the first option of a sweep over options, and not another one."""
+    for override in chosen:
+        for line in _lines(override)[1:]:
+            others = [other for other in chosen if other is not override]
+            config = composer.compose([*others, *composer.parsed([line], problems)])
+            missing: list[Problem] = []
+            for field in fields:
+                _fits(field, config, missing)
+            problems += [Problem(each.field, f"with {line}: {each.message}") for each in missing]
+
+
 def _choices(override: Override) -> list[str]:
     """The names of options that an override chooses, over all values of a sweep; ``null`` chooses none."""
     values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
@@ -239,11 +255,11 @@ def _is_below(override: Override, groups: Sequence[Override]) -> bool:
     return any(override.key_or_group.startswith(f"{group.key_or_group.replace('/', '.')}.") for group in groups)
 
 
-def _first(override: Override) -> str:
-    """The override with the first of its values, if it is a sweep."""
+def _lines(override: Override) -> list[str]:
+    """The override as it is written, or one with each of a sweep's values."""
     if not override.is_sweep_override():
-        return str(override.input_line)
-    return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+        return [str(override.input_line)]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
 def _fits(override: Override, config: DictConfig, problems: list[Problem]) -> bool:
