@@ -60,7 +60,7 @@ class DividedDataset(Spec):
             every data seed.
         n_train_val: Images kept of training and validation together, of which `val_fraction` are for validation; null
             keeps all. Stratified, by the data seed; fewer are part of more.
-        on_unreadable: What an image that does not decode does: stop the run (error), or be left out and noted (skip).
+        on_unreadable: An image that cannot be decoded stops the run (error), or is left out and noted (skip).
     """
 
     ADDED: ClassVar[frozenset[str]] = frozenset({"n_train_val"})

@@ -29,7 +29,7 @@ class VocSegmentation(AnnotatedDataset):
 
     Attributes:
         root: The folder that holds the set (``VOCdevkit``), or receives it.
-        download: Fetch it where it is not there.
+        download: Download the data if it is missing.
         year: Of the challenge, 2007 to 2012.
     """
 
@@ -64,7 +64,7 @@ class PetSegmentation(AnnotatedDataset):
 
     Attributes:
         root: The folder that holds the set (``oxford-iiit-pet``), or receives it.
-        download: Fetch it where it is not there.
+        download: Download the data if it is missing.
         border: Whether the border is a class of its own (class), or neither trained on nor evaluated (ignore).
     """
 

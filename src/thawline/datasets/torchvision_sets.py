@@ -127,7 +127,7 @@ class TorchvisionDataset(ImageDataset):
     Attributes:
         name: The torchvision class.
         root: The folder that holds the set, or receives it.
-        download: Fetch it where it is not there.
+        download: Download the data if it is missing.
         arguments: DTD: ``partition`` 1 to 10; FGVCAircraft: ``annotation_level`` variant, family or manufacturer.
     """
 

@@ -35,7 +35,7 @@ class Yolo(AnnotatedDataset):
     Attributes:
         root: The folder.
         data: The file with the names, below the root; null: data.yaml, or classes.txt.
-        unlabelled: What an image without a text file is: a mistake (error), or an image without objects (background).
+        unlabelled: An image without a text file is a mistake (error), or an image without objects (background).
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"root"})

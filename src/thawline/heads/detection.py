@@ -40,7 +40,7 @@ class PyramidHead(Spec):
             or a list. Null: `ANCHOR_SCALES` times the stride of the level.
         score_threshold: Detections of a lower score are dropped.
         nms: Of two detections of a class that overlap with a larger IoU, the one of the lower score is dropped.
-        detections_per_image: How many are kept of an image, the best ones; COCO's metrics count 100 at most.
+        detections_per_image: How many detections of an image are kept, the best ones; COCO's metrics count at most 100.
     """
 
     TASKS: ClassVar[frozenset[str] | None] = frozenset({"detection"})

@@ -41,16 +41,16 @@ class TrainerSettings(Spec):
     Attributes:
         max_epochs: passes over the training images, of all phases together.
         batch_size: images of a step, of all devices together.
-        eval_batch_size: images of an evaluation step on one device; decides no number.
+        eval_batch_size: images of an evaluation step on one device; does not affect results.
         accelerator: where to compute; auto takes a GPU where there is one.
         devices: how many of them; at most what the machine has.
-        strategy: how devices share a run: ddp copies the weights to each, fsdp gives each a share.
+        strategy: how devices share a run: ddp copies the weights to each, fsdp shards them.
         precision: of the arithmetic; mixed: float32 weights, layers in half precision, float32 losses.
-        channels_last: keep channels last in memory: other last bits; auto where it is faster.
+        channels_last: channels-last memory layout; changes the last bits; auto: where it is faster.
         gradient_clip: largest norm of the gradient; null clips nothing.
         early_stopping: epochs without a better validation metric before stopping; null never stops.
         workers: processes that read ahead; 0 is fastest where images are stored decoded.
-        threads: at most so many threads of the CPU; null: the cores that are free.
+        threads: maximum number of CPU threads; null: the cores that are free.
         progress: show progress.
         checkpoint_seconds: write the state for a resume at most this often, at the end of an epoch.
     """
@@ -141,7 +141,7 @@ class ReportSettings(Spec):
     """How the report of a sweep compares its rows.
 
     Attributes:
-        margin: differences of the metric that are smaller do not matter; null: 0.01 of metrics between 0 and 1.
+        margin: smaller differences of the metric do not matter; null: 0.01 of metrics between 0 and 1.
     """
 
     margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
@@ -151,7 +151,7 @@ class DiagnosticsSettings(Spec):
     """What is measured of a run beside its metrics, on training and validation images.
 
     Attributes:
-        drift: how far each layer group's weights have gone from the source's; costs a copy of what trains.
+        drift: how far training moves each layer group's weights from the source's; needs a copy of what trains.
         cka: linear CKA between source and tuned outputs of each layer group, pooled over positions.
         feature_distance: how far each channel of the pooled features has gone.
         transferability: LEEP, NCE, H-score and LogME of the source on the training split, before training.

@@ -30,9 +30,9 @@ class Race(Protocol):
     seeds; the seeds of the race, which decided what is left, give no interval.
 
     Attributes:
-        looks: numbers of seeds after which it is decided what is dropped.
-        alpha: how likely it is at most, over all looks, that a candidate is dropped that is as good as the best.
-        audit: the share of what is dropped that runs in the test stage all the same. Which of them is a function of
+        looks: numbers of seeds after which candidates can be dropped.
+        alpha: upper bound on the probability, over all looks, that a candidate as good as the best is dropped.
+        audit: the share of dropped candidates that run in the test stage anyway. Which ones they are is a function of
             the identity of the candidate's first run.
         seeds: fresh seeds of the test stage.
     """

@@ -26,7 +26,7 @@ class TuningProtocol(Protocol, ABC):
     Attributes:
         trials: settings that are tried for each candidate, on one seed.
         engine: where they come from: random draws, or Optuna (an extra), whose study is made anew of the records.
-        rounds: of optuna: the trials come in so many rounds, the first at random; each waits for the one before.
+        rounds: for optuna: in how many rounds the trials come; the first is random, each waits for the one before.
         shallow: tune runs of last_k train at most so many layer groups, which the deeper candidates then share; the
             best settings are promoted to each one's own k. null: each candidate is tuned at its own.
     """

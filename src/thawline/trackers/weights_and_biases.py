@@ -51,7 +51,7 @@ class WandB(Spec):
         mode: ``offline`` writes files to upload later, ``online`` uploads at once.
         tags: of each run; 1 to 64 characters each.
         artifact: keep the model of each run as a W&B artifact: the whole network as safetensors, and the record.
-        init_timeout_seconds: how long an online start may take before the runs go on offline.
+        init_timeout_seconds: how long an online start may take before the runs continue offline.
         finish_timeout_seconds: how long the last upload may take.
     """
 
