@@ -88,15 +88,20 @@ class WithHead:
 
 @dataclass(frozen=True)
 class LineInputs:
-    """The stored values of a thaw line: for each view, one row for each of `indices` (sorted)."""
+    """The stored values of a thaw line: for each view, one row for each of `indices` (sorted).
+
+    With `pinned` they are read into page-locked memory, from which a GPU copies them without a copy in between.
+    """
 
     entry: Entry
     indices: Rows
     views: int = 1
+    pinned: bool = False
 
     def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
         """The values of these samples in this epoch's view."""
-        return self.entry.read((epoch % self.views) * len(self.indices) + np.searchsorted(self.indices, rows))
+        stored = (epoch % self.views) * len(self.indices) + np.searchsorted(self.indices, rows)
+        return self.entry.read(stored, pinned=self.pinned)
 
     def open(self) -> None:
         """The entry is open."""
@@ -233,4 +238,6 @@ def _from_store(values: LineValues, model: TransferModel, phase: Phase, example:
 
 
 def _line_inputs(values: LineValues, part: str, entry: Entry) -> LineInputs:
-    return LineInputs(entry, values.indices(part), max(1, values.views(part)))
+    # Processes that read ahead must not call CUDA: they are forks of this one.
+    pinned = values.run.device.type == "cuda" and values.run.settings.trainer.workers == 0
+    return LineInputs(entry, values.indices(part), max(1, values.views(part)), pinned)
