@@ -24,6 +24,7 @@ ALLOWED_PREFIXES = ("thawline", "torch", "torchvision", "timm", "torchmetrics", 
 UNSET = "???"
 """What a yaml has in the place of a value that must be given."""
 _TEXT_ERRORS = ("string_type", "path_type")
+_KIND = re.compile(r"(list|dict|tuple)\[.*\]$|(constrained-)?(str|int|float|bool)$")
 _REFUSED = ("torch.load", "torch.hub", "torch.jit", "torch.package", "torch.utils.cpp_extension")
 MOVED_MODULES: dict[str, str] = {
     "thawline.learning_rates": "thawline.optimization.learning_rates",
@@ -287,7 +288,7 @@ def _resolve(node: Any, path: str, problems: list[Problem]) -> Any:
 
 def _problems(error: ValidationError, model: type[BaseModel], path: str) -> list[Problem]:
     problems = []
-    for item in error.errors():
+    for item in _of_fields(error.errors()):
         field = ".".join([*([path] if path else []), *(str(part) for part in item["loc"])])
         if item["type"] == "extra_forbidden":
             message = f"unknown field{nearest(str(item['loc'][-1]), _fields_at(model, item['loc'][:-1]))}"
@@ -306,6 +307,26 @@ def _problems(error: ValidationError, model: type[BaseModel], path: str) -> list
             message = f"{_short(item['input'])} is not text; with quotes around it, it is"
         problems.append(Problem(field, message, wants_text))
     return problems
+
+
+def _of_fields(errors: Sequence[Any]) -> list[Any]:
+    """Pydantic's errors with one for each value: it has one for each kind that a field takes, named after the kind."""
+    found: dict[Any, Any] = {}
+    of_a_kind = set()
+    for item in errors:
+        place = tuple(part for part in item["loc"] if not _KIND.match(str(part)))
+        other = found.get(place)
+        if place != item["loc"]:
+            of_a_kind.add(place)
+        message = item["msg"] if other is None else f"{other['msg']}, or {item['msg'].removeprefix('Input should be ')}"
+        found[place] = {**item, **(other or {}), "loc": place, "msg": message}
+    # Of a value whose kind is right something within it is wrong; that it is of no other kind says nothing.
+    return [
+        item
+        for place, item in found.items()
+        if place not in of_a_kind
+        or not any(len(other) > len(place) and other[: len(place)] == place for other in found)
+    ]
 
 
 def _lacking(model: type[BaseModel], location: Sequence[Any], value: Any) -> str:
