@@ -78,10 +78,10 @@ class _Steps(pl.LightningModule):
         self.plan, self.model, self.inputs = plan, model, inputs
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
-        return F.cross_entropy(self.inputs.forwards.train(*batch.inputs), batch.labels)
+        return F.cross_entropy(self.inputs.forwards.train(*batch.inputs), batch.targets)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        (self.inputs.forwards.evaluate(*batch.inputs).argmax(dim=1) == batch.labels).sum()
+        (self.inputs.forwards.evaluate(*batch.inputs).argmax(dim=1) == batch.targets).sum()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return _optimizer(self.plan, self.model)
@@ -116,7 +116,7 @@ def _bare(plan: Plan, model: TransferModel, inputs: PhaseInputs) -> None:
     tensors = {}
     for name in ("train", "val"):
         part = inputs.parts[name]
-        tensors[name] = part.inputs.read(0, part.rows), torch.from_numpy(part.labels[part.rows])
+        tensors[name] = part.inputs.read(0, part.rows), torch.as_tensor(part.targets.read(0, part.rows))
     optimizer = _optimizer(plan, model)
     size = settings.trainer.batch_size
     for _ in range(phase.epochs or 0):
