@@ -62,6 +62,25 @@ def test_classes_that_differ_between_splits_are_an_error_unless_left_out(tmp_pat
     assert ImageFolder(root=root, classes=["cat", "dog"]).load(0).classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (("images", "masks"), "dataset=mask_folder;"),
+        (("Images", "gt"), "dataset=mask_folder dataset.images=Images dataset.masks=gt;"),
+    ],
+)
+def test_images_and_their_masks_are_no_two_classes(tmp_path, names, wanted):
+    for root in (class_folders(tmp_path / "whole", names), split_folders(tmp_path / "parts", classes=names)):
+        with pytest.raises(UsageError) as error:
+            ImageFolder(root=root).load(0)
+        (problem,) = problems(error)
+        assert problem.startswith(
+            f"dataset.root: {root}: {names[0]!r} and {names[1]!r} look like images with their masks"
+        )
+        assert wanted in problem
+        assert set(ImageFolder(root=root, classes=list(names)).load(0).classes) == set(names)
+
+
 def test_folders_that_are_no_data_set_are_refused_by_name(tmp_path):
     with pytest.raises(UsageError, match="nowhere: no such folder"):
         ImageFolder(root=tmp_path / "nowhere").load(0)

@@ -135,6 +135,17 @@ def test_metrics_of_a_number_are_those_of_what_was_kept_in_its_own_units(fit, th
     assert thawline("verify", f"outputs/runs/{record.identity}").status == 0
 
 
+def test_numbers_far_from_where_outputs_start_are_remarked_with_what_fits_them(fit):
+    levels = np.array([float(row["level"]) for row in table("train")])
+    mean, spread = f"{levels.mean():.3g}", f"{levels.std():.3g}"
+    record = fit("regression", "freeze_policy.k=0", "task.center=0", "task.scale=1")
+    found = f"the training targets have a mean of {mean} and a standard deviation of {spread}"
+    start = "an output of 0 stands for 0 and one of 1 for 1"
+    fits = f"task.center={mean}, task.scale={spread}"
+    assert record.warnings == [f"{found}, but {start}: training goes faster with {fits}"]
+    assert fit("regression", "freeze_policy.k=0").warnings == []
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_store_changes_no_number(fit, task):
     stored = fit(task, "freeze_policy.k=1", "cache.mode=on")

@@ -18,6 +18,7 @@ from tests.reports.depth_sweeps import DEPTHS, by_depth, rows_of, study_of
 from thawline.errors import UsageError
 from thawline.records import Selection
 from thawline.reports import make_report
+from thawline.reports.axes import setting_labels
 from thawline.reports.depth_figure import depth_figure
 from thawline.reports.document import DASH
 from thawline.reports.loading import load_sweep
@@ -51,6 +52,27 @@ def test_another_task_brings_its_own_metric(tmp_path):
     files = make_report(sweep(tmp_path, {"seed": ["0", "1"]}, make))
     assert float(rows_of(files.table_csv)[0]["test_miou_mean"]) == pytest.approx(0.45)
     assert "test mean IoU 0.450" in files.answer[0]
+
+
+@pytest.mark.parametrize(("scale", "told"), [(1e-6, "mAP 0.0000"), (1e-1, "mAP 0.045")])
+def test_a_share_has_four_digits_at_most_and_a_name_keeps_its_small_letter(tmp_path, scale, told):
+    selection = {"monitor": "val/map", "mode": "max", "value": 0.5, "phase": 0, "epoch": 1}
+
+    def make(overrides, place):
+        metrics = {"val": {"map": scale * 0.5}, "test": {"map": scale * (0.4 + int(place["seed"]) / 10)}}
+        defined = {"map": {"direction": "max", "label": "mAP", "lower": 0.0, "upper": 1.0}}
+        task = {"task": "detection", "metric_definitions": defined, "headline": "map", "tie_break": None}
+        return record(overrides, metrics=metrics, selection=selection, **task)
+
+    files = make_report(sweep(tmp_path, {"freeze_policy.k": ["0", "1"], "seed": ["0", "1"]}, make))
+    assert f"test {told}" in files.answer[0]
+    assert "MAP" not in files.markdown.read_text()
+
+
+def test_options_of_a_group_are_told_by_their_names():
+    axes = ["backbone", "regularizer", "optimizer.lr"]
+    assert setting_labels(axes, ["resnet18", "[l2_sp, bss]", "0.1"]) == ["resnet18", "l2_sp + bss", "lr=0.1"]
+    assert setting_labels(axes, ["resnet18", "[]", "0.1"]) == ["resnet18", "no regularizer", "lr=0.1"]
 
 
 # Names that a word in them would give the wrong direction: what the record says counts.

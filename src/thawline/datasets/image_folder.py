@@ -24,6 +24,7 @@ from thawline.datasets.table import listed_once, read_table
 from thawline.errors import Problem, UsageError, usage_error
 
 _OUTSIDE = "images outside the class folders"
+_IMAGES, _MASKS = ("images", "image", "imgs"), ("masks", "mask", "annotations", "labels", "ground_truth", "gt")
 _UNLISTED = f"images that {SPLITS_FILE} does not list"
 
 
@@ -103,10 +104,25 @@ class ImageFolder(ImageDataset):
             kinds = ", ".join(sorted(EXTENSIONS))
             raise usage_error("dataset.root", f"{self.root}: no images found ({kinds}){_instead(survey.left_out)}")
         classes = in_order(set(entries.labels))
+        if self.classes is None:
+            _refuse_masks(self.root, classes)
         number = {name: index for index, name in enumerate(classes)}
         labels = np.array([number[label] for label in entries.labels], dtype=np.int64)
         images = FileImages(self.root, Texts(path for paths in entries.paths for path in paths), labels)
         return Collection(images, classes, tuple(entries.parts), tuple(survey.warnings), dict(survey.left_out))
+
+
+def _refuse_masks(root: Path, classes: Sequence[str]) -> None:
+    """Refuse images and their masks as two classes: nothing would look wrong, and every score would be perfect."""
+    images = [name for name in classes if name.lower() in _IMAGES]
+    masks = [name for name in classes if name.lower() in _MASKS]
+    if len(classes) != 2 or not images or not masks:
+        return
+    (image,), (mask,) = images, masks
+    names = "" if (image, mask) == ("images", "masks") else f" dataset.images={image} dataset.masks={mask}"
+    looks = f"{root}: {image!r} and {mask!r} look like images with their masks, not like two classes"
+    instead = f"masks need dataset=mask_folder{names}; if they are classes: 'dataset.classes=[{image},{mask}]'"
+    raise usage_error("dataset.root", f"{looks}; {instead}")
 
 
 def _subfolders(survey: _Survey, below: str = "") -> list[str]:

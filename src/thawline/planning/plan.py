@@ -115,7 +115,12 @@ class Plan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the results has to know of the data before believing them."""
-        return (*self.splits.warnings, *self._seen_before(), *(w for item in self.shifted for w in item.warnings))
+        return (
+            *self.splits.warnings,
+            *self.settings.task.remarks(self.splits.train.targets),
+            *self._seen_before(),
+            *(warning for item in self.shifted for warning in item.warnings),
+        )
 
     def _seen_before(self) -> list[str]:
         if self.source is None:

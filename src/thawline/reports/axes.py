@@ -100,15 +100,22 @@ def _counted_from(runs: Sequence[LoadedRun]) -> frozenset[CountedFrom]:
 def setting_labels(axes: Sequence[str], values: Sequence[str]) -> list[str]:
     """A short word for each axis and value: ``resnet18`` for a config group, ``lr=0.1`` for a field of one.
 
-    A field that an option of an axis does not have is left out.
+    Of a group that takes several options it is ``l2_sp + bss``, or ``no regularizer``. A field that an option of an
+    axis does not have is left out.
     """
     return [
         f"{axis.rpartition('.')[2]}={value or 'default'}"
         if "." in axis and (axis != ROOT or not value)
-        else (value or f"default {axis}")
+        else _options_told(axis, value)
         for axis, value in zip(axes, values, strict=True)
         if value or axis.partition(".")[0] not in axes or "." not in axis
     ]
+
+
+def _options_told(group: str, value: str) -> str:
+    if value.startswith("[") and value.endswith("]"):
+        return " + ".join(part.strip() for part in value[1:-1].split(",")) or f"no {group}"
+    return value or f"default {group}"
 
 
 def few_of(names: Iterable[str]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from thawline.reports.figure_style import COLOURS, GREY, NARROW_INCHES, PAGE_INCHES, capital, drawable, inside
+from thawline.reports.document import capital
+from thawline.reports.figure_style import COLOURS, GREY, NARROW_INCHES, PAGE_INCHES, drawable, inside
 from thawline.reports.rows import Row
 from thawline.reports.study import Study
 

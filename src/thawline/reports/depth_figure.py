@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from thawline.reports.axes import setting_labels
 from thawline.reports.choosing import Group
 from thawline.reports.depth_scale import DepthScale, depth_scale
+from thawline.reports.document import capital
 from thawline.reports.escaping import plain
 from thawline.reports.figure_style import (
     COLOURS,
@@ -19,7 +20,6 @@ from thawline.reports.figure_style import (
     OUT_OF_THE_RUNNING,
     PAGE_INCHES,
     apart,
-    capital,
     drawable,
     inside,
     look_of,

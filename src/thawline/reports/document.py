@@ -112,6 +112,11 @@ def digits_of(values: Iterable[float]) -> int:
     return min(max(wanted, 0), _MOST_DIGITS)
 
 
+def capital(text: str) -> str:
+    """`text` with a capital first letter, unless it starts with a name that has none, such as mAP."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
+
+
 def number(value: float | None, digits: int = DIGITS) -> str:
     """A number with a fixed number of digits after the point, a true minus sign, and a dash where there is none."""
     if value is None or value != value:

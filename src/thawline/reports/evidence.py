@@ -12,6 +12,7 @@ from thawline.reports.document import (
     Line,
     Section,
     Table,
+    capital,
     columns,
     count,
     interval,
@@ -157,7 +158,7 @@ def _said_once(floors: Sequence[tuple[str, str]]) -> list[str]:
     if len({words for _, words in floors}) == 1:
         floors = [("", floors[0][1])]
     sentences = [f"On {short(where)}, {words}." if where else f"{words}." for where, words in floors]
-    return [text[0].upper() + text[1:] for text in sentences]
+    return [capital(text) for text in sentences]
 
 
 def _comparison_table(study: Study, group: Group, chosen: Row, found: Sequence[RowComparison]) -> Table:

@@ -80,11 +80,6 @@ def look_of(place: int) -> tuple[str, str]:
     return COLOURS[colour], MARKERS[(colour + turn) % len(MARKERS)]
 
 
-def capital(text: str) -> str:
-    """`text` with a capital first letter."""
-    return text[:1].upper() + text[1:]
-
-
 def inside(limits: tuple[float, float], lower: float | None, upper: float | None) -> tuple[float, float]:
     """Axis limits that do not leave the bounds of a metric; what is drawn at a bound must not be clipped there."""
     low, high = limits

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from thawline.files import atomic_write
+from thawline.reports.document import capital
 from thawline.reports.escaping import plain
 from thawline.reports.figures import draw, shows_layers
 from thawline.reports.joining import load_sweeps
@@ -146,5 +147,5 @@ def _contents(
 def _latex(study: Study, columns: Sequence[str]) -> str:
     table = with_columns(result_table(study), columns)
     what = f"{'sweep' if len(study.sweep.names) == 1 else 'sweeps'} {plain(study.sweep.name, 80)}"
-    caption = f"{study.metric_label[:1].upper()}{study.metric_label[1:]}, {what}. {note_of(table.columns, table.note)}"
+    caption = f"{capital(study.metric_label)}, {what}. {note_of(table.columns, table.note)}"
     return latex_table(table, what, caption, "-".join(study.sweep.names))

@@ -6,7 +6,8 @@ import math
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from thawline.reports.figure_style import COLOURS, GREY, PAGE_INCHES, capital, drawable
+from thawline.reports.document import capital
+from thawline.reports.figure_style import COLOURS, GREY, PAGE_INCHES, drawable
 from thawline.reports.races import RaceOf, Racer
 from thawline.reports.study import Study
 

@@ -15,6 +15,7 @@ from thawline.reports.document import (
     Line,
     Section,
     Table,
+    capital,
     columns,
     count,
     mebibytes,
@@ -84,7 +85,7 @@ def _further_tests(study: Study) -> Iterable[Section]:
         tables.append(_tests_table(study, by_name, "By corruption, the mean over its strengths"))
     if len(by_strength) > 1:
         tables.append(_tests_table(study, by_strength, "By strength, the mean over the corruptions"))
-    told = f"{_capital(study.metric_label)} of the same checkpoints on further test sets; nothing was chosen on them."
+    told = f"{capital(study.metric_label)} of the same checkpoints on further test sets; nothing was chosen on them."
     yield Section("Further test sets", (told,), tuple(tables))
 
 
@@ -179,7 +180,7 @@ def _before(study: Study) -> Iterable[Section]:
         told = [mean_sd(statistics.summary(sample), study.digits) for sample in values]
         lines.append(Line((short(group.label) or "all runs", *told, str(len(runs)))))
     headings = ("line" if study.series else "condition", *(split.removeprefix("before/") for split in splits), "runs")
-    text = f"{_capital(study.metric_label)} of the transferred network before any training, over all runs."
+    text = f"{capital(study.metric_label)} of the transferred network before any training, over all runs."
     yield Section("Before tuning", (text,), (Table(columns(*headings), tuple(lines)),))
 
 
@@ -324,10 +325,6 @@ def _span(values: Iterable[int]) -> str:
     return str(seen[0]) if len(seen) == 1 else f"{seen[0]}{EN_DASH}{seen[-1]}"
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def _sweep_commands(study: Study) -> list[str]:
     """The commands of the sweeps, with every word as it was given."""
     told = []
@@ -345,7 +342,7 @@ def _cut(command: str) -> str:
 
 def _key_values(caption: str, pairs: Sequence[tuple[str, str]]) -> Table:
     lines = tuple(Line((short(key), plain(value, 160))) for key, value in pairs)
-    return Table(columns("what", "value", left=(0, 1)), lines, caption=_capital(caption))
+    return Table(columns("what", "value", left=(0, 1)), lines, caption=capital(caption))
 
 
 def _tally(tally: Mapping[str, int]) -> str:

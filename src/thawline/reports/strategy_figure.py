@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from thawline.reports.axes import setting_labels
 from thawline.reports.choosing import Group
+from thawline.reports.document import capital
 from thawline.reports.figure_style import (
     COLOURS,
     COLUMN_INCHES,
@@ -15,7 +16,6 @@ from thawline.reports.figure_style import (
     NARROW_INCHES,
     OUT_OF_THE_RUNNING,
     PAGE_INCHES,
-    capital,
     drawable,
     inside,
 )

@@ -13,7 +13,7 @@ from thawline.records.metrics import NEVER, MetricDefinition, SelectionRule
 from thawline.reports.axes import Axes, axes_of, setting_labels
 from thawline.reports.choosing import Group, best_of, group_of
 from thawline.reports.compared_metric import compared_metric
-from thawline.reports.document import digits_of
+from thawline.reports.document import DIGITS, digits_of
 from thawline.reports.image_evidence import ImageEvidence
 from thawline.reports.loaded_run import LoadedRun
 from thawline.reports.loading import LoadedSweep
@@ -138,8 +138,13 @@ class Study:
 
     @cached_property
     def digits(self) -> int:
-        """Digits after the point of the metric, as `digits_of` its values."""
-        return digits_of(y for row in self.rows for s in SPLIT_LABELS for y in row.scores(s, self.metric).values())
+        """Digits after the point of the metric, as `digits_of` its values.
+
+        A metric between two bounds, such as an accuracy, has at most four: smaller differences do not matter there.
+        """
+        digits = digits_of(y for row in self.rows for s in SPLIT_LABELS for y in row.scores(s, self.metric).values())
+        is_bounded = None not in (self.definition.lower, self.definition.upper)
+        return min(digits, DIGITS + 1) if is_bounded else digits
 
     @property
     def mode(self) -> Mode:

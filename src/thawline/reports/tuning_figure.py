@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from thawline.reports.document import capital
 from thawline.reports.figure_style import (
     COLOURS,
     COLUMN_INCHES,
     MARKERS,
     NARROW_INCHES,
     PAGE_INCHES,
-    capital,
     drawable,
     inside,
 )

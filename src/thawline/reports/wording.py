@@ -9,7 +9,7 @@ from thawline import statistics
 from thawline.errors import counted
 from thawline.reports.axes import setting_labels
 from thawline.reports.choosing import Group
-from thawline.reports.document import DASH, interval, number, signed
+from thawline.reports.document import DASH, capital, interval, number, signed
 from thawline.reports.escaping import plain
 from thawline.reports.findings import compare
 from thawline.reports.limits import crossed_seeds
@@ -51,15 +51,15 @@ def _answer(study: Study, group: Group) -> str:
     lead, where = (f"{where}{stands} ", "") if stands else ("", where)
     if group.chosen is None and not study.any_validated:
         told = _of_each(study, group)
-        return f"{lead}{where}{told if where else told[0].upper() + told[1:]}"
+        return f"{lead}{where}{told if where else capital(told)}"
     if group.chosen is None:
         told = f"no run has a finite validation {study.metric_label}, so nothing can be chosen."
-        return f"{where}{told if where else told[0].upper() + told[1:]}"
+        return f"{where}{told if where else capital(told)}"
     chosen = group.chosen
     references = _references(study, group, chosen)
     name = _named(study, chosen)
     if not where and (study.axes.depth_is_layers or name == _ONLY):
-        name = name[0].upper() + name[1:]
+        name = capital(name)
     parts = [f"{lead}{where}{name} was chosen on validation"]
     if not study.axes.depth and len(group.candidates) > 1:
         parts.append(f" among {len(group.candidates)} {study.axes.compared[1]}")
@@ -241,7 +241,7 @@ def _of_data(study: Study) -> list[str]:
     told = Counter(warning for run in study.sweep.runs for warning in run.warnings)
     total = len(study.sweep.runs)
     texts = [
-        f"{plain(text[:1].upper() + text[1:], 400)}{'.' if count == total else f' (in {count} of {total} runs).'}"
+        f"{plain(capital(text), 400)}{'.' if count == total else f' (in {count} of {total} runs).'}"
         for text, count in told.most_common(_MOST_NAMED)
     ]
     more = len(told) - len(texts)
@@ -300,7 +300,7 @@ def _unequal(study: Study) -> list[str]:
                 f"{where}{apart} {rows} fewer runs that did not diverge than the others: the choice is among the "
                 f"{len(group.candidates)} with most, and comparisons are on the common seeds."
             )
-            told.append(text[0].upper() + text[1:])
+            told.append(capital(text))
     return told[:_MOST_CONDITIONS]
 
 

@@ -96,6 +96,10 @@ class Task(Spec):
         """The same as the model is evaluated on them."""
         return ArrayTargets(targets)
 
+    def remarks(self, targets: NDArray[Any]) -> Sequence[str]:
+        """What of the training targets (N, ...) a reader has to know, such as that they do not fit the settings."""
+        return ()
+
     @abstractmethod
     def losses(self, outputs: Any, targets: Any) -> Mapping[str, LossTerm]:
         """The named terms of the loss of a batch; what is minimised is the sum of their means."""

@@ -99,7 +99,8 @@ function nameApart(front) {
 
 const nameOf = (row) => data.lines[row.line] || row.label || "all runs";
 
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+// A name such as mAP keeps its small letter.
+const capital = (text) => /^.[A-Z]/.test(text) ? text : text.charAt(0).toUpperCase() + text.slice(1);
 
 function better() {
   return definition().direction === "min" ? ", lower is better" : "";
@@ -208,7 +209,7 @@ async function draw(name) {
   const mine = (drawn.get(name) ?? 0) + 1;
   drawn.set(name, mine);
   box.querySelector("figcaption").textContent = said;
-  box.querySelector(".title").textContent = title ?? "";
+  box.querySelector(".title").textContent = capital(title ?? "");
   box.querySelector(".key").replaceChildren(...(key ?? []).map(([colour, text]) => element("span", {}, sample(colour), text)));
   // Interpreted, not compiled: the page forbids eval.
   const made = await vegaEmbed(document.createElement("div"), chartOf(views, width, said, height), { actions: false, ast: true, renderer: "svg", tooltip: { theme: "custom" } });

@@ -26,6 +26,9 @@ _DEFINITIONS = {
     "r2": MetricDefinition(direction="max", label="coefficient of determination", upper=1.0),
 }
 
+_MOST_SCALED, _LEAST_PART = 5.0, 20.0
+"""Scaled targets with a mean or a spread beyond this, or a spread below one part in so many, train slowly."""
+
 
 @final
 class Regression(Task):
@@ -57,6 +60,18 @@ class Regression(Task):
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         """One number."""
         return ("value",)
+
+    def remarks(self, targets: NDArray[np.float64]) -> Sequence[str]:
+        """That the numbers (N, 1) are far from where outputs start, or that their spread is of another order."""
+        mean, spread = float(targets.mean()), float(targets.std())
+        is_far = abs(mean - self.center) > _MOST_SCALED * self.scale
+        is_wide, is_narrow = spread > _MOST_SCALED * self.scale, 0 < spread < self.scale / _LEAST_PART
+        if not (is_far or is_wide or is_narrow):
+            return ()
+        scale = f", task.scale={spread:.3g}" if spread else ""
+        found = f"the training targets have a mean of {mean:.3g} and a standard deviation of {spread:.3g}"
+        start = f"an output of 0 stands for {self.center:g} and one of 1 for {self.center + self.scale:g}"
+        return [f"{found}, but {start}: training goes faster with task.center={mean:.3g}{scale}"]
 
     def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> Mapping[str, LossTerm]:
         """The loss, a mean over the images."""
