@@ -224,12 +224,12 @@ def _run_of(folder: Path, k: str, seed: int | None = None, outputs: str = "outpu
 
 
 def _over_bare(run: Path, folder: Path) -> tuple[float, float]:
-    """CPU seconds of the training part, and of Lightning alone, over the bare suffix loop's; for runs on stored values.
+    """CPU seconds of the training part, and of Lightning alone, over the bare suffix loop's.
 
-    Not for packed probes, which have no loop of their own.
+    Not for packed probes, which have no loop of their own. Where no layer is frozen, the images are stored.
     """
     line = json.loads((run / "record.json").read_text())["phases"][0]["thaw_line"]
-    if line["packed"] > 1 or not line["stored"]:
+    if line["packed"] > 1:
         return float("nan"), float("nan")
     seconds = json.loads(cost_of([str(REPOSITORY / "benchmarks" / "suffix_loop.py"), str(run)], folder).output)
     return float(seconds["training"] / seconds["bare"]), float(seconds["lightning"] / seconds["bare"])
