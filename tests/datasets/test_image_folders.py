@@ -98,7 +98,7 @@ def test_folders_that_are_no_data_set_are_refused_by_name(tmp_path):
     with pytest.raises(UsageError, match="owl: the folder of a class holds no images"):
         ImageFolder(root=root).load(0)
     save(root / "owl" / "only.png")
-    with pytest.raises(UsageError, match="class 'owl' has 1 training images: no test part"):
+    with pytest.raises(UsageError, match="class 'owl' has 1 training image: no test part"):
         ImageFolder(root=root).load(0)
     for missing in (None, "???", ""):
         with pytest.raises(UsageError, match=r"dataset\.root: name the folder"):

@@ -73,7 +73,7 @@ def test_when_the_time_is_up_the_page_says_what_is_missing(tmp_path, minutes):
 def test_what_fails_is_on_the_page_and_costs_nothing_else(tmp_path):
     setups = (Setup("test_vit", "test_vit", 32, precision="bf16-mixed"), Setup("test_resnet", "test_resnet", 32))
     figures = [Figures(setup, 1, "float32", 1e9) for setup in setups]
-    page = Page(tmp_path / "page.md", [each.title for each in figures])
+    page = Page(tmp_path / "performance_gpu.md", [each.title for each in figures])
     text = Check(page, tmp_path, time.perf_counter() + 200, (tmp_path / "no images", "nothing"), figures).run()
     for each in figures:
         section = text.split(f"## {each.title}")[1].split("## ")[0]

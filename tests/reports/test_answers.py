@@ -122,10 +122,10 @@ def test_the_reference_shares_most_settings_with_the_choice(tmp_path):
         if row.is_full and row.is_plain:
             assert full is None
         else:
-            assert full.label == f"{row.choice[0]}, [], k = 9"
+            assert full.label == f"{row.choice[0]}, no regularizer, k = 9"
     told = answer(study)[0]
-    assert "a, [l2_sp]" in told
-    assert "0.650 for plain full fine-tuning (a, [])" in told
+    assert "a, l2_sp" in told
+    assert "0.650 for plain full fine-tuning (a, no regularizer)" in told
 
 
 def test_a_count_from_the_input_is_reported_as_one(tmp_path):
