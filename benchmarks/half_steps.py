@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -65,7 +66,7 @@ def _step(
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("config", [*fixed, *overrides])
     with tempfile.TemporaryDirectory() as place:
-        values = OmegaConf.to_container(config, resolve=True)
+        values: Any = OmegaConf.to_container(config, resolve=True)
         plan = plan_run({**values, "output_dir": str(Path(place))}, (), session := Session())
         run = RunContext(plan, session)
         backbone = source_backbone(run)

@@ -98,7 +98,7 @@ def drawn_photographs(folder: Path, per_class: Mapping[str, int], size: tuple[in
     for path in {path.parent for path, _ in jobs}:
         path.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda job: _photograph(*job, size), jobs))
+        list(pool.map(lambda job: _photograph(job[0], job[1], size), jobs))
     train, val = (10 * per_class[part] for part in ("train", "val"))
     return f"{train:,} and {val:,} drawn images, {size[0]} x {size[1]} JPEG, 10 classes"
 

@@ -96,7 +96,7 @@ def _random_weights(setup: Setup, path: Path) -> None:
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    extra = {"img_size": setup.size} if setup.has_fixed_size else {}
+    extra: dict[str, Any] = {"img_size": setup.size} if setup.has_fixed_size else {}
     model = timm.create_model(setup.model, pretrained=False, **extra)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
 

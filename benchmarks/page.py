@@ -51,7 +51,7 @@ class Page:
         """
         self._sections[title] = Measured(lines, _here(rate), figures or {})
 
-    def write(self, head: Sequence[str], before: dict[str, Sequence[str]], end: Sequence[str] = ()) -> str:
+    def write(self, head: Sequence[str], before: Mapping[str, Sequence[str]], end: Sequence[str] = ()) -> str:
         """Write both files; the page's text.
 
         Args:

@@ -7,6 +7,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import timm
@@ -67,7 +68,7 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     pl.seed_everything(arguments.seed, verbose=False)
-    backbone = timm.create_model(arguments.model, pretrained=False)
+    backbone: Any = timm.create_model(arguments.model, pretrained=False)
     backbone.load_state_dict(load_file(arguments.weights))
     backbone.reset_classifier(0)
     mean, std = backbone.default_cfg["mean"], backbone.default_cfg["std"]
@@ -91,7 +92,7 @@ def main() -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-    ).fit(model, *loaders)
+    ).fit(model, loaders[0], loaders[1])
     print(json.dumps(model.validated))
 
 

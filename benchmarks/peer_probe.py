@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, required=True)
     parser.add_argument("--strengths", type=float, nargs="+", required=True)
     arguments = parser.parse_args()
-    model = timm.create_model(arguments.model, pretrained=False)
+    model: Any = timm.create_model(arguments.model, pretrained=False)
     model.load_state_dict(load_file(arguments.weights))
     model.reset_classifier(0)
     model.eval()

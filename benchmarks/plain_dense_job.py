@@ -172,7 +172,7 @@ def main() -> None:
         for images, targets in train:
             loss = model.loss(images, targets)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # of torch
+            loss.backward()
             optimizer.step()
         metric = evaluate(model, val)
     found = {

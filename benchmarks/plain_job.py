@@ -39,13 +39,14 @@ class Plain(pl.LightningModule):
     def __init__(self, arguments: argparse.Namespace, names: list[str] | None, classes: int) -> None:
         super().__init__()
         extra = {"img_size": arguments.size} if "vit" in arguments.model else {}
-        self.model = timm.create_model(arguments.model, pretrained=False, num_classes=classes, **extra)
+        model: Any = timm.create_model(arguments.model, pretrained=False, num_classes=classes, **extra)
+        self.model = model
         self.lr = arguments.lr
         self.frozen: list[nn.Module] = []
         self.accuracy = MulticlassAccuracy(classes, average="micro")
         self.epoch_seconds: list[float] = []
         self._epoch_began = 0.0
-        head = {f"{self.model.default_cfg['classifier']}.{name}" for name in ("weight", "bias")}
+        head = {f"{model.default_cfg['classifier']}.{name}" for name in ("weight", "bias")}
         self.layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.layout)
         for name, parameter in self.model.named_parameters():
@@ -157,7 +158,7 @@ def job(arguments: argparse.Namespace, names: list[str] | None, sets: list[Any])
     )
     began = time.perf_counter()
     model = Plain(arguments, names, len(list((arguments.root / "train").iterdir())))
-    trainer.fit(model, *loaders)
+    trainer.fit(model, loaders[0], loaders[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "fit_seconds": time.perf_counter() - began,

@@ -90,8 +90,12 @@ class _Steps(pl.LightningModule):
 def _lightning(plan: Plan, model: TransferModel, inputs: PhaseInputs) -> None:
     """By Lightning with nothing else in it."""
     trainer, (phase,) = plan.settings.trainer, plan.phases
-    size = {"batch_size": trainer.batch_size, "eval_batch_size": trainer.eval_batch_size}
-    batches = Batches(inputs.parts, **size, data_seed=plan.settings.data_seed)
+    batches = Batches(
+        inputs.parts,
+        batch_size=trainer.batch_size,
+        eval_batch_size=trainer.eval_batch_size,
+        data_seed=plan.settings.data_seed,
+    )
     pl.Trainer(
         max_epochs=phase.epochs,
         accelerator="cpu",
