@@ -13,8 +13,9 @@ from tests.conftest import REPOSITORY
 
 
 @pytest.mark.slow
-def test_the_training_of_a_run_is_measured_against_loops_with_less_in_them(train):
-    run = Path("outputs/runs", train("freeze_policy.k=1", "cache.mode=on").identity)
+@pytest.mark.parametrize("k", ["1", "all"])
+def test_the_training_of_a_run_is_measured_against_loops_with_less_in_them(train, k):
+    run = Path("outputs/runs", train(f"freeze_policy.k={k}", "cache.mode=on").identity)
     script = REPOSITORY / "benchmarks" / "suffix_loop.py"
     done = subprocess.run([sys.executable, str(script), str(run)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
