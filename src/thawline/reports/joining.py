@@ -175,7 +175,7 @@ def _by_short_names(sweep: LoadedSweep) -> LoadedSweep:
 
 
 def _class_of_data(cell: Cell) -> str:
-    """The class of the cell's data set; empty where there is no run to tell."""
+    """The Python type of the cell's data set; empty where there is no run to tell."""
     return cell.run.settings.get(f"{_DATA_SET}._target_", "").rpartition(".")[2] if cell.run is not None else ""
 
 
@@ -188,7 +188,7 @@ def _apart(parts: Sequence[str], others: Sequence[Sequence[str]]) -> str:
 
 
 def _options_of_own_folders() -> frozenset[str]:
-    """The data sets that are a folder of the user's own, known by its name alone: the options, and their classes."""
+    """The data sets that are a folder of the user's own, known by its name alone: the options, and their Python types."""
     import yaml
 
     nodes = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in options(_DATA_SET).items()}
