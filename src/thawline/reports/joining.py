@@ -188,7 +188,7 @@ def _apart(parts: Sequence[str], others: Sequence[Sequence[str]]) -> str:
 
 
 def _options_of_own_folders() -> frozenset[str]:
-    """The data sets that are a folder of the user's own, known by its name alone: the options, and their Python types."""
+    """Data sets that are a user's own folder, known by its name alone: the options, and their Python types."""
     import yaml
 
     nodes = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in options(_DATA_SET).items()}
