@@ -25,7 +25,7 @@ _PLANNED = (
 _READ = ("k", "epochs", "no store", "store of a quarter", "store of all", "a quarter / no store")
 _NOTE = """The cost of planning a run on folders of small files in 100 classes: they are listed, hashed, decoded once as
 a check, and divided into splits (`benchmarks/plan_job.py`). *Again* reuses the stored results of the first time. CPU
-seconds are those of planning alone. *Kept after planning* is the memory that the process still holds afterwards.
+seconds are those of planning alone. *Kept after planning* is the memory in use afterwards.
 *Command of one epoch* trains a linear probe of a tiny network at 32 px, with imports, planning, decoding, features,
 test and records."""
 _PHOTOGRAPHS_NOTE = """Files of 1 kB are the hardest case, because there is little decoding to save. Planning {images}
