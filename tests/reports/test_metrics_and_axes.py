@@ -54,7 +54,7 @@ def test_another_task_brings_its_own_metric(tmp_path):
     assert "test mean IoU 0.450" in files.answer[0]
 
 
-@pytest.mark.parametrize(("scale", "told"), [(1e-6, "mAP 0.0000"), (1e-1, "mAP 0.045")])
+@pytest.mark.parametrize(("scale", "told"), [(1e-6, "mAP 0.0000 ±"), (1e-1, "mAP 0.0450 ±")])
 def test_a_share_has_four_digits_at_most_and_a_name_keeps_its_small_letter(tmp_path, scale, told):
     selection = {"monitor": "val/map", "mode": "max", "value": 0.5, "phase": 0, "epoch": 1}
 
