@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import records
 from tests.gpu.device import ACCELERATOR, HAS_GPU, SETTING
@@ -49,3 +51,18 @@ def run(thawline, device) -> Callable[..., Record]:
         return load_record(found)
 
     return one
+
+
+@pytest.fixture
+def whole_batches(tmp_path):
+    """Images whose splits are whole batches of 16: a GPU chooses its kernels, and so last bits, by the batch's size."""
+    noise = np.random.default_rng(0)
+    for part, count in (("train", 24), ("val", 8), ("test", 8)):
+        for label in range(2):
+            folder = tmp_path / "images" / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = noise.integers(0, 200, (32, 32, 3)) + 50 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    fit = tuple(item for item in SETTING if not item.startswith("dataset"))
+    return (*fit, "dataset=image_folder", "dataset.root=images", "trainer.eval_batch_size=16")

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from tests.conftest import records
@@ -105,21 +104,6 @@ def test_objects_are_learned_and_found_on_the_device(run, objects):
     assert losses(again) == pytest.approx(losses(found), rel=0.05 if HAS_GPU else 1e-6)
 
 
-@pytest.fixture
-def whole_batches(tmp_path):
-    """Images whose splits are whole batches of 16: a GPU chooses its kernels, and so last bits, by the batch's size."""
-    noise = np.random.default_rng(0)
-    for part, count in (("train", 24), ("val", 8), ("test", 8)):
-        for label in range(2):
-            folder = tmp_path / "images" / part / f"class{label}"
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = noise.integers(0, 200, (32, 32, 3)) + 50 * label
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
-    fit = tuple(item for item in SETTING if not item.startswith("dataset"))
-    return (*fit, "dataset=image_folder", "dataset.root=images", "trainer.eval_batch_size=16")
-
-
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("network", [("backbone=test_resnet",), VIT], ids=["resnet", "vit"])
 def test_the_store_changes_no_bit(run, whole_batches, network, precision):
@@ -158,6 +142,7 @@ def test_packed_probes_are_those_of_the_cpu_alone(thawline, run, device):
 def test_half_precision_goes_on_with_its_scaler(zygote, tmp_path, device, stop):
     fixed = (
         *SETTING, *STOPPING, f"trainer.accelerator={device}", f"trainer.precision={HALF}", "trainer.max_epochs=4",
+        "trainer.cuda_graphs=true",
         "trainer.checkpoint_seconds=0", "freeze_policy.k=2", "head.dropout=0.2", "dataset.classes=[1,4,7]",
         "dataset.n_per_class=13",
     )  # fmt: skip

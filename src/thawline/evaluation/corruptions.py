@@ -54,7 +54,7 @@ def corrupt(image: Tensor, name: str, strength: int, index: int) -> Tensor:
     pixels = image.permute(1, 2, 0).numpy().astype(np.float64) / 255.0
     changed = CORRUPTIONS[name](pixels, strength - 1, generator("corrupt", name, strength, index))
     rounded = np.rint(np.clip(changed, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return torch.from_numpy(rounded).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(rounded.transpose(2, 0, 1).copy())
 
 
 # Each takes pixels (H, W, 3) from 0 to 1, the strength from 0 to 4 and the image's own randomness.

@@ -327,6 +327,7 @@ def _phase_record(model: TransferModel, fit: Fit) -> PhaseRecord:
         optimizer_groups=groups,
         thaw_line=fit.inputs.thaw_line,
         regularizers=fit.penalties.report,
+        cuda_graphs=fit.cuda_graphs,
     )
 
 

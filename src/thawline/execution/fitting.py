@@ -17,13 +17,16 @@ from thawline.freeze_policies import Phase
 from thawline.network.model import TransferModel
 from thawline.optimization.learning_rates import MeasuredRates
 from thawline.optimization.optimizers import States
+from thawline.own_code import own_code
 from thawline.planning.devices import device_of
 from thawline.planning.plan import Plan
 from thawline.planning.settings import TrainerSettings
 from thawline.runtime import signals
+from thawline.specs import classes_in
 from thawline.training.batches import Batches
 from thawline.training.best_epoch import BestEpoch
 from thawline.training.contract import FreezeContract
+from thawline.training.cuda_graphs import FEWEST_PASSES, Forward, GraphedForward
 from thawline.training.measured_rates import RenewedRates
 from thawline.training.module import FitModule, Forwards, Objective
 from thawline.training.penalties import Penalties
@@ -40,12 +43,19 @@ class Fit:
     index: int
     first_epoch: int
     inputs: PhaseInputs
+    forwards: Forwards
     module: FitModule
     contract: FreezeContract
     best: BestEpoch
     trainer: pl.Trainer
     batches: Batches
     penalties: Penalties
+
+    @property
+    def cuda_graphs(self) -> dict[str, str]:
+        """Which passes were recorded as CUDA graphs, or why not; empty without a GPU."""
+        passes = {"training": self.forwards.train, "evaluation": self.forwards.evaluate}
+        return {name: each.report for name, each in passes.items() if isinstance(each, GraphedForward)}
 
     def train(self) -> None:
         """Train the phase's epochs; a signal to stop waits for the end of one."""
@@ -86,6 +96,7 @@ def prepare_fit(
     if settings.trainer.shards_weights:
         trained = copy_to_shard(model)
         forwards = Forwards(trained, trained)
+    forwards = _graphed(plan, phase, forwards)
     module = FitModule(
         trained,
         forwards,
@@ -108,7 +119,6 @@ def prepare_fit(
         eval_batch_size=settings.trainer.eval_batch_size,
         data_seed=settings.data_seed,
         workers=settings.trainer.workers,
-        pinned=device_of(settings).type == "cuda",
         shard=distributed.shard(),
         first_epoch=first_epoch,
     )
@@ -118,7 +128,32 @@ def prepare_fit(
     if isinstance(settings.learning_rates, MeasuredRates):
         callbacks.append(RenewedRates(settings.learning_rates, batches))
     trainer = _trainer(plan, phase, callbacks)
-    return Fit(phase, index, first_epoch, inputs, module, contract, best, trainer, batches, penalties)
+    return Fit(phase, index, first_epoch, inputs, forwards, module, contract, best, trainer, batches, penalties)
+
+
+def _graphed(plan: Plan, phase: Phase, forwards: Forwards) -> Forwards:
+    """The passes of the fit, on a GPU as CUDA graphs where that pays."""
+    settings, trainer = plan.settings, plan.settings.trainer
+    if device_of(settings).type != "cuda":
+        return forwards
+    reason = ""
+    if trainer.cuda_graphs is False:
+        reason = "trainer.cuda_graphs=false"
+    elif trainer.devices > 1:
+        reason = "several devices share each step"
+    elif trainer.cuda_graphs == "auto" and own_code(classes_in([settings.backbone, settings.adapter, settings.head])):
+        reason = "own code may decide by what a graph does not record (trainer.cuda_graphs=true records it)"
+
+    def of(forward: Forward, part: str, batch_size: int, *, trains: bool) -> GraphedForward:
+        split = plan.splits.opened.get(part)
+        passes = (phase.epochs or 0) * (0 if split is None else len(split.indices) // batch_size)
+        few = f"only {passes} full batches" if trainer.cuda_graphs == "auto" and passes < FEWEST_PASSES else ""
+        return GraphedForward(forward, trains=trains, reason=reason or few)
+
+    return Forwards(
+        of(forwards.train, "train", trainer.batch_size, trains=True),
+        of(forwards.evaluate, "val", trainer.eval_batch_size, trains=False),
+    )
 
 
 class _SameStatistics(Callback):

@@ -34,13 +34,14 @@ _EXAMPLE_BATCH = 2
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """Decoded images as they are: uint8 (B, 3, H, W)."""
+    """Decoded images as they are: uint8 (B, 3, H, W); with `pinned` in page-locked memory."""
 
     decoded: DecodedImages
+    pinned: bool = False
 
     def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
         """The images of these samples."""
-        return (self.decoded.read(rows),)
+        return (self.decoded.read(rows, pinned=self.pinned),)
 
     def open(self) -> None:
         """Decode them now, where they can be kept."""
@@ -73,14 +74,14 @@ class AugmentedInputs:
         self.decoded.read_ahead(rows)
 
 
-@dataclass(frozen=True)
-class WithHead:
+class WithHead(nn.Module):
     """The thawed side of a line that ends at the feature maps: what is left of the backbone, and the head."""
 
-    suffix: nn.Module
-    head: nn.Module
+    def __init__(self, suffix: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.suffix, self.head = suffix, head
 
-    def __call__(self, *values: torch.Tensor, targets: Any = None) -> Any:
+    def forward(self, *values: torch.Tensor, targets: Any = None) -> Any:
         """The outputs of the head for the line's values."""
         maps = self.suffix(*values)
         return self.head(maps) if targets is None else self.head(maps, targets)
@@ -131,7 +132,7 @@ def phase_inputs(
         updated: the names of the tensors that no longer are the source's.
     """
     plan, decoded = run.plan, decoded_images(run)
-    images = image_inputs(plan, decoded)
+    images = image_inputs(plan, decoded, pinned=_reads_pinned(run))
     whole = PhaseInputs(_parts(plan, images), Forwards(model, model))
     reason = why_whole(plan)
     if reason:
@@ -157,9 +158,11 @@ def _explained(inputs: PhaseInputs, reason: str, **facts: Any) -> PhaseInputs:
     return PhaseInputs(inputs.parts, inputs.forwards, ThawLineRecord(reason=reason, **facts))
 
 
-def image_inputs(plan: Plan, decoded: DecodedImages) -> dict[str, ImageInputs | AugmentedInputs]:
+def image_inputs(
+    plan: Plan, decoded: DecodedImages, *, pinned: bool = False
+) -> dict[str, ImageInputs | AugmentedInputs]:
     """The images of each split as a model reads them, augmented in training."""
-    plain = ImageInputs(decoded)
+    plain = ImageInputs(decoded, pinned)
     train: ImageInputs | AugmentedInputs = plain
     if plan.transform.is_random:
         train = AugmentedInputs(decoded, _views(plan))
@@ -238,6 +241,9 @@ def _from_store(values: LineValues, model: TransferModel, phase: Phase, example:
 
 
 def _line_inputs(values: LineValues, part: str, entry: Entry) -> LineInputs:
-    # Processes that read ahead must not call CUDA: they are forks of this one.
-    pinned = values.run.device.type == "cuda" and values.run.settings.trainer.workers == 0
-    return LineInputs(entry, values.indices(part), max(1, values.views(part)), pinned)
+    return LineInputs(entry, values.indices(part), max(1, values.views(part)), _reads_pinned(values.run))
+
+
+def _reads_pinned(run: RunContext) -> bool:
+    """Whether batches are read into page-locked memory; processes that read ahead are forks and must not call CUDA."""
+    return run.device.type == "cuda" and run.settings.trainer.workers == 0

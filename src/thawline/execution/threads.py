@@ -17,6 +17,10 @@ FLOPS_PER_THREAD = 16_000_000
 at 64 pixels (13 million in all) is no faster on two threads than on one and burns 40 % more CPU seconds, while a
 ResNet-18 at 32 pixels in batches of ten (37 million) takes two thirds of the time."""
 
+BESIDE_A_DEVICE = 4
+"""Where another device computes, the CPU's small copies and sums are left. More threads would spin after each of them,
+on the cores of the one that hands the device its operations."""
+
 
 @contextmanager
 def on_threads(run: RunContext) -> Iterator[None]:
@@ -48,10 +52,10 @@ def _free(session: Session) -> int | None:
 
 
 def _worthwhile(run: RunContext) -> int | None:
-    """How many threads the mean operation of the network has work for; None where that is not known, or not the CPU."""
+    """How many threads the mean operation of the network has work for; None where that is not known."""
     settings = run.settings
     if run.device.type != "cpu":
-        return None
+        return BESIDE_A_DEVICE
     size = run.plan.transform.output_size
     operation = run.session.once("operation", f"{settings.backbone!r} {size}", lambda: _mean_flops(run))
     if operation is None:

@@ -47,6 +47,7 @@ class TrainerSettings(Spec):
         strategy: how devices share a run: ddp copies the weights to each, fsdp shards them.
         precision: of the arithmetic; mixed: float32 weights, layers in half precision, float32 losses.
         channels_last: channels-last memory layout; changes the last bits; auto: where it is faster.
+        cuda_graphs: on a GPU start recorded passes; changes no bit; auto: where it is faster, and not with own code.
         gradient_clip: largest norm of the gradient; null clips nothing.
         early_stopping: epochs without a better validation metric before stopping; null never stops.
         workers: processes that read ahead; 0 is fastest where images are stored decoded.
@@ -65,6 +66,7 @@ class TrainerSettings(Spec):
             "checkpoint_seconds",
             "eval_batch_size",
             "threads",
+            "cuda_graphs",
         }
     )
 
@@ -76,6 +78,7 @@ class TrainerSettings(Spec):
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
     channels_last: bool | Literal["auto"] = "auto"
+    cuda_graphs: bool | Literal["auto"] = "auto"
     gradient_clip: float | None = Field(default=None, gt=0.0)
     early_stopping: int | None = Field(default=None, ge=1)
     workers: int = Field(default=0, ge=0)

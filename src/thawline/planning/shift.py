@@ -241,7 +241,7 @@ def _placed(field: str, shift: str) -> str:
 def _as_it_is(image: Image) -> Tensor:
     import torch
 
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
 
 def _unknown(names: Iterable[str], known: Sequence[str], whose: str) -> list[Problem]:

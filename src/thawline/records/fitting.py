@@ -170,7 +170,11 @@ class RegularizerRecord(RecordPart):
 
 
 class PhaseRecord(RecordPart):
-    """One phase: a fixed set of trainable parameters, the optimizer groups that moved them, and the regularizers."""
+    """One phase: a fixed set of trainable parameters, the optimizer groups that moved them, and the regularizers.
+
+    `cuda_graphs` says of the passes of training and evaluation whether they were recorded, and why not; empty where no
+    GPU computed.
+    """
 
     name: str
     epochs: int
@@ -179,6 +183,7 @@ class PhaseRecord(RecordPart):
     optimizer_groups: list[OptimizerGroup]
     thaw_line: ThawLineRecord = ThawLineRecord()
     regularizers: dict[str, RegularizerRecord] = Field(default_factory=dict)
+    cuda_graphs: dict[str, str] = Field(default_factory=dict)
 
 
 class ContractRecord(RecordPart):

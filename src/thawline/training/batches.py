@@ -62,7 +62,11 @@ class Batch(NamedTuple):
 def _moved(part: Any, device: torch.device) -> Any:
     """What is no tensor stays as it is, such as the place of an image in its input; Lightning's own way refuses it."""
     if isinstance(part, torch.Tensor):
-        return part.to(device, non_blocking=device.type == "cuda")
+        if device.type != "cuda":
+            return part.to(device)
+        # A GPU copies from page-locked memory while it computes. This thread locks it: while a pass is recorded as a
+        # CUDA graph, no other one may ask anything of the GPU.
+        return (part if part.is_pinned() else part.pin_memory()).to(device, non_blocking=True)
     if isinstance(part, Mapping):
         return {name: _moved(value, device) for name, value in part.items()}
     if isinstance(part, (list, tuple)):
@@ -180,7 +184,6 @@ class Batches(LightningDataModule):
         eval_batch_size: batch of an evaluation, per device.
         data_seed: decides the order of the epochs.
         workers: processes that read ahead; 0 reads in the training process.
-        pinned: put batches into page-locked memory, from which a GPU copies while it computes.
         first_epoch: the epoch of the run at which this fit starts, so that phases go on with the stream.
     """
 
@@ -192,14 +195,12 @@ class Batches(LightningDataModule):
         eval_batch_size: int,
         data_seed: int,
         workers: int = 0,
-        pinned: bool = False,
         shard: Shard = Shard(),
         first_epoch: int = 0,
     ) -> None:
         super().__init__()
         self._parts, self._batch_size, self._eval_batch_size = parts, batch_size, eval_batch_size
         self._data_seed, self._workers, self._shard, self._first_epoch = data_seed, workers, shard, first_epoch
-        self._pinned = pinned
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of the training split."""
@@ -239,7 +240,6 @@ class Batches(LightningDataModule):
             persistent_workers=self._workers > 0,
             collate_fn=_as_it_is,
             generator=torch.Generator(),
-            pin_memory=self._pinned,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +19,11 @@ from thawline.optimization.schedulers import Scheduler
 from thawline.randomness import counter_seed, seed_generators
 from thawline.tasks import Task
 from thawline.training.batches import Batch
+from thawline.training.cuda_graphs import Forward, GraphedForward
 from thawline.training.evaluation import MetricBatches, Predictions
 from thawline.training.penalties import AUXILIARY, Penalties
 from thawline.training.sharding import FullySharded, shard_like, shard_weights
 
-Forward = Callable[..., Any]
 _MAX_BUFFERED_OUTPUTS = 2**20
 """Numbers of an evaluation's outputs that are kept until the metrics get them in one call: 4 MiB."""
 
@@ -130,6 +129,7 @@ class FitModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's sums."""
+        self._check_graphs()
         self._epoch_start = time.perf_counter()
         columns = 2 + len(self._task.TRAINING_SCORES) + len(self._penalties.columns)
         self._train_sums = torch.zeros(columns, dtype=torch.float64, device=self.device)
@@ -146,7 +146,8 @@ class FitModule(pl.LightningModule):
         loss = self.loss(outputs, batch)
         objective, penalties = self._penalties.objective(loss, batch, self.trainer.global_step, self._steps)
         with torch.no_grad():
-            n = torch.tensor(len(batch.rows), dtype=torch.float64, device=loss.device)
+            # Made on the device: for a number from the host, the host waits in every step.
+            n = loss.new_full((), len(batch.rows), dtype=torch.float64)
             scores = [score.double() for score in self._task.training_scores(outputs, batch.targets)]
             self._train_sums += torch.cat([torch.stack([loss.detach().double() * n, *scores, n]), penalties * n])
         return objective * batch.share
@@ -191,6 +192,10 @@ class FitModule(pl.LightningModule):
             }
         )
 
+    def on_validation_epoch_start(self) -> None:
+        """Recorded passes must be of the network as it is."""
+        self._check_graphs()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the metrics."""
         self._evaluate(batch)
@@ -200,6 +205,10 @@ class FitModule(pl.LightningModule):
         self._validated = {f"val/{name}": value for name, value in self._finish().items()}
         monitor = f"val/{self._objective.monitor}"
         self.log(monitor, self._validated[monitor])
+
+    def on_test_epoch_start(self) -> None:
+        """The network's tensors have those of the best epoch now."""
+        self._check_graphs()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the metrics and keep its predictions."""
@@ -243,6 +252,11 @@ class FitModule(pl.LightningModule):
     def outputs(self, batch: Batch) -> Any:
         """The outputs of a batch, as in evaluation."""
         return self._forwards.evaluate(*batch.inputs)
+
+    def _check_graphs(self) -> None:
+        for forward in (self._forwards.train, self._forwards.evaluate):
+            if isinstance(forward, GraphedForward):
+                forward.check()
 
     def _evaluate(self, batch: Batch) -> Any:
         outputs = self.outputs(batch)

@@ -97,7 +97,8 @@ class Penalties:
             value = penalty.term.value(seen)
             weight = _weight(name, penalty.weight, loss, value, batch, step, steps)
             total = total + weight * value
-            measured += [value.detach().double(), torch.as_tensor(weight, dtype=torch.float64, device=value.device)]
+            shown = weight.double() if isinstance(weight, Tensor) else value.new_full((), weight, dtype=torch.float64)
+            measured += [value.detach().double(), shown]
         for observer in self._observers:
             observer.forget()
         return total, torch.stack([*measured, total.detach().double()])

@@ -156,7 +156,8 @@ class Transform(Spec):
 
         crop_pct, interpolation = self.crop_pct or 1.0, self.interpolation or "bicubic"
         pixels = resized(image, size or self.output_size, self.resize or "crop", crop_pct, interpolation, self.fill)
-        return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
+        # NumPy copies in this thread; torch would start threads of its own for each of those that decode.
+        return torch.from_numpy(np.asarray(pixels).transpose(2, 0, 1).copy())
 
     @overload
     def augment(self, image: Tensor, data_seed: int, epoch: int, index: int) -> Tensor: ...
