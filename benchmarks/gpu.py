@@ -139,7 +139,7 @@ class Check:
             each.plain = [json.loads(line) for line in printed.splitlines(keepends=True) if line.endswith("\n")]
             self.write(each)
 
-        self._watched(each, plain_job(each.setup, self.images[0], DEPTHS, "--read", "files", "memory"), so_far)
+        self._watched(each, plain_job(each.setup, self.images[0], DEPTHS, "--read", "memory", "files"), so_far)
 
     def packed(self, each: Figures) -> None:
         """64 probes on the store."""

@@ -171,13 +171,15 @@ def five_seeds(suffix: Suffix) -> Step:
     forward = suffix.forward
     trained = {name: p.detach() for name, p in forward.named_parameters() if p.requires_grad}
     fixed = {name: p.detach() for name, p in forward.named_parameters() if not p.requires_grad}
-    weights = {name: torch.stack([p] * _SEEDS) for name, p in trained.items()}
+    # vmap's gradients do not know channels last.
+    values = tuple(value.contiguous() for value in suffix.values)
+    weights = {name: torch.stack([p.contiguous()] * _SEEDS) for name, p in trained.items()}
     buffers = {name: torch.stack([b.detach()] * _SEEDS) for name, b in forward.named_buffers()}
     momentum = {name: torch.zeros_like(w) for name, w in weights.items()}
 
     def loss(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
         with _WideNorms():
-            return suffix.loss(lambda *values: functional_call(forward, {**own, **fixed, **state}, values))
+            return suffix.loss(lambda *_: functional_call(forward, {**own, **fixed, **state}, values))
 
     gradients = vmap(grad(loss), in_dims=(0, 0), randomness="different")
 

@@ -27,7 +27,18 @@ STOPPING = (
 )
 """Overrides that put `StopAt` in the place of the schedule."""
 # `reason` and `decision` say how long storing would take and for how many runs of the process, `passes` who stored.
-_VARYING = ("seconds", "cost", "provenance", "overrides", "config", "seal", "reason", "decision", "passes")
+_VARYING = (
+    "seconds",
+    "cost",
+    "provenance",
+    "overrides",
+    "config",
+    "seal",
+    "reason",
+    "decision",
+    "passes",
+    "cuda_graphs",
+)
 
 
 class StopAt(Spec):

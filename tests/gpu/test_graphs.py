@@ -27,8 +27,9 @@ class Deciding(TimmBackbone):
 
     def build(self, *arguments, **options):
         backbone = super().build(*arguments, **options)
-        inner = backbone.module.forward_features
-        backbone.module.forward_features = lambda x: inner(x if float(x.mean()) < 1e6 else -x)
+        kind = type(backbone.module)
+        own = {"forward_features": lambda self, x: kind.forward_features(self, x if float(x.mean()) < 1e6 else -x)}
+        backbone.module.__class__ = type("Deciding", (kind,), own)
         return backbone
 '''
 
@@ -41,8 +42,8 @@ def test_recorded_passes_change_no_bit(run, whole_batches, network, precision, k
     fixed = (*network, f"freeze_policy.k={k}", f"trainer.precision={precision}", "head.dropout=0.2")
     plain = run(*fixed, "trainer.cuda_graphs=false", "cache.mode=off", place="reference", setting=whole_batches)
     found = run(*fixed, "trainer.cuda_graphs=true", "cache.mode=on", setting=whole_batches)
-    assert found.phases[0].cuda_graphs == RECORDED
     assert losses(found) == losses(plain)
+    assert found.phases[0].cuda_graphs == RECORDED
     theirs = weights(plain, "reference")
     for name, tensor in weights(found, "outputs").items():
         assert torch.equal(tensor, theirs[name]), name

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-FEWEST_PASSES = 40
-"""Of a fit, for recording to pay: it takes about as long as ten."""
+FEWEST_PASSES = 20
+"""Of a fit, for recording to pay: it takes about as long as five."""
 
 _WARM_UP = 2
 Forward = Callable[..., Any]
