@@ -134,3 +134,34 @@ def test_a_rate_at_which_runs_diverged_was_tried(tmp_path):
     # Along the depth axis of the figure the rate says so too; one rate alone has no edge.
     assert told.format("1, the largest of 2") in warnings(study_of(make(["0.1", "1"]), axis="optimizer.lr"))
     assert warnings(study_of(make(["1"]))) == ()
+
+
+def flat(top1, macro_accuracy):
+    return {**scores(top1), "macro_accuracy": macro_accuracy}
+
+
+def test_runs_no_better_than_a_constant_predictor_learned_nothing(tmp_path):
+    """Of 200 test images 80 are of one class: saying it of every image has top-1 0.4 and macro accuracy 1/5."""
+    split = {"samples": 200, "sha256": "0", "per_class": [80, 30, 30, 30, 30]}
+    reached = {
+        "constant": [(0.4, 0.2), (0.4, 0.2)],
+        "below": [(0.395, 0.2), (0.0, 0.0)],
+        "one seed learned": [(0.4, 0.2), (0.405, 0.2)],
+        "learned the small classes": [(0.39, 0.45), (0.4, 0.41)],
+    }
+
+    def make(overrides, place):
+        top1, macro = reached[place["setting"]][int(place["seed"])]
+        metrics = {"val": flat(0.9, 0.9), "test": flat(top1, macro)}
+        return record(overrides, metrics=metrics, splits={"val": split, "test": split})
+
+    expected = (
+        "No better on test than a constant predictor (constant: 2 of 2; below: 2 of 2): these runs learned nothing, "
+        "so that whether they are equal says nothing about their settings."
+    )
+    grid = {"setting": list(reached), "seed": ["0", "1"]}
+    assert expected in warnings(study_of(sweep(tmp_path, grid, make)))
+    alone = sweep(tmp_path / "alone", {"setting": ["constant"], "seed": ["0", "1"]}, make)
+    assert warnings(study_of(alone)) == (
+        "No better on test than a constant predictor (all runs: 2 of 2): these runs learned nothing.",
+    )

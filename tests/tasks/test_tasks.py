@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests import make_records
 from tests.conftest import TINY, records
 from thawline.records import load_record
+from thawline.records.constant import constant_scores
 from thawline.tasks.classification import Classification
+from thawline.tasks.multilabel import Multilabel
+from thawline.tasks.regression import Regression
 
 PARTS = '''
 import hashlib
@@ -202,3 +206,26 @@ def test_the_nearest_mean_needs_no_training():
     }
     targets = {"train": torch.tensor([0, 0, 1, 1]), "val": torch.tensor([0, 1, 1, 1])}
     assert Classification().without_training(features, targets, ("left", "right")) == {"nearest_mean_top1": 0.75}
+
+
+def test_what_saying_the_same_of_every_image_scores_is_what_the_metrics_give_it():
+    truth = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 0, 0]])
+    numbers = torch.tensor([[1.0], [2.0], [6.0], [7.0]])
+    said = {
+        Classification: (torch.tensor([0, 2, 0, 0]), torch.tensor([[2.0, 1.0, 0.0]]), [3, 0, 1], 2),
+        Multilabel: (truth, torch.tensor([[1.0, 2.0, 3.0]]), [3, 2, 0], 1),
+        Regression: (numbers, torch.tensor([[4.0]]), [], 1),
+    }
+    for task, (targets, output, per_output, known) in said.items():
+        splits = {"test": {"samples": 4, "sha256": "0", "per_class": per_output}}
+        scores = constant_scores(make_records.record(task=task.NAME, splits=splits), "test")
+        metrics = task().metrics(("ant", "bee", "cat"))
+        metrics.update(output.expand(4, -1), targets)
+        computed = metrics.compute()
+        assert scores == pytest.approx({name: float(computed[name]) for name in scores}, abs=1e-6)
+        assert len(scores) == known
+
+
+def test_of_a_split_of_one_class_nothing_is_known_that_a_predictor_has_to_beat():
+    splits = {"test": {"samples": 4, "sha256": "0", "per_class": [4, 0]}}
+    assert [constant_scores(make_records.record(splits=splits), split) for split in ("test", "val")] == [{}, {}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thawline.dotted import leaves
 from thawline.records import FeaturePass, Record, load_record
+from thawline.records.constant import constant_scores
 from thawline.records.metrics import MetricDefinition, exact_share
 from thawline.records.names import PREDICTIONS_FILE
 
 CountedFrom = Literal["output", "input"]
+_ROUNDING = 1e-6
+"""Of metrics that are computed in single precision."""
 
 
 class _GroupDrift(BaseModel):
@@ -73,7 +76,8 @@ class LoadedRun:
     has what decides the numbers (of old records the whole configuration), each by its dotted name, as text.
     `margin` is the difference that the configuration says does not matter, if it says so. `entries` names the stored
     values that the run read, and `passes` are those over the images that it made. `predictions_sha256` is the digest of
-    the predictions that the run has left, if it says so.
+    the predictions that the run has left, if it says so. `constant` has by split and metric what saying the same of
+    every image can score, where that is known.
     """
 
     identity: str
@@ -118,6 +122,7 @@ class LoadedRun:
     predictions_sha256: str | None = None
     passes: tuple[FeaturePass, ...] = ()
     entries: frozenset[str] = frozenset()
+    constant: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def share(self) -> float:
@@ -165,6 +170,12 @@ class LoadedRun:
         """A metric as comparisons take it: a share of the images exactly (`exact_share`), NaN of a diverged run."""
         samples = next((count for name, count, _ in self.splits if name == split), 0)
         return math.nan if self.diverged else exact_share(self.value(split, metric), samples)
+
+    def learned_nothing(self, split: str) -> bool:
+        """Whether no metric of a split is better than saying the same of every image; no where that is not known."""
+        known = self.constant.get(split, {})
+        pairs = [(self.value(split, name), bound) for name, bound in known.items() if name in self.metrics[split]]
+        return bool(pairs) and not self.diverged and all(value <= bound + _ROUNDING for value, bound in pairs)
 
 
 def names_a_folder(identity: str) -> bool:
@@ -237,6 +248,7 @@ def loaded_run(record: Record, folder: Path) -> LoadedRun:
         notes=tuple(record.notes),
         warnings=tuple(record.warnings),
         predictions_sha256=record.files.get(PREDICTIONS_FILE),
+        constant={split: constant_scores(record, split) for split in record.metrics},
     )
 
 

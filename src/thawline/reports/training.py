@@ -23,6 +23,7 @@ def training_warnings(study: Study) -> list[str]:
     """What the course of training says against the numbers, and versions that differ."""
     return [
         *version_warnings(run.version for run in study.sweep.runs),
+        *_learned_nothing(study),
         *_still_better(study),
         *_loss_rose(study),
         *_best_rate_at_edge(study),
@@ -48,6 +49,17 @@ def version_warnings(versions: Iterable[str]) -> list[str]:
     most = told.most_common(_MOST_NAMED)
     listed = ", ".join(f"{plain(version, 80)} ({counted(count, 'run')})" for version, count in most)
     return [f"The runs were made by {len(told)} versions of thawline, which may give other numbers: {listed}."]
+
+
+def _learned_nothing(study: Study) -> list[str]:
+    """The rows of which no run is better than a constant predictor: that such rows are equal is no finding."""
+    rows = [(row, list(row.usable.values())) for row in study.rows]
+    found = [(row, len(runs)) for row, runs in rows if runs and all(run.learned_nothing(study.split) for run in runs)]
+    if not found:
+        return []
+    text = f"No better on {study.split_label} than a constant predictor ({_listed(found)}): these runs learned nothing"
+    compared = ", so that whether they are equal says nothing about their settings" if len(found) > 1 else ""
+    return [f"{text}{compared}."]
 
 
 def _still_better(study: Study) -> list[str]:
