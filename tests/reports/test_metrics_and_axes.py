@@ -217,6 +217,27 @@ def test_classes_are_told_by_recall_and_what_they_are_taken_for(tmp_path):
     assert "\n".join(rows) in page
 
 
+def test_runs_that_take_every_test_image_for_one_class_are_named_with_it(tmp_path):
+    matrices = {
+        ("same", "0"): [[0, 10, 0], [0, 10, 0], [0, 3, 0]],
+        ("same", "1"): [[0, 0, 10], [0, 0, 10], [0, 0, 3]],
+        ("once", "0"): [[10, 0, 0], [10, 0, 0], [3, 0, 0]],
+        ("once", "1"): [[9, 1, 0], [10, 0, 0], [3, 0, 0]],
+        ("no other class", "0"): [[0, 0, 0], [0, 23, 0], [0, 0, 0]],
+        ("no other class", "1"): [],
+    }
+
+    def make(overrides, place):
+        matrix = matrices[place["setting"], place["seed"]]
+        return record(overrides, classes=["ant", "b*e", "cat"], confusion_matrix=matrix)
+
+    settings = list(dict.fromkeys(setting for setting, _ in matrices))
+    study = study_of(sweep(tmp_path, {"setting": settings, "seed": ["0", "1"]}, make))
+    assert warnings(study) == (
+        "Runs took every test image for one and the same class (same: 2 of 2, 'b*e' or 'cat'; once: 1 of 2, 'ant').",
+    )
+
+
 def test_models_are_compared_sample_by_sample_where_predictions_are_kept(depths):
     runs = depths.parent.parent / "runs"
     labels = [0, 1, 2, 3, 4] * 4

@@ -1,4 +1,4 @@
-"""What a predictor scores that says the same of every image, from what a record has of its splits."""
+"""What a predictor scores that says the same of every image, and whether a run is one, from what a record has."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def constant_scores(record: Record, split: str) -> dict[str, float]:
         shares = [count / found.samples for count in found.per_class if count]
         return {"map": sum(shares) / len(shares)}
     return {}
+
+
+def said_of_all(record: Record) -> str:
+    """The one class that a run said of every test image; empty: of several, or all of these images are of one class."""
+    counts = record.confusion_matrix
+    said = {index for row in counts for index, images in enumerate(row) if images}
+    if len(said) != 1 or sum(map(any, counts)) < 2:
+        return ""
+    (index,) = said
+    return record.classes[index] if index < len(record.classes) else ""
 
 
 def _of_classes(counts: Sequence[int]) -> dict[str, float]:

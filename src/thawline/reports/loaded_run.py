@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thawline.dotted import leaves
 from thawline.records import FeaturePass, Record, load_record
-from thawline.records.constant import constant_scores
+from thawline.records.constant import constant_scores, said_of_all
 from thawline.records.metrics import MetricDefinition, exact_share
 from thawline.records.names import PREDICTIONS_FILE
 
@@ -77,7 +77,7 @@ class LoadedRun:
     `margin` is the difference that the configuration says does not matter, if it says so. `entries` names the stored
     values that the run read, and `passes` are those over the images that it made. `predictions_sha256` is the digest of
     the predictions that the run has left, if it says so. `constant` has by split and metric what saying the same of
-    every image can score, where that is known.
+    every image can score, where that is known; `said_of_all` is what the run said of every test image, if it did.
     """
 
     identity: str
@@ -123,6 +123,7 @@ class LoadedRun:
     passes: tuple[FeaturePass, ...] = ()
     entries: frozenset[str] = frozenset()
     constant: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    said_of_all: str = ""
 
     @property
     def share(self) -> float:
@@ -249,6 +250,7 @@ def loaded_run(record: Record, folder: Path) -> LoadedRun:
         warnings=tuple(record.warnings),
         predictions_sha256=record.files.get(PREDICTIONS_FILE),
         constant={split: constant_scores(record, split) for split in record.metrics},
+        said_of_all=said_of_all(record),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thawline import statistics
+from thawline.errors import counted
 from thawline.records import load_record
 from thawline.reports.choosing import Group
 from thawline.reports.document import DASH, Line, Section, Table, columns, count, number
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _MOST_CLASSES = 20
 _MOST_CONDITIONS = 12
+_MOST_ROWS = 8
+_MOST_SAID = 3
 _HEADINGS = {
     "iou": "IoU",
     "f1": "F1",
@@ -68,6 +71,21 @@ def by_class(study: Study) -> Iterable[Section]:
         measured = class_measures(group.chosen) if group.chosen else None
         if group.chosen is not None and measured is not None:
             yield _measures(study, group, group.chosen, measured)
+
+
+def one_class_warnings(study: Study) -> list[str]:
+    """The rows with runs that said one and the same class of every test image."""
+    found = []
+    for row in study.rows:
+        said = [run.said_of_all for run in row.usable.values() if run.said_of_all]
+        if said:
+            names = [f"'{short(name)}'" for name in dict.fromkeys(said)]
+            listed = " or ".join(names[:_MOST_SAID]) + (" or ..." if len(names) > _MOST_SAID else "")
+            found.append(f"{short(row.label)}: {len(said)} of {len(row.runs)}, {listed}")
+    if not found:
+        return []
+    more = f"; and {counted(len(found) - _MOST_ROWS, 'more row')}" if len(found) > _MOST_ROWS else ""
+    return [f"Runs took every test image for one and the same class ({'; '.join(found[:_MOST_ROWS])}{more})."]
 
 
 def class_measures(row: Row) -> ClassMeasures | None:

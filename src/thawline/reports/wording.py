@@ -13,6 +13,7 @@ from thawline.reports.document import DASH, capital, interval, number, signed
 from thawline.reports.escaping import plain
 from thawline.reports.findings import compare
 from thawline.reports.limits import crossed_seeds
+from thawline.reports.per_class import one_class_warnings
 from thawline.reports.rows import Row
 from thawline.reports.split_names import TEST
 from thawline.reports.standing import beaten, best_two, standing
@@ -199,6 +200,7 @@ def warnings(study: Study) -> tuple[str, ...]:
         *_incomplete(study),
         *_diverged(study),
         *training_warnings(study),
+        *one_class_warnings(study),
         *_unequal(study),
         *_repeated(study),
         *crossed_seeds(study),
