@@ -19,6 +19,7 @@ from tests.conftest import TINY, records
 from tests.datasets.image_folders import class_folders
 from thawline.cli import main
 from thawline.execution.run import execute
+from thawline.planning.plan import plan_run
 from thawline.runtime import program as programs
 from thawline.sweeps import known
 
@@ -32,6 +33,10 @@ ALONE = ("train", *(item for item in SWEEP[2:] if "0,1" not in item), "freeze_po
 
 class PlannedError(Exception):
     """A run was about to be planned."""
+
+
+def _refuse(*_, **__):
+    raise PlannedError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,12 +81,8 @@ def _random_weights():
 @pytest.fixture
 def refused(monkeypatch):
     """Planning a run is an error."""
-
-    def plan(*_, **__):
-        raise PlannedError
-
-    monkeypatch.setattr("thawline.sweeps.sweep.plan_run", plan)
-    monkeypatch.setattr("thawline.planning.plan.plan_run", plan)
+    monkeypatch.setattr("thawline.sweeps.sweep.plan_run", _refuse)
+    monkeypatch.setattr("thawline.planning.plan.plan_run", _refuse)
 
 
 @pytest.fixture
@@ -198,6 +199,22 @@ def test_weights_that_change_while_a_run_goes_on_are_not_taken_for_its_own(finis
     assert len(records()) == before + 1
 
 
+def test_weights_that_change_between_a_plan_and_its_note_are_planned_again(finished, tmp_path, thawline, monkeypatch):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree("outputs/cache/plans")
+
+    def then_other_weights(*arguments, **keywords):
+        plan = plan_run(*arguments, **keywords)
+        _other_weights()
+        return plan
+
+    monkeypatch.setattr("thawline.planning.plan.plan_run", then_other_weights)
+    assert thawline(*ALONE).status == 0
+    monkeypatch.setattr("thawline.planning.plan.plan_run", _refuse)
+    with pytest.raises(PlannedError):
+        main(list(ALONE))
+
+
 def test_a_warning_of_images_that_are_left_out_is_of_now(finished, tmp_path, thawline):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     for name, said in (("bad", "1 unreadable image left out"), ("worse", "2 unreadable images left out")):
@@ -258,10 +275,7 @@ def test_own_code_is_always_looked_at(own_class, thawline, monkeypatch):
     assert thawline(*command).status == 0
     assert not list(Path("outputs/cache").glob("plans/*"))
 
-    def plan(*_, **__):
-        raise PlannedError
-
-    monkeypatch.setattr("thawline.planning.plan.plan_run", plan)
+    monkeypatch.setattr("thawline.planning.plan.plan_run", _refuse)
     with pytest.raises(PlannedError):
         main(list(command))
 
