@@ -163,10 +163,10 @@ def test_fields_are_checked_together():
 
 def test_wrong_classes_are_all_named():
     with pytest.raises(UsageError) as error:
-        Digits(classes=["0", "one", 12, "0"]).load(0)
+        Digits(classes=["0", "one", 12, "two", 13, "0"]).load(0)
     assert problems(error) == [
-        "dataset.classes: the set has no class 'one'",
-        "dataset.classes: there is no class 12: the set has 10, from 0",
+        "dataset.classes: the set has no class 'one', 'two'; there are 0, 1, 2, 3, 4, 5, 6, 7 and 2 more",
+        "dataset.classes: there is no class 12, 13: the set has 10, from 0",
         "dataset.classes: class '0' is named twice",
     ]
     with pytest.raises(UsageError, match="at least two classes"):

@@ -7,8 +7,9 @@ import pytest
 
 from tests.datasets.image_folders import problems
 from tests.datasets.toy_scene import image, save
-from thawline.datasets import MultiHotCsv, NumberCsv
+from thawline.datasets import InstanceFolder, MaskFolder, MultiHotCsv, NumberCsv, VocBoxes
 from thawline.errors import UsageError
+from thawline.specs import validate
 
 
 def table(root, header, rows):
@@ -40,6 +41,25 @@ def test_many_classes_of_each_image(tmp_path):
     assert refused(MultiHotCsv(root=root, classes=["cat"])) == [
         f"dataset.classes: {root}/labels.csv: it has no column 'cat'; nearest: Cat"
     ]
+    assert refused(MultiHotCsv(root=root, classes=[0, 1])) == [
+        f"dataset.classes: {root}/labels.csv: it has no columns '0', '1'; there are Cat, dog, by"
+    ]
+
+
+def test_columns_may_be_called_by_numbers(tmp_path):
+    root = table(tmp_path, "path,7,8,split", ["a,1,0,train", "b,0,1,train", "c,1,1,val", "d,1,0,test"])
+    splits = MultiHotCsv(root=root, classes=[8, 7]).load(0)
+    assert (splits.classes, splits.train.targets.tolist()) == (("8", "7"), [[0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize("kind", [MaskFolder, InstanceFolder, VocBoxes])
+def test_numbers_in_the_place_of_names_are_one_mistake(tmp_path, kind):
+    with pytest.raises(UsageError) as error:
+        validate(kind, {"root": str(tmp_path), "classes": [0, "road", True]}, "dataset")
+    assert str(error.value) == (
+        "dataset.classes: classes are given by name here; a name that is a number is quoted: "
+        '\'dataset.classes=["0","road","true"]\' (got [0, \'road\', True])'
+    )
 
 
 def test_a_number_of_each_image(tmp_path):

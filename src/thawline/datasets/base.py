@@ -49,6 +49,16 @@ def _class_reference(value: Any) -> Any:
     return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
 
 
+def names_alone(value: Any) -> Any:
+    """Names of classes as they are given, one message for all numbers among them: elsewhere these are indices."""
+    if isinstance(value, list) and any(isinstance(item, (bool, int, float)) for item in value):
+        names = ",".join(f'"{str(item).lower() if isinstance(item, bool) else item}"' for item in value)
+        raise ValueError(
+            f"classes are given by name here; a name that is a number is quoted: 'dataset.classes=[{names}]'"
+        )
+    return value
+
+
 class DividedDataset(Spec):
     """Base of every data set: an adapter says what there is (`collect`), and this draws train, val and test from it.
 

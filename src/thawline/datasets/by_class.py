@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ import numpy as np
 
 from thawline.datasets.columns import ArrayColumn
 from thawline.datasets.cuts import cut, first_of_each_class
-from thawline.datasets.pools import Candidates, Pool, listed
+from thawline.datasets.pools import Candidates, Pool, first_few, listed
 from thawline.datasets.splits import PARTS, Collection, Inspection, Part
 from thawline.datasets.targets import Look
 from thawline.errors import Problem, UsageError, counted, nearest, usage_error
@@ -142,6 +142,8 @@ def _chosen(wanted: Sequence[int | str] | None, names: Sequence[str]) -> tuple[l
     chosen: list[int] = []
     problems: list[Problem] = []
     warnings: list[str] = []
+    strange: list[str] = []
+    beyond: list[int] = []
     for item in wanted:
         named = _named(item, names)
         index = item if named is None else named
@@ -151,18 +153,34 @@ def _chosen(wanted: Sequence[int | str] | None, names: Sequence[str]) -> tuple[l
                 f"{names[item]!r}"
             )
         if isinstance(index, str):
-            problems.append(Problem("dataset.classes", f"the set has no class {index!r}{nearest(index, names)}"))
+            strange.append(index)
         elif not 0 <= index < len(names):
-            problems.append(Problem("dataset.classes", f"there is no class {index}: the set has {len(names)}, from 0"))
+            beyond.append(index)
         elif index in chosen:
             problems.append(Problem("dataset.classes", f"class {names[index]!r} is named twice"))
         else:
             chosen.append(index)
+    problems = [*_missing(strange, beyond, names), *problems]
     if not problems and len(chosen) < 2:
         problems.append(Problem("dataset.classes", f"at least two classes are needed, not {len(chosen)}"))
     if problems:
         raise UsageError(problems)
     return sorted(chosen), warnings
+
+
+def _missing(strange: Sequence[str], beyond: Sequence[int], names: Sequence[str]) -> Iterator[Problem]:
+    """The names and indices that no class has: each name that is near one, the others in one line."""
+    far = []
+    for name in strange:
+        if near := nearest(name, names):
+            yield Problem("dataset.classes", f"the set has no class {name!r}{near}")
+        else:
+            far.append(repr(name))
+    if far:
+        yield Problem("dataset.classes", f"the set has no class {first_few(far)}; there are {first_few(names)}")
+    if beyond:
+        indices = [str(index) for index in beyond]
+        yield Problem("dataset.classes", f"there is no class {first_few(indices)}: the set has {len(names)}, from 0")
 
 
 def _named(item: int | str, names: Sequence[str]) -> int | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from thawline.datasets.base import AnnotatedDataset, Folder
+from thawline.datasets.base import AnnotatedDataset, Folder, names_alone
 from thawline.datasets.folders import check_folder
 from thawline.datasets.images import FileImages
 from thawline.datasets.mask_files import InstanceFiles
@@ -43,7 +43,7 @@ class InstanceFolder(AnnotatedDataset):
     images: str = "PNGImages"
     masks: str = "PedMasks"
     mask_suffix: str = "_mask"
-    classes: list[str] = Field(default_factory=lambda: ["object"])
+    classes: Annotated[list[str], BeforeValidator(names_alone)] = Field(default_factory=lambda: ["object"])
     table: str | None = None
     ignore_index: Values = Field(default_factory=list)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from thawline.datasets.base import AnnotatedDataset, Folder
+from thawline.datasets.base import AnnotatedDataset, Folder, names_alone
 from thawline.datasets.folders import check_folder
 from thawline.datasets.images import FileImages
 from thawline.datasets.mask_files import MaskFiles
@@ -60,7 +60,9 @@ class MaskFolder(AnnotatedDataset):
     images: str = "images"
     masks: str = "masks"
     mask_suffix: str = ""
-    classes: list[str] | dict[str, Annotated[int, Field(ge=0, lt=2**16)]] | str | None = None
+    classes: Annotated[
+        list[str] | dict[str, Annotated[int, Field(ge=0, lt=2**16)]] | str | None, BeforeValidator(names_alone)
+    ] = None
     ignore_index: Values = Field(default_factory=lambda: [255])
     colors: dict[str, tuple[Channel, Channel, Channel]] | None = None
 

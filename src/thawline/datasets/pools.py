@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_NAMED = 20
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,11 @@ def listed(lines: Sequence[str], most: int = MOST_NAMED) -> str:
     """The first of several things, and how many more there are."""
     more = f" and {len(lines) - most} more" if len(lines) > most else ""
     return "; ".join(lines[:most]) + more
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first of several names, for a message that says which there are."""
+    return ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more" if len(names) > _FEW else "")
 
 
 def shortened(problems: Sequence[Problem]) -> list[Problem]:

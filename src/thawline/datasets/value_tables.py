@@ -9,16 +9,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from pydantic import BeforeValidator
 
-from thawline.datasets.base import AnnotatedDataset, Folder
+from thawline.datasets.base import AnnotatedDataset, Folder, names_alone
 from thawline.datasets.folders import PART_NAMES, check_folder, on_disk
 from thawline.datasets.image_files import EXTENSIONS
 from thawline.datasets.images import FileImages
 from thawline.datasets.pairs import walked
-from thawline.datasets.pools import shortened
+from thawline.datasets.pools import first_few, shortened
 from thawline.datasets.splits import Collection, Part
 from thawline.datasets.table import listed_once, read_table
 from thawline.datasets.targets import Look, Size, as_objects
@@ -133,6 +134,11 @@ class ValueTable(AnnotatedDataset):
         return _Row(path, part, line, values)
 
 
+def _numbers_as_names(value: Any) -> Any:
+    """A column may be called 7; that there is none of the name is said with those that there are."""
+    return [str(item) if type(item) is int else item for item in value] if isinstance(value, list) else value
+
+
 class MultiHotCsv(ValueTable):
     """Images of which each shows any number of classes: a table with a column of zeros and ones for each class.
 
@@ -145,7 +151,7 @@ class MultiHotCsv(ValueTable):
         classes: The columns that are classes; null: all but path and split.
     """
 
-    classes: list[str] | None = None
+    classes: Annotated[list[str] | None, BeforeValidator(names_alone), BeforeValidator(_numbers_as_names)] = None
 
     @property
     def target(self) -> Literal["classes"]:
@@ -201,9 +207,12 @@ class NumberCsv(ValueTable):
 
 def _columns(names: Sequence[str], row: Mapping[str, str], field: str, table: Path) -> tuple[str, ...]:
     unknown = [name for name in names if name not in row]
-    if unknown or not names or len({*names}) < len(names):
-        said = f"it has no column {unknown[0]!r}{nearest(unknown[0], row)}" if unknown else "name each column once"
-        raise usage_error(field, f"{table}: {said}")
+    if unknown:
+        near = nearest(unknown[0], row) if len(unknown) == 1 else ""
+        what = f"column{'' if len(unknown) == 1 else 's'} {first_few([repr(name) for name in unknown])}"
+        raise usage_error(field, f"{table}: it has no {what}{near or f'; there are {first_few(list(row))}'}")
+    if not names or len({*names}) < len(names):
+        raise usage_error(field, f"{table}: name each column once")
     return tuple(names)
 
 

@@ -6,10 +6,12 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from xml.etree import ElementTree
 
-from thawline.datasets.base import AnnotatedDataset, Folder
+from pydantic import BeforeValidator
+
+from thawline.datasets.base import AnnotatedDataset, Folder, names_alone
 from thawline.datasets.folders import check_folder
 from thawline.datasets.image_files import EXTENSIONS
 from thawline.datasets.object_lists import Listed, ObjectLists, listed_objects
@@ -46,7 +48,7 @@ class VocBoxes(AnnotatedDataset):
     root: Folder
     images: str = "JPEGImages"
     annotations: str = "Annotations"
-    classes: list[str] | None = None
+    classes: Annotated[list[str] | None, BeforeValidator(names_alone)] = None
     difficult: Literal["ignore", "keep", "leave_out"] = "ignore"
 
     def check(self) -> None:
