@@ -7,6 +7,7 @@ import signal
 
 import psutil
 import pytest
+import torch
 
 from thawline.runtime import signals
 from thawline.runtime.memory import peak_memory_bytes
@@ -38,6 +39,10 @@ def test_outside_of_a_fit_the_first_signal_stops_and_is_not_forgotten():
             signals.check()
 
 
-def test_the_peak_of_memory_is_in_bytes():
+def test_the_peak_of_memory_is_in_bytes_and_that_of_the_device(monkeypatch):
+    """A GPU that an earlier run of this process has used says nothing of a run on the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: 7)
     now = psutil.Process().memory_info().rss
-    assert 0.9 * now < peak_memory_bytes() < psutil.virtual_memory().total
+    assert 0.9 * now < peak_memory_bytes(torch.device("cpu")) < psutil.virtual_memory().total
+    assert peak_memory_bytes(torch.device("cuda", 0)) == 7

@@ -272,7 +272,7 @@ def _make_record(finished: Finished, files: dict[str, str]) -> Record:
             cpu_seconds=time.process_time() - results.cpu_began,
             train_seconds=results.train_seconds,
             evaluate_seconds=results.evaluate_seconds,
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=peak_memory_bytes(finished.run.device),
             train_samples_per_second=results.samples / results.train_seconds if results.train_seconds else None,
         ),
         files=files,

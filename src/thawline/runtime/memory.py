@@ -9,6 +9,10 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
 _NEVER = 2**31 - 1
@@ -25,12 +29,12 @@ def begin_peak() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def peak_memory_bytes() -> int:
-    """The peak of the GPU's allocations where one is used, else the peak of this process's resident memory."""
+def peak_memory_bytes(device: torch.device) -> int:
+    """The peak of the allocations on `device` if it is a GPU, else that of this process's resident memory."""
     import torch
 
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
-        return int(torch.cuda.max_memory_allocated())
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
