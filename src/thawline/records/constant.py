@@ -29,8 +29,12 @@ def constant_scores(record: Record, split: str) -> dict[str, float]:
 def said_of_all(record: Record) -> str:
     """The one class that a run said of every test image; empty: of several, or all of these images are of one class."""
     counts = record.confusion_matrix
-    said = {index for row in counts for index, images in enumerate(row) if images}
-    if len(said) != 1 or sum(map(any, counts)) < 2:
+    said: set[int] = set()
+    for row in counts:
+        said.update(index for index, images in enumerate(row) if images)
+        if len(said) > 1:
+            return ""  # hardly ever after the first rows: a matrix of many classes is not read to its end
+    if not said or sum(map(any, counts)) < 2:
         return ""
     (index,) = said
     return record.classes[index] if index < len(record.classes) else ""
