@@ -33,7 +33,7 @@ def said_of_all(record: Record) -> str:
     for row in counts:
         said.update(index for index, images in enumerate(row) if images)
         if len(said) > 1:
-            return ""  # hardly ever after the first rows: a matrix of many classes is not read to its end
+            return ""  # mostly after the first row: a matrix of many classes is not read to its end
     if not said or sum(map(any, counts)) < 2:
         return ""
     (index,) = said
