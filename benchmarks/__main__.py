@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.dense import DENSE_SETUPS, NOTE, dense_section
 from benchmarks.files import FILES, MOST_FILES, files_section
-from benchmarks.half import TITLE as HALF
+from benchmarks.half import TITLES as HALF
 from benchmarks.half import half_section
 from benchmarks.images import REPOSITORY, photographs, small_images
 from benchmarks.jobs import DEPTHS, Setup, command, depth_of, least_flops, plain_job, records
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--most-files", type=int, default=MOST_FILES, help="files of the largest folder")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "performance.md")
     arguments = parser.parse_args()
-    page = Page(arguments.output, [each.title for each in (*SETUPS, *DENSE_SETUPS)] + [HALF, PEERS, START, FILES])
+    page = Page(arguments.output, [each.title for each in (*SETUPS, *DENSE_SETUPS)] + [*HALF, PEERS, START, FILES])
     rate = matmul_flops_per_second()
     text = ""
     with tempfile.TemporaryDirectory() as temporary:
@@ -116,7 +116,8 @@ def main() -> None:
         imports = min(cost_of(["-c", _IMPORTS], place).seconds for _ in range(3))
         head = [*_header(imports), ""]
         before = {DENSE_SETUPS[0].title: ["# Masks and boxes", "", *NOTE.splitlines(), ""], PEERS: ["# Peers", ""]}
-        before |= {HALF: ["# Precision", ""], START: ["# Start", ""], FILES: ["# Files", ""]}
+        before |= {title: ["# Precision", ""] for title in HALF}
+        before |= {START: ["# Start", ""], FILES: ["# Files", ""]}
         for setup in SETUPS:
             if _wanted(arguments.only, setup.model):
                 page.put(setup.title, _section(_measure(setup, arguments.seeds, place, rate), arguments.seeds), rate)
@@ -128,7 +129,8 @@ def main() -> None:
                 page.put(each.title, lines, rate)
                 text = page.write(head, before, TRIED.splitlines())
         if _wanted(arguments.only, "half"):
-            page.put(HALF, half_section(place, smoke=arguments.smoke), rate)
+            title, lines = half_section(place, smoke=arguments.smoke)
+            page.put(title, lines, rate)
             text = page.write(head, before, TRIED.splitlines())
         if _wanted(arguments.only, "peers"):
             page.put(PEERS, peers_section(place, smoke=arguments.smoke), rate)

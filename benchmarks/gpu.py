@@ -24,6 +24,7 @@ from benchmarks.images import REPOSITORY, drawn_photographs
 from benchmarks.jobs import DEPTHS, Setup, command, depth_of, plain_job, records
 from benchmarks.measure import matmul_flops_per_second, watched
 from benchmarks.page import Page
+from benchmarks.tried import TRIED_ON_A_GPU
 
 _HEADER = """# Performance on a GPU
 
@@ -94,15 +95,16 @@ class Check:
             self._folder(each).mkdir()
 
     def steps(self) -> list[tuple[str, Callable[[Figures], None], Figures]]:
-        """What is measured, in order: half precision, what to build next, single precision, what is beside."""
+        """What is measured, in order: half precision, packed probes, other ways, single precision, what is beside."""
         half = [each for each in self.figures if each.setup.precision != "32-true"]
         single = [each for each in self.figures if each.setup.precision == "32-true"]
         both = [("the sweep", self.sweep), ("the plain way", self.plain)]
         found = [(name, step, each) for each in half for name, step in both]
+        # In mixed precision no probes are packed.
+        found += [(name, step, single[0]) for name, step in (both[0], ("packed probes", self.packed), both[1])]
         found += [("other ways", self.ways, each) for each in half]
-        first = [(name, step, single[0]) for name, step in (both[0], ("packed probes", self.packed), both[1])]
         ahead = [("reading ahead", self.ahead, half[0])]
-        return [*found, *first, *ahead, *((name, step, each) for each in single[1:] for name, step in both)]
+        return [*found, *ahead, *((name, step, each) for each in single[1:] for name, step in both)]
 
     def run(self) -> str:
         """Measure until the time is up; the text of the page."""
@@ -120,7 +122,7 @@ class Check:
                 each.failed.append(f"Failed: {name}: {said[-1]}")
                 traceback.print_exception(error)
             self.write(each)
-        return self.page.write(self._header(), {})
+        return self.page.write(self._header(), {}, TRIED_ON_A_GPU.splitlines())
 
     def sweep(self, each: Figures) -> None:
         """All depths and seeds in one command."""
@@ -177,7 +179,7 @@ class Check:
             runs = {way["run"]: way["about"] for way in self._ways}
             lines = [*textwrap.wrap(_WAYS_NOTE.replace("\n", " "), 120), "", *way_lines(self._ways, runs)]
             self.page.put(_WAYS, lines, each.rate, {"ways": self._ways})
-        return self.page.write(self._header(), {})
+        return self.page.write(self._header(), {}, TRIED_ON_A_GPU.splitlines())
 
     def _header(self) -> list[str]:
         plain = next((each.plain[0] for each in self.figures if each.plain), None)

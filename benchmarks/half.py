@@ -25,11 +25,13 @@ _WAYS = {
     "bf16-mixed": ["trainer.precision=bf16-mixed"],
 }
 _BATCH, _SECONDS = 32, 25.0
-_INSTRUCTIONS = {"amx": "AMX", "avx512_bf16": "AVX512-BF16, not AMX", "arm_bf16": "Arm's BF16"}
+_INSTRUCTIONS = {"amx": "AMX", "avx512_bf16": "AVX512-BF16", "arm_bf16": "Arm's BF16"}
+TITLES = [TITLE, *(f"{TITLE} with {name}" for name in _INSTRUCTIONS.values())]
+"""One for each kind of CPU, so that the figures of several stand on the page."""
 
 
-def half_section(place: Path, *, smoke: bool = False) -> list[str]:
-    """Measure all setups; the lines of the table.
+def half_section(place: Path, *, smoke: bool = False) -> tuple[str, list[str]]:
+    """Measure all setups; one of `TITLES`, and the lines of the table.
 
     Args:
         place: a folder for what processes print.
@@ -46,10 +48,11 @@ def half_section(place: Path, *, smoke: bool = False) -> list[str]:
         "network", *(f"{way}, CPU s" for way in _WAYS), "layout in bf16-mixed", "float32 / bf16-mixed",
         "float32, channels last / bf16-mixed", "rounds",
     ]  # fmt: skip
-    return [
-        f"Steps of full fine-tuning in batches of {_BATCH}, with the layout that a run takes. For bfloat16 this CPU",
-        f"has {_INSTRUCTIONS.get(has, has)}. CPU seconds of a step, the median of the rounds. A round takes a step",
-        "of each kind in turn; the ratios are the medians of those within a round, with their range.",
+    title = f"{TITLE} with {_INSTRUCTIONS[has]}" if has in _INSTRUCTIONS else TITLE
+    return title, [
+        f"Steps of full fine-tuning in batches of {_BATCH}, with the layout that a run takes. CPU seconds of a step,",
+        "the median of the rounds. A round takes a step of each kind in turn; the ratios are the medians of those",
+        "within a round, with their range.",
         "",
         f"| {' | '.join(columns)} |",
         "|---|" + "---:|" * len(_WAYS) + "---|---:|---:|---:|",

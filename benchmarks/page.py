@@ -56,13 +56,17 @@ class Page:
 
         Args:
             head: the lines at its top.
-            before: title -> lines that stand before that section.
+            before: title -> lines that stand before that section; before the first of those that share them.
             end: the lines at its end.
         """
         lines = list(head)
         kept = {title: self._sections[title] for title in self._order if title in self._sections}
+        chapters: list[Sequence[str]] = []
         for title, section in kept.items():
-            lines += [*before.get(title, ()), f"## {title}", "", *section.lines, "", section.where, ""]
+            if (opening := before.get(title, ())) not in chapters:
+                lines += opening
+                chapters.append(opening)
+            lines += [f"## {title}", "", *section.lines, "", section.where, ""]
         text = "\n".join([*lines, *end, *([""] if end else [])])
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text(text)

@@ -50,6 +50,8 @@ def losses(record: Record) -> list[float]:
 def assert_alike(one: Record, other: Record, tolerance: float) -> None:
     """Losses within rounding, and weights that went the same way."""
     assert losses(one) == pytest.approx(losses(other), rel=tolerance, abs=tolerance)
+    if one.config["probe"] is not None:
+        return  # L-BFGS ends anywhere on the flat ground about the optimum
     theirs = weights(other, "reference")
     for name, tensor in weights(one, "outputs").items():
         # The same steps from the same start: what differs has been rounded otherwise, and has grown for some steps.
@@ -149,7 +151,7 @@ def test_packed_probes_are_those_of_the_cpu_alone(thawline, run, device):
 def test_half_precision_goes_on_with_its_scaler(zygote, tmp_path, device, stop):
     fixed = (
         *SETTING, *STOPPING, f"trainer.accelerator={device}", f"trainer.precision={HALF}", "trainer.max_epochs=4",
-        "trainer.cuda_graphs=true",
+        "trainer.cuda_graphs=true", "trainer.gradient_clip=1.0",
         "trainer.checkpoint_seconds=0", "freeze_policy.k=2", "head.dropout=0.2", "dataset.classes=[1,4,7]",
         "dataset.n_per_class=13",
     )  # fmt: skip

@@ -54,6 +54,28 @@ def test_every_trainable_parameter_is_in_exactly_one_group_of_the_built_optimize
     assert {group["momentum"] for group in built.param_groups} == {0.9}
 
 
+@pytest.fixture
+def not_a_number_where_nothing_was_written():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_first_step_that_a_scaler_leaves_out_leaves_nothing_behind(not_a_number_where_nothing_was_written):
+    # torch's fused SGD makes room for its momentum in that step, and writes nothing into it.
+    weight = torch.nn.Parameter(torch.ones(8))
+    built = optimizer(momentum=0.5).build({"head.weight": weight}, NETWORK, scaled=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for slope in (3e38, 4.0, 2.0):
+        built.zero_grad()
+        scaler.scale((slope * weight).sum()).backward()
+        scaler.step(built)
+        scaler.update()
+    assert scaler.get_scale() == 2.0
+    # Gradients 4 and 2; the second step goes by 2 + 0.5 * 4.
+    torch.testing.assert_close(weight.detach(), torch.full((8,), 1.0 - 0.1 * 4 - 0.1 * 4))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -240,6 +240,7 @@ class FitModule(pl.LightningModule):
             by_depth=objective.learning_rates.by_depth(len(self._network.groups)),
             head=objective.learning_rates.head,
             states=states,
+            scaled=self.trainer.precision == "16-mixed",
         )
         auxiliary = [parameter for parameter in self.auxiliary.parameters() if parameter.requires_grad]
         if auxiliary:
