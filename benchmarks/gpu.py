@@ -151,9 +151,10 @@ class Check:
         each.packed_seconds = self._watched(each, command(*self._work(each), *grid))
 
     def ahead(self, each: Figures) -> None:
-        """Full fine-tuning with images that processes read ahead."""
+        """Full fine-tuning with images that processes augment ahead."""
         workers = f"trainer.workers={each.setup.workers}"
-        grid = ("freeze_policy.k=all", "seed=0", workers, "output_dir=ahead", "cache.dir=outputs/cache")
+        flipped = "transform.augmentation=[{_target_: torchvision.transforms.v2.RandomHorizontalFlip}]"
+        grid = ("freeze_policy.k=all", "seed=0", workers, flipped, "output_dir=ahead", "cache.dir=outputs/cache")
         self._watched(each, command(*self._work(each), *grid))
         each.ahead = list(records(self._folder(each), "ahead").values())
 

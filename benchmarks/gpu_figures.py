@@ -31,7 +31,7 @@ class Figures:
         images: what they are, in words.
         plain: what the jobs of the plain way printed.
         records: those of the sweep.
-        ahead: those of runs for which processes read images ahead.
+        ahead: those of runs whose images processes augment.
         sweep_seconds: wall seconds of the sweep.
         packed_seconds: wall seconds of a command of `PACKED` probes on the store.
         failed: what went wrong, in words.
@@ -92,7 +92,7 @@ class Figures:
             name = f"0, {PACKED} rates and decays on the store"
             yield _filled(name, *_compared([PACKED * each for each in one], self.packed_seconds))
         if self.ahead:
-            row = _filled("all, processes read ahead")
+            row = _filled("all, augmented by processes")
             row[6] = f"- / - / {_number(self._images_per_second(self.ahead))}"
             yield row
 

@@ -177,7 +177,7 @@ def test_early_stopping_counts_on(resuming):
         ("trainer.precision=bf16-mixed",),
         ("diagnostics.cka=true", "diagnostics.feature_distance=true"),
         ("cache.mode=off",),
-        ("trainer.workers=1",),
+        ("trainer.workers=1", "transform=flip_crop"),
     ],
     ids=lambda overrides: overrides[0],
 )

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from tests.conftest import TINY, records
 from tests.datasets.image_folders import class_folders
-from tests.execution.test_segmentation_runs import SEGMENT
+from tests.execution.test_segmentation_runs import FLIP, SEGMENT
 from tests.masked_squares import draw_masks
 from thawline.records import load_record
 
@@ -266,7 +266,15 @@ def test_an_image_that_has_changed_since_the_run_was_planned(own_class, thawline
 def test_a_mask_that_has_changed_is_named_by_a_loader_process_too(own_class, thawline):
     draw_masks(Path("squares"))
     own_class("tracker", PAINTER, "logger/mine", OPTION.format("tracker") + "file: squares/trainannot/3.png\n")
-    result = thawline("train", *ALLOWED, *SEGMENT, "trainer.max_epochs=1", "trainer.workers=1", "logger=mine")
+    result = thawline(
+        "train",
+        *ALLOWED,
+        *SEGMENT,
+        "trainer.max_epochs=1",
+        "trainer.workers=1",
+        f"transform.augmentation=[{FLIP}]",
+        "logger=mine",
+    )
     assert result.status != 0
     (folder,) = Path("outputs/runs").iterdir()
     error = json.loads((folder / "state.json").read_bytes())["error"]

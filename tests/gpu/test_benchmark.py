@@ -53,7 +53,7 @@ def test_every_figure_is_measured_on_tiny_networks(tmp_path):
             (k, s) for k in ("0", "1", "2", "4", "all") for s in (0, 1)
         }
     assert "0, 64 rates and decays on the store" in rows(page, single)
-    assert "all, processes read ahead" in rows(page, half)
+    assert "all, augmented by processes" in rows(page, half)
     ways = {way["way"]: way for way in figures["Other ways to take a suffix's steps"]["figures"]["ways"]}
     assert ways["as it is"]["seconds"] > 0
     assert ways["five seeds by vmap"]["seconds"] > 0

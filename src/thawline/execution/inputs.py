@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import get_worker_info
 
 from thawline.execution.arithmetic import mixed_precision
 from thawline.execution.decoding import decoded_images
@@ -41,7 +42,12 @@ class ImageInputs:
 
     def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
         """The images of these samples."""
-        return (self.decoded.read(rows, pinned=self.pinned),)
+        return (self.decoded.read(rows, pinned=_pinned_here(self.pinned)),)
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether they are kept."""
+        return self.decoded.is_kept
 
     def open(self) -> None:
         """Decode them now, where they can be kept."""
@@ -59,6 +65,7 @@ class AugmentedInputs:
     decoded: DecodedImages
     views: Views
     placed: Callable[[int], Target | None] = lambda row: None
+    at_hand: bool = False
 
     def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
         """The views of these samples in this epoch."""
@@ -98,17 +105,23 @@ class LineInputs:
     indices: Rows
     views: int = 1
     pinned: bool = False
+    at_hand: bool = True
 
     def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
         """The values of these samples in this epoch's view."""
         stored = (epoch % self.views) * len(self.indices) + np.searchsorted(self.indices, rows)
-        return self.entry.read(stored, pinned=self.pinned)
+        return self.entry.read(stored, pinned=_pinned_here(self.pinned))
 
     def open(self) -> None:
         """The entry is open."""
 
     def read_ahead(self, rows: Rows) -> None:
         """What is stored is read at once."""
+
+
+def _pinned_here(wanted: bool) -> bool:
+    """Processes that read ahead are forks, and must not call CUDA."""
+    return wanted and get_worker_info() is None
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ def phase_inputs(
         updated: the names of the tensors that no longer are the source's.
     """
     plan, decoded = run.plan, decoded_images(run)
-    images = image_inputs(plan, decoded, pinned=_reads_pinned(run))
+    images = image_inputs(plan, decoded, pinned=run.device.type == "cuda")
     whole = PhaseInputs(_parts(plan, images), Forwards(model, model))
     reason = why_whole(plan)
     if reason:
@@ -241,9 +254,4 @@ def _from_store(values: LineValues, model: TransferModel, phase: Phase, example:
 
 
 def _line_inputs(values: LineValues, part: str, entry: Entry) -> LineInputs:
-    return LineInputs(entry, values.indices(part), max(1, values.views(part)), _reads_pinned(values.run))
-
-
-def _reads_pinned(run: RunContext) -> bool:
-    """Whether batches are read into page-locked memory; processes that read ahead are forks and must not call CUDA."""
-    return run.device.type == "cuda" and run.settings.trainer.workers == 0
+    return LineInputs(entry, values.indices(part), max(1, values.views(part)), values.run.device.type == "cuda")

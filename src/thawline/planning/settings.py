@@ -50,7 +50,7 @@ class TrainerSettings(Spec):
         cuda_graphs: on a GPU start recorded passes; changes no bit; auto: where it is faster, and not with own code.
         gradient_clip: largest norm of the gradient; null clips nothing.
         early_stopping: epochs without a better validation metric before stopping; null never stops.
-        workers: processes that read ahead; 0 is fastest where images are stored decoded.
+        workers: processes that decode and augment ahead; none where a batch is only copied.
         threads: maximum number of CPU threads; null: the cores that are free.
         progress: show progress.
         checkpoint_seconds: write the state for a resume at most this often, at the end of an epoch.

@@ -99,6 +99,11 @@ class DecodedImages:
     def __len__(self) -> int:
         return len(self._indices)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether they are, so that a read only copies; false before the first read."""
+        return self._kept is not None
+
     def keep(self) -> None:
         """Decode all of them now, if they can be kept; a no-op after the first call.
 

@@ -26,6 +26,11 @@ _AHEAD = 2
 class Inputs(Protocol):
     """Where the model's inputs come from: decoded images, or the stored values of a thaw line."""
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether a batch only needs to be copied, once they are open: faster here than from another process."""
+        ...
+
     def read(self, epoch: int, rows: Rows) -> tuple[torch.Tensor, ...]:
         """The inputs of these samples in this epoch, each tensor (len(rows), ...)."""
         ...
@@ -183,7 +188,7 @@ class Batches(LightningDataModule):
         batch_size: training batch over all devices; evaluation uses at least `eval_batch_size`.
         eval_batch_size: batch of an evaluation, per device.
         data_seed: decides the order of the epochs.
-        workers: processes that read ahead; 0 reads in the training process.
+        workers: processes that read ahead what is not at hand; 0 reads in the training process.
         first_epoch: the epoch of the run at which this fit starts, so that phases go on with the stream.
     """
 
@@ -232,12 +237,13 @@ class Batches(LightningDataModule):
 
     def _loader(self, part: SplitData, order: ShuffledBatches | OrderedBatches) -> DataLoader[Batch]:
         part.inputs.open()
+        workers = 0 if part.inputs.at_hand else self._workers
         return DataLoader(
             _Reader(part),
             batch_size=None,
-            sampler=order if self._workers else _Announced(order, part.inputs),
-            num_workers=self._workers,
-            persistent_workers=self._workers > 0,
+            sampler=order if workers else _Announced(order, part.inputs),
+            num_workers=workers,
+            persistent_workers=workers > 0,
             collate_fn=_as_it_is,
             generator=torch.Generator(),
         )
