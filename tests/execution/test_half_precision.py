@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.conftest import TINY, records
 from tests.drawn_objects import draw_yolo
@@ -50,6 +51,13 @@ def of_lines(place: str = "outputs") -> list[dict[str, Any]]:
 
 def dtypes(entries: list[dict[str, Any]]) -> set[str]:
     return {array["stored_as"] for entry in entries for array in entry["arrays"]}
+
+
+def test_gradients_are_clipped(train):
+    # Of a fused optimizer Lightning clips none in mixed precision.
+    record = train(HALF, "trainer.gradient_clip=1e-12", "head.init=zeros", "freeze_policy.k=0", "trainer.max_epochs=1")
+    weights = load_file(f"outputs/runs/{record.identity}/best.safetensors")
+    assert 0.0 < weights["head.weight"].abs().max() < 1e-11
 
 
 @pytest.mark.parametrize(

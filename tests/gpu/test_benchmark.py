@@ -46,7 +46,7 @@ def test_every_figure_is_measured_on_tiny_networks(tmp_path):
             assert "-" not in table[k][:3], (title, k)
         jobs = figures[title]["figures"]["plain"]
         assert [(job["job"], job["read"]) for job in jobs] == [
-            (k, read) for read in ("files", "memory") for k in range(5)
+            (k, read) for read in ("memory", "files") for k in range(5)
         ]
         runs = figures[title]["figures"]["thawline"]
         assert {(run["k"], run["seed"]) for run in runs} == {

@@ -235,4 +235,5 @@ def assert_equal(record, history, best, model):
     kept = load_file(folder_of(record) / "best.safetensors")
     state = model.state_dict()
     for name, tensor in kept.items():
-        torch.testing.assert_close(tensor, state[name], rtol=1e-8, atol=1e-10, msg=lambda text, n=name: f"{n}: {text}")
+        # Adam divides by the square root of gradients' squares: where these are tiny, the order of sums shows.
+        torch.testing.assert_close(tensor, state[name], rtol=1e-8, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")

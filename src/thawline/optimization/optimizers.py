@@ -55,7 +55,7 @@ class Optimizer(Component):
         by_depth: Sequence[float] | None = None,
         head: float = 1.0,
         states: States | None = None,
-        scaled: bool = False,
+        may_fuse: bool = True,
     ) -> TorchOptimizer:
         """The optimizer over the trainable `parameters` (by full name), each in exactly one group.
 
@@ -66,14 +66,14 @@ class Optimizer(Component):
             by_depth: a factor on the rate of each layer group, from input to output; None: one group for all.
             head: a factor on the rate of the head.
             states: what an optimizer of the same class remembers of some of the parameters (`states_of`).
-            scaled: whether a scaler of gradients decides which steps are taken (16-mixed).
+            may_fuse: whether one kernel may take the step of all parameters.
         """
         groups = self.parameter_groups(parameters, network, lr_multiplier, by_depth, head)
         for group in groups:
             group["params"] = [parameters[name] for name in group["params"]]
         known = {name: state for name, state in (states or {}).items() if name in parameters}
         # A fused kernel takes a group whose parameters have all been stepped before, or none of them.
-        fused = {} if 0 < len(known) < len(parameters) else self._fused(parameters, scaled=scaled)
+        fused = {} if 0 < len(known) < len(parameters) else self._fused(parameters, may_fuse=may_fuse)
         built: TorchOptimizer = import_class(self.target)(
             groups, lr=self.lr, weight_decay=self.weight_decay, **{**self.arguments, **fused}
         )
@@ -106,14 +106,12 @@ class Optimizer(Component):
             return False
         return name in network.norms or name in network.biases
 
-    def _fused(self, parameters: Mapping[str, nn.Parameter], *, scaled: bool) -> dict[str, bool]:
+    def _fused(self, parameters: Mapping[str, nn.Parameter], *, may_fuse: bool) -> dict[str, bool]:
         """One fused kernel for all tensors of a step where the class has one: the same update, fewer launches."""
         import inspect
 
         takes = inspect.signature(import_class(self.target)).parameters
-        if scaled:
-            # A scaler leaves out a first step whose gradients overflow, as they often do. torch's fused SGD then goes
-            # on with a momentum that was never written; and gradients that it scales itself cannot be clipped.
+        if not may_fuse:
             return {"fused": False} if "fused" in takes else {}
         chosen = "foreach" in self.arguments or "fused" in self.arguments
         # torch fuses no step of every class for weights that are sharded (DTensor).

@@ -240,7 +240,7 @@ class FitModule(pl.LightningModule):
             by_depth=objective.learning_rates.by_depth(len(self._network.groups)),
             head=objective.learning_rates.head,
             states=states,
-            scaled=self.trainer.precision == "16-mixed",
+            may_fuse=self._may_fuse(),
         )
         auxiliary = [parameter for parameter in self.auxiliary.parameters() if parameter.requires_grad]
         if auxiliary:
@@ -249,6 +249,16 @@ class FitModule(pl.LightningModule):
         self._steps = steps = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: objective.scheduler.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _may_fuse(self) -> bool:
+        """Whether one kernel may take the optimizer's step.
+
+        The scaler of 16-mixed leaves out a first step whose gradients overflow, as they often do; torch's fused SGD
+        then goes on with a momentum that was never written. And in mixed precision Lightning clips no gradients of a
+        fused optimizer, which could scale them itself.
+        """
+        clips = bool(self.trainer.gradient_clip_val)
+        return self.trainer.precision != "16-mixed" and not (clips and self.trainer.precision == "bf16-mixed")
 
     def outputs(self, batch: Batch) -> Any:
         """The outputs of a batch, as in evaluation."""
