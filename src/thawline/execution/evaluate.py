@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
+from thawline.datasets import Split
 from thawline.execution import distributed
 from thawline.execution.arithmetic import mixed_precision
 from thawline.network.model import TransferModel
@@ -16,7 +18,7 @@ from thawline.planning.plan import Plan
 from thawline.planning.shift import ShiftedSet
 from thawline.records import SplitRecord
 from thawline.store.decoded_images import DecodedImages, decoded
-from thawline.tasks import SpatialTask, Targets
+from thawline.tasks import SpatialTask, Targets, Task
 from thawline.training.batches import OrderedBatches, Rows, Shard
 from thawline.training.evaluation import MetricBatches, Predictions
 
@@ -103,19 +105,23 @@ def shifted_metrics(run: RunContext, model: TransferModel) -> dict[str, Metrics]
 
 def shifted_splits(plan: Plan) -> dict[str, SplitRecord]:
     """Which images the further test sets of other data sets hold; corrupted ones are those of the test split."""
-    task = plan.settings.task
     return {
-        f"test/{item.name}": SplitRecord(
-            samples=len(item.split),
-            sha256=item.split.sha256,
-            per_class=task.per_output(
-                item.targets[item.split.indices],
-                plan.outputs if item.outputs is None else [plan.outputs[index] for index in item.outputs],
-            ),
+        f"test/{item.name}": split_record(
+            plan.settings.task,
+            item.split,
+            item.targets[item.split.indices],
+            plan.outputs if item.outputs is None else [plan.outputs[index] for index in item.outputs],
         )
         for item in plan.shifted
         if item.fingerprint != plan.splits.fingerprint
     }
+
+
+def split_record(task: Task, split: Split, targets: NDArray[Any], outputs: Sequence[str]) -> SplitRecord:
+    """What the record says of a split with these targets (N, ...), of which the task has these outputs."""
+    counts = task.per_output(targets, outputs)
+    constant = task.constant_scores(counts, len(split))
+    return SplitRecord(samples=len(split), sha256=split.sha256, per_class=counts, constant_scores=constant)
 
 
 def _of_shifted(run: RunContext, model: TransferModel, item: ShiftedSet) -> Metrics:

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from thawline.execution import distributed
 from thawline.execution.arithmetic import arithmetic_of
 from thawline.execution.divergence import divergence
-from thawline.execution.evaluate import Metrics, shifted_metrics, shifted_splits
+from thawline.execution.evaluate import Metrics, shifted_metrics, shifted_splits, split_record
 from thawline.execution.gallery import write_gallery, write_thumbnails
 from thawline.files import atomic_write, sha256_of_file
 from thawline.invocation import Invocation
@@ -327,7 +327,7 @@ def _phase_record(model: TransferModel, fit: Fit) -> PhaseRecord:
         optimizer_groups=groups,
         thaw_line=fit.inputs.thaw_line,
         regularizers=fit.penalties.report,
-        cuda_graphs=fit.cuda_graphs,
+        cuda_graphs=fit.module.cuda_graphs,
     )
 
 
@@ -352,12 +352,5 @@ def _provenance(plan: Plan, backbone: Backbone, results: RunResults) -> Provenan
 
 
 def _split_records(plan: Plan) -> dict[str, SplitRecord]:
-    task = plan.settings.task
-    return {
-        name: SplitRecord(
-            samples=len(split.indices),
-            sha256=split.sha256,
-            per_class=task.per_output(split.targets, plan.outputs),
-        )
-        for name, split in plan.splits.opened.items()
-    }
+    task, opened = plan.settings.task, plan.splits.opened
+    return {name: split_record(task, split, split.targets, plan.outputs) for name, split in opened.items()}

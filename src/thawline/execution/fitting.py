@@ -43,19 +43,12 @@ class Fit:
     index: int
     first_epoch: int
     inputs: PhaseInputs
-    forwards: Forwards
     module: FitModule
     contract: FreezeContract
     best: BestEpoch
     trainer: pl.Trainer
     batches: Batches
     penalties: Penalties
-
-    @property
-    def cuda_graphs(self) -> dict[str, str]:
-        """Which passes were recorded as CUDA graphs, or why not; empty without a GPU."""
-        passes = {"training": self.forwards.train, "evaluation": self.forwards.evaluate}
-        return {name: each.report for name, each in passes.items() if isinstance(each, GraphedForward)}
 
     def train(self) -> None:
         """Train the phase's epochs; a signal to stop waits for the end of one."""
@@ -96,10 +89,9 @@ def prepare_fit(
     if settings.trainer.shards_weights:
         trained = copy_to_shard(model)
         forwards = Forwards(trained, trained)
-    forwards = _graphed(plan, phase, forwards)
     module = FitModule(
         trained,
-        forwards,
+        _graphed(plan, phase, forwards),
         plan.network,
         phase,
         index,
@@ -128,7 +120,7 @@ def prepare_fit(
     if isinstance(settings.learning_rates, MeasuredRates):
         callbacks.append(RenewedRates(settings.learning_rates, batches))
     trainer = _trainer(plan, phase, callbacks)
-    return Fit(phase, index, first_epoch, inputs, forwards, module, contract, best, trainer, batches, penalties)
+    return Fit(phase, index, first_epoch, inputs, module, contract, best, trainer, batches, penalties)
 
 
 def _graphed(plan: Plan, phase: Phase, forwards: Forwards) -> Forwards:

@@ -21,11 +21,15 @@ from thawline.records.provenance import Provenance
 
 
 class SplitRecord(RecordPart):
-    """Which samples a split holds: how many, and the SHA-256 of their keys in order."""
+    """Which samples a split holds: how many, and the SHA-256 of their keys in order.
+
+    `constant_scores` are by metric what saying the same of every sample can score at best, where the task knows it.
+    """
 
     samples: int
     sha256: str
     per_class: list[int]
+    constant_scores: dict[str, float] = Field(default_factory=dict)
 
 
 class GroupRecord(RecordPart):

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thawline.dotted import leaves
 from thawline.records import FeaturePass, Record, load_record
-from thawline.records.constant import constant_scores, said_of_all
 from thawline.records.metrics import MetricDefinition, exact_share
 from thawline.records.names import PREDICTIONS_FILE
 
@@ -249,8 +248,8 @@ def loaded_run(record: Record, folder: Path) -> LoadedRun:
         notes=tuple(record.notes),
         warnings=tuple(record.warnings),
         predictions_sha256=record.files.get(PREDICTIONS_FILE),
-        constant={split: constant_scores(record, split) for split in record.metrics},
-        said_of_all=said_of_all(record),
+        constant={name: split.constant_scores for name, split in record.splits.items()},
+        said_of_all=_said_of_all(record),
     )
 
 
@@ -351,3 +350,17 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
     return [] if value is None else [value]
+
+
+def _said_of_all(record: Record) -> str:
+    """The one class that a run said of every test image; empty: of several, or all of these images are of one class."""
+    counts = record.confusion_matrix
+    said: set[int] = set()
+    for row in counts:
+        said.update(index for index, images in enumerate(row) if images)
+        if len(said) > 1:
+            return ""  # mostly after the first row: a matrix of many classes is not read to its end
+    if not said or sum(map(any, counts)) < 2:
+        return ""
+    (index,) = said
+    return record.classes[index] if index < len(record.classes) else ""

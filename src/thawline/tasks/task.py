@@ -108,6 +108,17 @@ class Task(Spec):
         """The loss of saying the same of every image, which shows divergence; None: there is no such bound."""
         return None
 
+    def constant_scores(self, per_output: Sequence[int], images: int) -> dict[str, float]:
+        """What saying the same of every image can score at best, by metric of which more is better.
+
+        A run that is better by none of them has learned nothing. Empty where that is not known.
+
+        Args:
+            per_output: how many of the images each output is right for (see `per_output`).
+            images: how many there are.
+        """
+        return {}
+
     def training_scores(self, outputs: Any, targets: Any) -> Sequence[torch.Tensor]:
         """For each of `TRAINING_SCORES`, its sum over the images of a training batch."""
         return ()

@@ -40,11 +40,6 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
         numpy.random.set_state(states[1])
 
 
-def _attributes(module: nn.Module) -> list[tuple[str, Any, Any]]:
-    """Name, value, and the value's contents if it is a container, of everything that a module holds."""
-    return [(name, value, _contents(value)) for name, value in vars(module).items()]
-
-
 def _contents(value: Any) -> Any:
     """A copy of a container, in which code may keep things such as a cache; None for anything else."""
     return value.copy() if type(value) in (dict, list, set) else None

@@ -8,16 +8,16 @@ Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 
 from __future__ import annotations
 
-import pickle
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+
+from thawline.thaw_line.random_state import random_state, same_random_state
+from thawline.thaw_line.untouched import untouched
 
 FEWEST_PASSES = 20
 """Of a fit, for recording to pay: it takes about as long as five."""
@@ -66,7 +66,7 @@ class GraphedForward:
         return f"not recorded: {self.reason or 'no two batches were shaped alike'}"
 
     def check(self) -> None:
-        """Let go of a recorded pass if the network's tensors have moved: it reads them where they were."""
+        """Drop a recorded pass if the network's tensors have moved: it would read their former memory."""
         if self._recorded is not None and self._places != _places(self._forward):
             self._recorded, self.reason = None, "the network's tensors have moved"
 
@@ -76,7 +76,7 @@ class GraphedForward:
             self.reason = "it is no module"
             return None
         record = _training if self._trains else _evaluation
-        with _undone(forward, inputs[0].device):
+        with untouched(forward, inputs[0].device):
             self.reason = _why_not(forward, inputs, trains=self._trains)
             if self.reason:
                 return None
@@ -136,7 +136,7 @@ def _why_not(forward: nn.Module, inputs: tuple[Tensor, ...], *, trains: bool) ->
     free, _ = torch.cuda.mem_get_info()
     if 3 * torch.cuda.max_memory_allocated() > free + torch.cuda.memory_reserved():
         return "it would take too much memory"
-    drawn = _drawn_on_the_host()
+    before = random_state()
     try:
         with _waits_forbidden():
             outputs = tree_leaves(forward(*inputs))
@@ -148,21 +148,7 @@ def _why_not(forward: nn.Module, inputs: tuple[Tensor, ...], *, trains: bool) ->
                 torch.autograd.grad(ends, trained, [torch.zeros_like(end) for end in ends], allow_unused=True)
     except RuntimeError as error:
         return _first_line(error)
-    return "" if drawn == _drawn_on_the_host() else "it draws random numbers on the host"
-
-
-@contextmanager
-def _undone(forward: nn.Module, device: torch.device) -> Iterator[None]:
-    """After the block the buffers and the GPU's random numbers are as before."""
-    buffers = [(buffer, buffer.clone()) for buffer in forward.buffers()]
-    state = torch.cuda.get_rng_state(device)
-    try:
-        yield
-    finally:
-        torch.cuda.set_rng_state(state, device)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+    return "" if same_random_state(before, random_state()) else "it draws random numbers on the host"
 
 
 @contextmanager
@@ -180,12 +166,6 @@ def _uncached_autocast() -> torch.autocast:
     """Mixed precision as it is here, but for the kept copies of weights, which would not be made anew."""
     is_on = torch.is_autocast_enabled("cuda")
     return torch.autocast("cuda", dtype=torch.get_autocast_dtype("cuda"), enabled=is_on, cache_enabled=False)
-
-
-def _drawn_on_the_host() -> tuple[object, ...]:
-    """What the next random numbers of the host follow from."""
-    of_numpy = pickle.dumps(np.random.get_state())
-    return (torch.get_rng_state().numpy().tobytes(), random.getstate(), of_numpy)
 
 
 def _places(forward: Forward) -> tuple[int, ...]:

@@ -264,10 +264,18 @@ class FitModule(pl.LightningModule):
         """The outputs of a batch, as in evaluation."""
         return self._forwards.evaluate(*batch.inputs)
 
+    @property
+    def cuda_graphs(self) -> dict[str, str]:
+        """Which passes were recorded as CUDA graphs, or why not; empty without a GPU."""
+        return {name: forward.report for name, forward in self._graphed().items()}
+
     def _check_graphs(self) -> None:
-        for forward in (self._forwards.train, self._forwards.evaluate):
-            if isinstance(forward, GraphedForward):
-                forward.check()
+        for forward in self._graphed().values():
+            forward.check()
+
+    def _graphed(self) -> dict[str, GraphedForward]:
+        passes = {"training": self._forwards.train, "evaluation": self._forwards.evaluate}
+        return {name: forward for name, forward in passes.items() if isinstance(forward, GraphedForward)}
 
     def _evaluate(self, batch: Batch) -> Any:
         outputs = self.outputs(batch)

@@ -64,6 +64,11 @@ class Classification(Task):
         """Log C: every class with the same probability."""
         return math.log(len(outputs))
 
+    def constant_scores(self, per_output: Sequence[int], images: int) -> dict[str, float]:
+        """Those of saying the most frequent class; none where all images are of one class."""
+        shown = sum(count > 0 for count in per_output)
+        return {"top1": max(per_output) / images, "macro_accuracy": 1 / shown} if shown > 1 else {}
+
     def training_scores(self, outputs: torch.Tensor, targets: torch.Tensor) -> Sequence[torch.Tensor]:
         """How many images of the batch were classified right."""
         return ((outputs.argmax(dim=1) == targets).sum(),)

@@ -53,6 +53,11 @@ class Multilabel(Task):
         """Log 2: each class with a probability of one half."""
         return math.log(2)
 
+    def constant_scores(self, per_output: Sequence[int], images: int) -> dict[str, float]:
+        """Of images with the same score, the precision is the share that shows the class."""
+        shares = [count / images for count in per_output if count]
+        return {"map": sum(shares) / len(shares)} if len(shares) > 1 else {}
+
     def metrics(self, outputs: Sequence[str]) -> MultilabelMetrics:
         """map, macro_f1, micro_f1 and loss of logits (B, C) and classes (B, C)."""
         from thawline.tasks.multilabel.metrics import MultilabelMetrics

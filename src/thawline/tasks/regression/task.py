@@ -77,6 +77,10 @@ class Regression(Task):
         """The loss, a mean over the images."""
         return {"loss": LossTerm(self._of_images(outputs, targets).mean(), len(targets))}
 
+    def constant_scores(self, per_output: Sequence[int], images: int) -> dict[str, float]:
+        """That of saying the mean of the numbers."""
+        return {"r2": 0.0}
+
     def metrics(self, outputs: Sequence[str]) -> RegressionMetrics:
         """loss, mae, rmse and r2 of outputs (B, 1) and numbers (B, 1)."""
         from thawline.tasks.regression.metrics import RegressionMetrics
