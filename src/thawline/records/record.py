@@ -144,6 +144,20 @@ class Record(RecordPart):
             raise ValueError(f"metric_definitions lacks {', '.join(missing)}")
         return values
 
+    @property
+    def said_of_all(self) -> str:
+        """The one class that was said of every test image; empty: of several, or all these images are of one class."""
+        counts = self.confusion_matrix
+        said: set[int] = set()
+        for row in counts:
+            said.update(index for index, images in enumerate(row) if images)
+            if len(said) > 1:
+                return ""  # mostly after the first row: a matrix of many classes is not read to its end
+        if not said or sum(map(any, counts)) < 2:
+            return ""
+        (index,) = said
+        return self.classes[index] if index < len(self.classes) else ""
+
     def scores(self, split: str) -> dict[str, float | None]:
         """The metrics of a split as comparisons take them: shares of its samples exactly (see `exact_share`)."""
         samples = self.splits[split].samples if split in self.splits else 0

@@ -249,7 +249,7 @@ def loaded_run(record: Record, folder: Path) -> LoadedRun:
         warnings=tuple(record.warnings),
         predictions_sha256=record.files.get(PREDICTIONS_FILE),
         constant={name: split.constant_scores for name, split in record.splits.items()},
-        said_of_all=_said_of_all(record),
+        said_of_all=record.said_of_all,
     )
 
 
@@ -350,17 +350,3 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
     return [] if value is None else [value]
-
-
-def _said_of_all(record: Record) -> str:
-    """The one class that a run said of every test image; empty: of several, or all of these images are of one class."""
-    counts = record.confusion_matrix
-    said: set[int] = set()
-    for row in counts:
-        said.update(index for index, images in enumerate(row) if images)
-        if len(said) > 1:
-            return ""  # mostly after the first row: a matrix of many classes is not read to its end
-    if not said or sum(map(any, counts)) < 2:
-        return ""
-    (index,) = said
-    return record.classes[index] if index < len(record.classes) else ""
