@@ -24,7 +24,7 @@ ALLOWED_PREFIXES = ("thawline", "torch", "torchvision", "timm", "torchmetrics", 
 UNSET = "???"
 """What a yaml has in the place of a value that must be given."""
 _TEXT_ERRORS = ("string_type", "path_type")
-_KIND = re.compile(r"(list|dict|tuple)\[.*\]$|(constrained-)?(str|int|float|bool)$")
+_KIND = re.compile(r"(list|dict|tuple|literal)\[.*\]$|(constrained-)?(str|int|float|bool)$")
 _REFUSED = ("torch.load", "torch.hub", "torch.jit", "torch.package", "torch.utils.cpp_extension")
 MOVED_MODULES: dict[str, str] = {
     "thawline.learning_rates": "thawline.optimization.learning_rates",

@@ -66,6 +66,10 @@ MISTAKES = [
     (["freeze_policy=lp_ft", "freeze_policy.k=1"], ["freeze_policy.k: unknown field of the chosen option; of freeze_"]),
     (["scheduler.gamma=1"], ["scheduler.gamma: unknown field of the chosen option; of scheduler it is in step"]),
     (["transform.size=64x64"], ["transform.size: Input should be a valid integer, unable to parse string"]),
+    (
+        ["trainer.cuda_graphs=maybe"],
+        ["trainer.cuda_graphs: Input should be a valid boolean, unable to interpret input, or 'auto' (got 'maybe')"],
+    ),
     (["transform.size=[32,0]"], ["transform.size.1: Input should be greater than or equal to 1 (got 0)"]),
     (["seed=0,1"], ["seed: several values are a sweep: add -m (or write [a,b] for a list)"]),
     (["seed=[1"], ["seed: cannot be read: no viable alternative at input '[1'; if it is meant as text: \"seed='[1'\""]),
