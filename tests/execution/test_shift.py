@@ -146,6 +146,8 @@ def test_a_second_data_set_is_judged_over_the_classes_that_both_have(train):
     assert record.metrics["test/other"]["top1"] == pytest.approx(right, abs=1e-6)
     assert record.splits["test/other"].samples == len(low)
     assert record.splits["test/other"].per_class == per_class(low, 5)
+    most = max(per_class(low, 5)) / len(low)
+    assert record.splits["test/other"].constant_scores == {"top1": most, "macro_accuracy": 0.2}
     assert record.splits["test/other"].sha256 == low.sha256
     assert "test/other is evaluated over 5 of 10 classes: 0, 1, 2, 3, 4" in record.notes
 

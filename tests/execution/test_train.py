@@ -58,6 +58,7 @@ def test_a_run_leaves_a_whole_record(train):
     assert trained == [False] * (len(trained) - 2) + [True] * 2
     assert record.splits["train"].samples == 40
     assert record.splits["train"].per_class == [4] * 10
+    assert record.splits["train"].constant_scores == {"top1": 0.1, "macro_accuracy": 0.1}
     assert np.array(record.confusion_matrix).sum() == record.splits["test"].samples
     assert record.config["seed"] == 3
     assert record.cost.cpu_seconds > 0.0

@@ -109,6 +109,7 @@ def test_metrics_of_several_classes_are_those_of_what_was_kept(fit, thawline):
         assert image_values(kept, metric).value == pytest.approx(expected[metric])
     assert [record.per_class[name]["average_precision"] for name in COLOURS] == pytest.approx(precisions, abs=1e-6)
     assert record.splits["test"].per_class == truth.sum(0).tolist()
+    assert record.splits["test"].constant_scores == {"map": pytest.approx(truth.mean(0).mean())}
     assert_again(record, expected)
     assert thawline("verify", f"outputs/runs/{record.identity}").status == 0
 
@@ -131,6 +132,7 @@ def test_metrics_of_a_number_are_those_of_what_was_kept_in_its_own_units(fit, th
         [expected["mae"], expected["rmse"]], rel=1e-5
     )
     assert not record.splits["test"].per_class
+    assert record.splits["test"].constant_scores == {"r2": 0.0}
     assert_again(record, expected)
     assert thawline("verify", f"outputs/runs/{record.identity}").status == 0
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
 from tests.conftest import TINY
 from thawline.optimization.batch_sizes import batch_sizes
-from thawline.training.batches import Batch, Shard, ShuffledBatches
+from thawline.training.batches import Batch, Batches, Shard, ShuffledBatches, SplitData
 from thawline.transforms import Placement
 
 
@@ -31,6 +33,30 @@ from thawline.transforms import Placement
 )
 def test_a_small_last_batch_shares_with_the_one_before(images, batch_size, expected):
     assert batch_sizes(images, batch_size) == expected
+
+
+class Readers:
+    """Inputs and targets that say which process has read them."""
+
+    def __init__(self, at_hand: bool) -> None:
+        self.at_hand = at_hand
+
+    def read(self, epoch, rows):
+        return (torch.full((len(rows),), os.getpid()),)
+
+    def open(self):
+        pass
+
+    def read_ahead(self, rows):
+        pass
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_what_is_at_hand_is_read_in_this_process(at_hand):
+    parts = {"val": SplitData(np.arange(4), Readers(at_hand), Readers(at_hand))}
+    batches = Batches(parts, batch_size=2, eval_batch_size=2, data_seed=0, workers=1)
+    readers = {int(reader) for batch in batches.loader("val") for reader in batch.inputs[0]}
+    assert (readers == {os.getpid()}) == at_hand
 
 
 def test_a_batch_moves_to_a_device_with_all_tensors_of_its_targets():
